@@ -1,0 +1,117 @@
+"""Convolutions."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.ops import arguments
+from cnnjax.ops.arguments import Ints, Padding, Sides
+
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
+
+
+def conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    layout: str = "NHWC",
+) -> jax.Array:
+    """Cross-correlate images with a kernel, as every deep-learning library's "convolution" does.
+
+    `y[n, i, j, o] = bias[o] + sum_abc x[n, i*s + a*d - p, j*s + b*d - p, c] * kernel[a, b, c, o]`, where `c` runs over
+    the input channels of o's group. `convolve2d` flips the kernel.
+
+    Args:
+        x: images (batch, height, width, channels), or (batch, channels, height, width) with `layout="NCHW"`.
+        kernel: (height, width, channels / groups, out), or (out, channels / groups, height, width) with "NCHW".
+        bias: (out,), added to every pixel.
+        stride: pixels between two windows, an integer or (vertical, horizontal).
+        padding: pixels added around the image: an integer, (vertical, horizontal), ((top, bottom), (left, right)), or
+            "VALID" (none), "SAME" (XLA's), "HALF" (kernel // 2), "FULL" (dilation * (kernel - 1)).
+        dilation: pixels between two taps of the kernel.
+        groups: channels are split into this many groups that do not see each other.
+        padding_mode: what the added pixels are: "zeros", "reflect", "replicate" or "circular".
+        layout: "NHWC" with kernels HWIO, or "NCHW" with kernels OIHW; the output has the input's layout.
+
+    Returns:
+        (batch, out_height, out_width, out) of x's dtype; sizes as `geometry.conv_output_size`, rounded down.
+
+    Raises:
+        ValueError: ranks, channels, groups or sizes that do not fit, or an unknown name.
+
+    Source: Dumoulin & Visin (2016); claims B1, B3, B4, B6, B7, B8, B9, B12.
+    """
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {tuple(_LAYOUTS)}, got {layout!r}")
+    if layout == "NCHW":
+        x = jnp.moveaxis(arguments.image("x", x, axes="batch, channels, height, width"), 1, 3)
+        kernel = arguments.image("kernel", kernel, axes="out, channels / groups, height, width").transpose(2, 3, 1, 0)
+        y = conv2d(
+            x,
+            kernel,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+        )
+        return jnp.moveaxis(y, 3, 1)
+    x = arguments.image("x", x)
+    kernel = arguments.image("kernel", kernel, axes="height, width, channels / groups, out").astype(x.dtype)
+    groups = arguments.integer("groups", groups, 1)
+    _check_channels(x.shape[3], kernel.shape, groups)
+    stride = arguments.pair("stride", stride, 1)
+    dilation = arguments.pair("dilation", dilation, 1)
+    size, window = arguments.spatial(x), arguments.spatial(kernel, 0)
+    sides = arguments.sides(padding, size, window, stride, dilation)
+    arguments.check_fits(size, sides, window, dilation)
+    if padding_mode != "zeros":
+        x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        sides,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    if bias is None:
+        return y
+    bias = jnp.asarray(bias)
+    if bias.shape != kernel.shape[3:]:
+        raise ValueError(f"bias must have shape {kernel.shape[3:]}, one per output channel, got {bias.shape}")
+    return y + bias.astype(y.dtype)
+
+
+def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -> None:
+    if channels % groups:
+        raise ValueError(f"x has {channels} channels, not divisible by groups={groups}")
+    if kernel_shape[3] % groups:
+        raise ValueError(f"kernel has {kernel_shape[3]} output channels, not divisible by groups={groups}")
+    if kernel_shape[2] != channels // groups:
+        raise ValueError(
+            f"kernel of shape {kernel_shape} takes {kernel_shape[2]} channels a group, but x has {channels} channels "
+            f"in groups={groups}: expected {channels // groups}"
+        )
+
+
+def _pad(x: jax.Array, sides: Sides, mode: str) -> jax.Array:
+    """Extend images by their own pixels."""
+    if mode not in _PAD_MODES:
+        raise ValueError(f"padding_mode must be one of {tuple(_PAD_MODES)}, got {mode!r}")
+    for axis, size, amounts in zip(("height", "width"), x.shape[1:3], sides, strict=True):
+        limit = {"reflect": size - 1, "circular": size}.get(mode)
+        if limit is not None and max(amounts) > limit:
+            raise ValueError(
+                f"padding={amounts} of {axis}: padding_mode={mode!r} allows at most {limit} for size {size}"
+            )
+    return jnp.pad(x, ((0, 0), *sides, (0, 0)), mode=_PAD_MODES[mode])
