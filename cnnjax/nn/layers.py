@@ -1,0 +1,145 @@
+"""Layers with the arguments of their `torch.nn` namesakes, on NHWC images."""
+
+import math
+
+import jax
+from flax import nnx
+
+from cnnjax import ops
+from cnnjax.nn.initializers import scheme
+from cnnjax.nn.module import Module
+from cnnjax.ops.arguments import Ints, Padding, integer, pair
+
+
+class Conv(Module):
+    """`ops.conv2d` with its kernel and bias.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: taps, an integer or (height, width).
+        stride: pixels between two windows.
+        padding: as `ops.conv2d`.
+        dilation: pixels between two taps.
+        groups: channel groups that do not see each other.
+        bias: whether a bias is added.
+        padding_mode: as `ops.conv2d`.
+        init: name in `nn.SCHEMES`.
+        rngs: source of the initial parameters.
+
+    Raises:
+        ValueError: an argument is out of range, or channels do not divide into groups.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
+            integer(name, value, 1)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"in_channels={in_channels} and out_channels={out_channels} must both be divisible by groups={groups}"
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair("kernel_size", kernel_size, 1)
+        self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
+        fan_in = math.prod(self.kernel_size) * in_channels // groups
+        shape = (*self.kernel_size, in_channels // groups, out_channels)
+        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), shape))
+        self.bias = nnx.Param(scheme(init).bias(fan_in)(rngs.params(), (out_channels,))) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.conv2d(
+            x,
+            self.kernel[...],
+            None if self.bias is None else self.bias[...],
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+        )
+
+
+class Linear(Module):
+    """Fully connected layer on the last axis, `y = x @ kernel + bias`.
+
+    Args:
+        in_features: size of the input's last axis.
+        out_features: size of the output's last axis.
+        bias: whether a bias is added.
+        init: name in `nn.SCHEMES`.
+        rngs: source of the initial parameters.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, init: str = "torch", rngs: nnx.Rngs):
+        self.in_features = integer("in_features", in_features, 1)
+        self.out_features = integer("out_features", out_features, 1)
+        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), (in_features, out_features)))
+        self.bias = nnx.Param(scheme(init).bias(in_features)(rngs.params(), (out_features,))) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"expected {self.in_features} features on the last axis of x, got shape {x.shape}")
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class MaxPool(Module):
+    """`ops.max_pool2d`; the stride defaults to the window."""
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        dilation: Ints = 1,
+        ceil_mode: bool = False,
+    ):
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.ceil_mode = dilation, ceil_mode
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.max_pool2d(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+        )
+
+
+class Flatten(Module):
+    """Images (batch, ...) to vectors (batch, features), rows first and channels last."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+
+class Dropout(Module):
+    """Zero a share `rate` of the values in training and scale the rest by `1 / (1 - rate)`; in `eval` the identity.
+
+    Source: Srivastava et al., "Dropout" (2014); claim G5.
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be in [0, 1), got {rate}")
+        self.rate = rate
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(x)
