@@ -1,0 +1,58 @@
+"""Architectures by the names that users know them by."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from cnnjax.errors import unknown_name
+from cnnjax.models.lecture import LectureCNN, LectureFCN
+from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
+from cnnjax.nn import Module
+
+__all__ = [
+    "LayerRow",
+    "LectureCNN",
+    "LectureFCN",
+    "Module",
+    "count_params",
+    "create_model",
+    "layer_rows",
+    "list_models",
+    "summary",
+]
+
+_MODELS: dict[str, Callable[..., Module]] = {
+    "lecture-cnn": LectureCNN,
+    "lecture-fcn": LectureFCN,
+}
+
+
+def list_models() -> list[str]:
+    """Return the sorted names that `create_model` knows."""
+    return sorted(_MODELS)
+
+
+def create_model(
+    name: str, *, num_classes: int = 1000, in_channels: int = 3, seed: int = 0, **overrides: Any
+) -> Module:
+    """Build a network with freshly initialised parameters, in training mode.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        seed: of the initial parameters and of dropout.
+        **overrides: further arguments of the architecture, e.g. `image_size=64`.
+
+    Returns:
+        A module that maps images (batch, height, width, in_channels), normalised as its reference does, to raw logits
+        (batch, num_classes). `model.eval()` and `model.train()` switch dropout and batch statistics.
+
+    Raises:
+        ValueError: unknown name (the nearest one is suggested), or an argument out of range.
+        TypeError: the architecture has no such override.
+    """
+    if name not in _MODELS:
+        raise unknown_name("model", name, list_models())
+    return _MODELS[name](num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **overrides)

@@ -1,0 +1,103 @@
+"""The table of a network's layers, as a Keras user knows it, with multiply-adds."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnjax import geometry
+from cnnjax.nn import Conv, Linear, Module, watch_calls
+
+
+class LayerRow(NamedTuple):
+    """One line of a summary; the output shape is without the batch."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
+    """Return a row for every layer without sub-layers, in the order of their calls for one image.
+
+    Nothing is computed: shapes are traced. A layer that is called twice has two rows, its parameters in the first.
+
+    Args:
+        model: the network.
+        input_shape: (height, width, channels).
+    """
+    names = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_modules(model)}
+    rows: list[LayerRow] = []
+
+    def watch(module: Module, x: jax.Array, y: Any) -> None:
+        if sum(isinstance(part, Module) for _, part in nnx.iter_modules(module)) > 1:
+            return
+        name = names[id(module)]
+        params = 0 if any(row.name == name for row in rows) else count_params(module)
+        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, y.shape)))
+
+    with watch_calls(watch):
+        jax.eval_shape(model, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return rows
+
+
+def count_params(model: Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def summary(model: Module, input_shape: tuple[int, ...]) -> str:
+    """Return the table of a network's layers: output shape, parameters, multiply-adds for one image, and totals.
+
+    Args:
+        model: the network.
+        input_shape: (height, width, channels) of one image.
+
+    Source: claims A1, A2.
+    """
+    rows = layer_rows(model, input_shape)
+    cells = [("Layer (type)", "Output Shape", "Param #", "Multiply-adds")]
+    cells += [
+        (f"{row.name} ({row.kind})", str((None, *row.output_shape)), f"{row.params:,}", f"{row.macs:,}") for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        f"{layer:<{widths[0]}}  {shape:<{widths[1]}}  {params:>{widths[2]}}  {macs:>{widths[3]}}"
+        for layer, shape, params, macs in cells
+    ]
+    rule = "-" * len(lines[0])
+    trainable = count_params(model)
+    other = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
+    return "\n".join(
+        [
+            f'Model: "{type(model).__name__}"',
+            rule,
+            lines[0],
+            rule,
+            *lines[1:],
+            rule,
+            f"Total params: {trainable + other:,}",
+            f"Trainable params: {trainable:,}",
+            f"Non-trainable params: {other:,}",
+            f"Total multiply-adds: {sum(row.macs for row in rows):,}",
+        ]
+    )
+
+
+def _macs(module: Module, output_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of one layer for one image; layers without a product count none."""
+    if isinstance(module, Conv):
+        return geometry.conv_macs(
+            (output_shape[1], output_shape[2]),
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            groups=module.groups,
+        )
+    if isinstance(module, Linear):
+        return math.prod(output_shape[1:-1]) * module.in_features * module.out_features
+    return 0
