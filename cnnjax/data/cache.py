@@ -1,0 +1,84 @@
+"""Decoded arrays on disk: made once, memory-mapped ever after."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.data.dataset import Dataset, Split
+
+log = logging.getLogger(__name__)
+
+_ARRAYS = ("train.images", "train.labels", "test.images", "test.labels")
+
+
+def cache_dir() -> Path:
+    """Return where cnnjax keeps what it can make again: `$CNNJAX_CACHE_DIR`, or `cnnjax` in the user's cache folder."""
+    if chosen := os.environ.get("CNNJAX_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
+
+
+def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
+    """Return `make()`, from the cache if it holds `key`, else made now and kept.
+
+    The arrays are memory-mapped read-only. A folder appears in one rename, so no reader ever sees half of it; a
+    damaged one (a disk that lost data) is reported and made again. Where nothing can be written, the data stays in
+    memory, and that is reported.
+
+    Args:
+        key: names the data and everything that decides it, as a file name.
+        make: makes the data.
+    """
+    folder = cache_dir() / "data" / key
+    if folder.is_dir():
+        try:
+            return _read(folder)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            log.warning("the cached data in %s is damaged (%s): making it again", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    dataset = make()
+    try:
+        _write(folder, dataset)
+        return _read(folder)
+    except OSError as error:
+        log.warning("cannot keep decoded data in %s (%s): going on in memory; set CNNJAX_CACHE_DIR", folder, error)
+        return dataset
+
+
+def _read(folder: Path) -> Dataset:
+    meta: Mapping[str, Any] = json.loads((folder / "meta.json").read_text())
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
+    if [list(array.shape) for array in arrays] != meta["shapes"]:
+        raise ValueError(f"arrays of shapes {[array.shape for array in arrays]}, expected {meta['shapes']}")
+    return Dataset(meta["name"], meta["version"], tuple(meta["class_names"]), Split(*arrays[:2]), Split(*arrays[2:]))
+
+
+def _write(folder: Path, dataset: Dataset) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    arrays = (*dataset.train, *dataset.test)
+    meta = {
+        "name": dataset.name,
+        "version": dataset.version,
+        "class_names": dataset.class_names,
+        "shapes": [array.shape for array in arrays],
+    }
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, array in zip(_ARRAYS, arrays, strict=True):
+            np.save(partial / f"{name}.npy", array)
+        (partial / "meta.json").write_text(json.dumps(meta))
+        for file in partial.iterdir():  # the rename must not reach the disk before the data
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        with contextlib.suppress(FileExistsError, OSError):  # another process was first: its copy is as good
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,125 @@
+"""Classification data sets of TensorFlow Datasets, read without TensorFlow."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from cnnjax.data.cache import cached
+from cnnjax.data.dataset import Dataset, Split
+from cnnjax.errors import UserError, unknown_name
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 2048  # images decoded at a time
+_HELD_OUT = ("test", "validation")
+
+
+def load_tfds(name: str) -> Dataset:
+    """Load a TFDS classification data set into memory, downloading it first where it is not prepared.
+
+    TFDS's own rules say where it lies: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. The decoded arrays are cached.
+
+    Args:
+        name: as in TFDS: "cifar10", "cifar10:3.0.2", "binary_alpha_digits", ...
+
+    Raises:
+        UserError: no such data set, no images of one size with labels, a broken copy, or no way to download it.
+    """
+    tfds = _tfds()
+    builder = _builder(tfds, name)
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    folder = Path(os.fspath(builder.data_dir))
+    info = (folder / "dataset_info.json").read_bytes()
+    # Two copies of one version may differ in their pixels: the folder and its own description decide, too.
+    fingerprint = hashlib.sha256(bytes(folder.resolve()) + info).hexdigest()[:12]
+    key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
+    return cached(key, lambda: _decode(builder, name))
+
+
+def is_prepared(name: str) -> bool:
+    """Return whether the data set can be read without a download."""
+    try:
+        return bool(_builder(_tfds(), name).is_prepared())
+    except UserError:
+        return False
+
+
+def _tfds() -> ModuleType:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it advises installing OpenCV at every start
+    import tensorflow_datasets as tfds
+
+    return tfds
+
+
+def _builder(tfds: ModuleType, name: str) -> Any:
+    try:
+        return tfds.builder(name, try_gcs=False)
+    except tfds.core.registered.DatasetNotFoundError:
+        known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits"}
+        raise unknown_name("data set", name, known) from None
+    except Exception as error:  # the data set's own code and the files of a prepared one raise what they like
+        raise UserError(f"data set {name!r} cannot be opened: {_first_line(error)}") from error
+
+
+def _prepare(builder: Any, name: str) -> None:
+    log.warning("%s is not prepared in %s: downloading it with TFDS", name, builder.data_dir)
+    try:
+        _check_reachable(builder)
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever TFDS, its data set's code or the network raise, the person's way out is one
+        raise UserError(
+            f"data set {name!r} is not prepared in {builder.data_dir}, and downloading it failed "
+            f"({_first_line(error)}). On a machine with a network, prepare it with: pip install tensorflow && tfds "
+            f"build {name} --file_format=array_record, and point TFDS_DATA_DIR to the folder that holds it. These data "
+            "need no network: --data shapes, --data digits."
+        ) from error
+
+
+def _check_reachable(builder: Any) -> None:
+    """Fail at once where there is no network: TFDS itself retries for minutes."""
+    import requests
+
+    for url in list(builder.url_infos)[:1]:
+        requests.head(url, timeout=10)
+
+
+def _decode(builder: Any, name: str) -> Dataset:
+    features, splits = builder.info.features, builder.info.splits
+    held_out = next((split for split in _HELD_OUT if split in splits), None)
+    if not {"image", "label"} <= set(features) or "train" not in splits or held_out is None:
+        raise UserError(
+            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
+            "label, and splits named train and test or validation"
+        )
+    if None in features["image"].shape:
+        raise UserError(f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size")
+    try:
+        train, test = (_decode_split(builder, split) for split in ("train", held_out))
+    except Exception as error:  # array_record raises RuntimeError, ValueError, IndexError, ... for damaged files
+        raise UserError(
+            f"data set {name!r} in {builder.data_dir} cannot be read ({_first_line(error)}): its files are damaged or "
+            "missing. Delete that folder and prepare it again."
+        ) from error
+    return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
+
+
+def _decode_split(builder: Any, split: str) -> Split:
+    source = builder.as_data_source(split)
+    images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _CHUNK):
+        records = source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+        images[start : start + len(records)] = [record["image"] for record in records]
+        labels[start : start + len(records)] = [record["label"] for record in records]
+    return Split(images, labels)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,140 @@
+"""Data sources: what they hold, that they are decoded once, and what is said when they are damaged or missing."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import requests
+
+from cnnjax import data
+from cnnjax.errors import UserError
+from tests import tiny_tfds
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    tiny_tfds.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def tfds_dir(prepared, tmp_path, monkeypatch):
+    """A copy of the prepared data set that a test may break, found by TFDS's own rules."""
+    shutil.copytree(prepared, tmp_path / "tfds")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "cache"))
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds" / "tiny_squares" / "1.0.0"
+
+
+def test_a_tfds_set_is_read_without_tensorflow(tfds_dir):
+    dataset = data.load("tiny_squares")
+    assert (dataset.train.size, dataset.test.size) == (40, 20)
+    assert dataset.class_names == ("a", "b", "c", "d")
+    assert dataset.image_shape == (8, 8, 3)
+    assert dataset.train.images.dtype == np.uint8
+    expected = {tiny_tfds.picture(number).tobytes(): number % 4 for number in range(40)}
+    found = {image.tobytes(): label for image, label in zip(*dataset.train, strict=True)}
+    assert found == expected
+
+
+def test_decoded_arrays_are_memory_mapped_from_the_cache(tfds_dir):
+    data.load("tiny_squares")
+    again = data.load("tiny_squares")
+    assert isinstance(again.train.images, np.memmap)
+
+
+def test_another_copy_of_the_same_version_has_its_own_cache(tfds_dir, monkeypatch, tmp_path):
+    data.load("tiny_squares")
+    (tfds_dir / "dataset_info.json").write_text((tfds_dir / "dataset_info.json").read_text() + " ")
+    data.load("tiny_squares")
+    assert len(list((tmp_path / "cache" / "data").iterdir())) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_truncated_cache_is_made_again_and_said(tfds_dir, tmp_path, caplog, keep):
+    expected = np.array(data.load("tiny_squares").train.images)
+    (cached,) = (tmp_path / "cache" / "data").iterdir()
+    images = cached / "train.images.npy"
+    images.write_bytes(images.read_bytes()[:keep])
+    with caplog.at_level(logging.WARNING):
+        again = data.load("tiny_squares")
+    assert "is damaged" in caplog.text
+    assert "making it again" in caplog.text
+    np.testing.assert_array_equal(again.train.images, expected)
+
+
+def test_where_nothing_can_be_cached_the_data_stays_in_memory(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        assert data.load("digits").train.size > 1000
+    assert "CNNJAX_CACHE_DIR" in caplog.text
+
+
+def test_broken_tfds_files_are_named(tfds_dir):
+    (record,) = tfds_dir.glob("*train*")
+    record.write_bytes(record.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"tiny_squares.*cannot be read.*Delete that folder"):
+        data.load("tiny_squares")
+
+
+def test_a_missing_file_is_named(tfds_dir):
+    next(tfds_dir.glob("*test*")).unlink()
+    with pytest.raises(UserError, match=r"tiny_squares.*cannot be read"):
+        data.load("tiny_squares")
+
+
+def test_an_unreadable_description_is_named(tfds_dir):
+    (tfds_dir / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="tiny_squares"):
+        data.load("tiny_squares")
+
+
+def test_an_unknown_name_suggests_the_nearest(monkeypatch):
+    with pytest.raises(UserError, match=r"unknown data set 'cifar1': did you mean .*cifar10"):
+        data.load("cifar1")
+    with pytest.raises(UserError, match=r"did you mean .*shapes"):
+        data.load("shape")
+
+
+def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def refuse(*args, **kwargs):
+        raise requests.exceptions.ConnectionError("no network")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(requests, "head", refuse)
+    with pytest.raises(UserError) as error:
+        data.load("cifar10")
+    message = str(error.value)
+    for part in ("cifar10", str(tmp_path), "no network", "tfds build cifar10", "TFDS_DATA_DIR", "--data shapes"):
+        assert part in message
+    assert not list(tmp_path.iterdir())
+    assert not data.is_prepared("cifar10")
+
+
+def test_digits_are_all_there():
+    dataset = data.load("digits")
+    assert dataset.train.size + dataset.test.size == 1797
+    assert dataset.image_shape == (32, 32, 3)
+    assert set(np.unique(dataset.test.labels)) == set(range(10))
+
+
+def test_shapes_are_split_without_overlap():
+    dataset = data.load("shapes")
+    train = {image.tobytes() for image in dataset.train.images}
+    assert not train & {image.tobytes() for image in dataset.test.images}
+
+
+def test_hold_out_takes_the_last_images():
+    split = data.Split(np.arange(50_000), np.arange(50_000))
+    train, validation = data.hold_out(split, 0.3)
+    assert (train.size, validation.size) == (35_000, 15_000)
+    assert validation.labels[0] == 35_000
