@@ -1,0 +1,35 @@
+"""Training: state, step, loop, checkpoints, devices, logging; pure functions of pytrees around NNX modules."""
+
+from cnnjax.train.checkpoints import Checkpoints
+from cnnjax.train.loop import Evaluation, Fit, check_batch_size, evaluate, fit
+from cnnjax.train.metrics import Recorder, read_history
+from cnnjax.train.parallel import MODES, Parallel
+from cnnjax.train.run import Run, as_config, config_hash, read_json, write_json, write_text
+from cnnjax.train.signals import Interrupted, raised_signals
+from cnnjax.train.state import Batch, Network, TrainState, params_sha256, split_model
+
+__all__ = [
+    "MODES",
+    "Batch",
+    "Checkpoints",
+    "Evaluation",
+    "Fit",
+    "Interrupted",
+    "Network",
+    "Parallel",
+    "Recorder",
+    "Run",
+    "TrainState",
+    "as_config",
+    "check_batch_size",
+    "config_hash",
+    "evaluate",
+    "fit",
+    "params_sha256",
+    "raised_signals",
+    "read_history",
+    "read_json",
+    "split_model",
+    "write_json",
+    "write_text",
+]

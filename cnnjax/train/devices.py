@@ -1,0 +1,81 @@
+"""What is set once for the devices at hand."""
+
+import ctypes
+import functools
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import version
+
+import jax
+
+from cnnjax import __version__
+from cnnjax.data import cache_dir
+
+# jaxlib 0.10 sends an unpadded convolution on a CPU to a library at a quarter of the speed (measured: 52 against
+# 206-339 GFLOP/s); this option sends only matrix products there. jaxlib 0.12 does so by itself.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """Return the options to compile with on the default device; None where the compiler needs or knows none."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS)(1.0)
+    except jax.errors.JaxRuntimeError:  # an option that this jaxlib does not know
+        return None
+    return _CPU_OPTIONS
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, so that a second start compiles nothing."""
+    try:
+        folder = cache_dir() / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # data.cached says that the cache cannot be written
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, instead of returning it to the system at once.
+
+    XLA:CPU allocates the temporaries of every call anew. glibc maps blocks above 32 MB afresh and unmaps them when
+    freed, so every step faults each page in again (measured: a quarter of the time of a transposed convolution's
+    gradient). Elsewhere than on Linux with glibc nothing is done.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
+    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20)):
+        libc.mallopt(option, value)
+
+
+def describe_device() -> dict[str, str | int]:
+    """Return what a summary says of the machine: kind and number of devices, cores, platform."""
+    devices = jax.local_devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "cpu_cores": os.cpu_count() or 0,
+        "machine": platform.machine(),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions that decide a result."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version(), "cnnjax": __version__, **{name: version(name) for name in packages}}
+
+
+def peak_memory() -> int:
+    """Return the most memory in bytes that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

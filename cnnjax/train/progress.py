@@ -1,0 +1,98 @@
+"""What a person sees while a network trains: a live line on a terminal, a plain line an epoch elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+REFRESH_SECONDS = 0.5
+
+
+class Display(Protocol):
+    """How the loop tells of its progress."""
+
+    def due(self) -> bool:
+        """Return whether an update would be shown now; only then does the loop wait for the device."""
+        ...
+
+    def update(self, epoch: int, step: int, means: Mapping[str, float], images_per_second: float) -> None:
+        """Show where an epoch stands."""
+        ...
+
+    def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Show what an epoch ended with."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+def display(title: str, epochs: int, steps: int, first_step: int = 0) -> Display:
+    """Return the display for standard error: live on a terminal, plain lines otherwise."""
+    console = Console(file=sys.stderr)
+    return Live(console, title, epochs, steps, first_step) if console.is_terminal else Plain(title, epochs)
+
+
+class Plain:
+    """A line an epoch."""
+
+    def __init__(self, title: str, epochs: int):
+        self.title, self.epochs = title, epochs
+
+    def due(self) -> bool:
+        """Return False: nothing is shown within an epoch."""
+        return False
+
+    def update(self, epoch: int, step: int, means: Mapping[str, float], images_per_second: float) -> None:
+        """Show nothing."""
+
+    def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Print the epoch's values."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing to undo."""
+
+
+class Live:
+    """A bar over all steps of a training with its epoch, loss, accuracy, speed and time left."""
+
+    def __init__(self, console: Console, title: str, epochs: int, steps: int, first_step: int):
+        self.title, self.epochs, self.steps = title, epochs, steps
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task(title, total=epochs * steps, completed=first_step, status="compiling")
+        self._progress.start()
+        self._shown = 0.0
+
+    def due(self) -> bool:
+        """Return whether the last update is long enough ago."""
+        return time.monotonic() - self._shown >= REFRESH_SECONDS
+
+    def update(self, epoch: int, step: int, means: Mapping[str, float], images_per_second: float) -> None:
+        """Move the bar."""
+        self._shown = time.monotonic()
+        values = f"loss {means['loss']:.3f}  accuracy {means['accuracy']:.1%}  {images_per_second:,.0f} images/s"
+        status = f"epoch {epoch}/{self.epochs}  {values}"
+        self._progress.update(self._task, completed=(epoch - 1) * self.steps + step, status=status)
+
+    def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Print the epoch's values above the bar."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._progress.console.print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", highlight=False)
+        self._progress.update(self._task, completed=epoch * self.steps)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()

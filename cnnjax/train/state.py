@@ -1,0 +1,75 @@
+"""What training carries from step to step: one pytree, so that every JAX transformation applies."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from cnnjax.nn import Module
+
+Tree = Any  # a pytree of arrays
+
+
+class Batch(NamedTuple):
+    """Images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,), 0 for filling."""
+
+    images: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+
+
+class TrainState(NamedTuple):
+    """Everything that a checkpoint holds.
+
+    Attributes:
+        step: steps done, int32.
+        params: trainable parameters.
+        model_state: batch statistics.
+        opt_state: the optimiser's.
+        sums: the running sums of the current epoch's metrics.
+    """
+
+    step: jax.Array
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    sums: dict[str, jax.Array]
+
+
+class Network(NamedTuple):
+    """A module split into its structure and its random streams; parameters and statistics travel in the state."""
+
+    graphdef: nnx.GraphDef
+    rng_state: Tree
+
+    def merge(self, params: Tree, model_state: Tree) -> Module:
+        """Put the module together again, on copies that may be written inside a transformation."""
+        module: Module = nnx.merge(self.graphdef, params, model_state, self.rng_state, copy=True)
+        return module
+
+
+def split_model(model: Module, optimizer: optax.GradientTransformation) -> tuple[Network, TrainState]:
+    """Split a model into its structure and the state that training starts from."""
+    graphdef, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ..., graph=False)
+    params, model_state, rng_state = (nnx.as_pure(part).raw_mapping for part in parts)
+    state = TrainState(jnp.int32(0), params, model_state, optimizer.init(params), zero_sums())
+    return Network(graphdef, rng_state), state
+
+
+def zero_sums() -> dict[str, jax.Array]:
+    """Return the metrics of no examples."""
+    return {name: jnp.float32(0) for name in ("loss", "correct", "count")}
+
+
+def params_sha256(params: Tree) -> str:
+    """Return a fingerprint of parameters: their names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

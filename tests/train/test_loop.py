@@ -1,0 +1,177 @@
+"""Training learns, is the same bits however it is interrupted, and the same numbers on any number of devices."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cnnjax import nn, train
+from cnnjax.data import Split
+from cnnjax.errors import UserError
+from cnnjax.train import loop
+from cnnjax.train.metrics import read_rows
+
+
+class Small(nn.Module):
+    """Everything that carries state: batch statistics, dropout, convolution, pooling."""
+
+    def __init__(self, rngs):
+        self.conv = nn.Conv(3, 8, 3, rngs=rngs)
+        self.norm = nn.BatchNorm(8)
+        self.pool = nn.MaxPool(2)
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(0.2, rngs=rngs)
+        self.dense = nn.Linear(72, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.pool(nnx.relu(self.norm(self.conv(x))))
+        return self.dense(self.dropout(self.flatten(x)))
+
+
+class Plain(nn.Module):
+    """No randomness and no statistics, so that replicas compute exactly what one device does."""
+
+    def __init__(self, rngs):
+        self.conv = nn.Conv(3, 8, 3, rngs=rngs)
+        self.flatten = nn.Flatten()
+        self.dense = nn.Linear(288, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.flatten(nnx.relu(self.conv(x))))
+
+
+def images(count, seed=0):
+    """Four classes: which quarter of the image is bright."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 4
+    pictures = rng.integers(0, 100, (count, 8, 8, 3), dtype=np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        top, left = divmod(int(label), 2)
+        picture[4 * top : 4 * top + 4, 4 * left : 4 * left + 4] += 100
+    return Split(pictures, labels)
+
+
+def fit(path, parallel, model=Small, epochs=3, **options):
+    run = train.Run(path, "test", {})
+    run.create()
+    settings = {"epochs": epochs, "batch_size": 16, "seed": 1, "run": run, "tag": "small", "parallel": parallel}
+    return train.fit(model(nnx.Rngs(0)), optax.adam(1e-2), images(72), images(20, 1), **(settings | options))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("undisturbed")
+    return fit(path, train.Parallel(devices=jax.local_devices()[:1])), path
+
+
+def test_training_learns(undisturbed):
+    result, _ = undisturbed
+    assert result.history["train/loss"][-1] < 0.5 * result.history["train/loss"][0]
+    assert result.history["validation/accuracy"][-1] > 0.9
+
+
+def test_every_image_counts_once_in_an_epoch(undisturbed, monkeypatch, tmp_path, one_device):
+    counts = []
+    monkeypatch.setattr(loop, "_means", lambda sums: counts.append(float(sums["count"])) or {"loss": 0, "accuracy": 0})
+    fit(tmp_path, one_device, epochs=1)
+    assert counts == [72, 20]  # 72 images in batches of 16: the last step has 8
+
+
+class StopAfter:
+    """Stands in for the display and sends a signal after some steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def due(self):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return False
+
+    def epoch_done(self, epoch, values):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 14])
+def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch, tmp_path, one_device):
+    whole, path = undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "display", lambda *args: StopAfter(steps))
+        with pytest.raises(train.Interrupted) as stop:
+            fit(tmp_path, one_device)
+    assert stop.value.signum == signal.SIGTERM
+    resumed = fit(tmp_path, one_device)
+    assert train.params_sha256(resumed.state) == train.params_sha256(whole.state)
+
+    def values(folder):
+        rows = read_rows(folder / "metrics.jsonl")
+        return [row for row in rows if not row["name"].endswith(("seconds", "step_ms"))]
+
+    assert values(tmp_path) == values(path)
+
+
+def test_a_finished_training_is_read_back(undisturbed):
+    whole, path = undisturbed
+    again = fit(path, train.Parallel(devices=jax.local_devices()[:1]))
+    assert train.params_sha256(again.state.params) == train.params_sha256(whole.state.params)
+    assert again.history == whole.history
+
+
+@pytest.mark.parametrize("mode", train.MODES)
+@pytest.mark.parametrize("count", [2, 8])
+def test_replicas_end_with_the_parameters_of_one_device(mode, count, tmp_path, one_device):
+    one = fit(tmp_path / "one", one_device, Plain)
+    many = fit(tmp_path / "many", train.Parallel(mode, jax.local_devices()[:count]), Plain)
+    for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(many.state.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * float(jnp.abs(a).max()))
+    np.testing.assert_allclose(many.history["train/loss"], one.history["train/loss"], rtol=1e-5)
+    assert many.history["validation/accuracy"] == one.history["validation/accuracy"]
+
+
+@pytest.mark.parametrize("mode", train.MODES)
+def test_batch_statistics_are_averaged_over_replicas(mode, tmp_path):
+    result = fit(tmp_path, train.Parallel(mode, jax.local_devices()[:4]))
+    assert result.history["validation/accuracy"][-1] > 0.9
+    assert result.state.model_state["norm"]["mean"].shape == (8,)
+
+
+@pytest.mark.parametrize("mode", train.MODES)
+def test_an_epoch_as_one_program_is_the_loop_of_steps(mode, tmp_path, one_device):
+    steps = fit(tmp_path / "steps", one_device, Plain, epochs=2)
+    program = fit(
+        tmp_path / "program", train.Parallel(mode, jax.local_devices()[:2]), Plain, epochs=2, epoch_program=True
+    )
+    for a, b in zip(jax.tree.leaves(steps.state.params), jax.tree.leaves(program.state.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_counts_every_image_in_the_confusion_matrix(undisturbed, one_device):
+    result, _ = undisturbed
+    judged = train.evaluate(result.network, result.state, images(20, 1), one_device)
+    assert judged.confusion.sum() == 20
+    np.testing.assert_array_equal(judged.confusion.sum(1), [5, 5, 5, 5])
+    assert judged.accuracy == pytest.approx(np.trace(judged.confusion) / 20)
+
+
+def test_the_model_given_stays_usable(tmp_path, one_device):
+    model = Plain(nnx.Rngs(0))
+    fit(tmp_path, one_device, lambda rngs: model, epochs=1)
+    assert jnp.isfinite(model(jnp.ones((1, 8, 8, 3)))).all()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, one_device):
+    with pytest.raises(UserError, match="a batch of 100 images is larger than the 72 images"):
+        fit(tmp_path, one_device, batch_size=100)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a batch of 15 images cannot be split over 2 devices"):
+        fit(tmp_path, train.Parallel(devices=jax.local_devices()[:2]), batch_size=15)
