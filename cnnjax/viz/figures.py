@@ -1,0 +1,112 @@
+"""The figures that experiments share. Colours are Okabe & Ito's, which colour-blind readers can tell apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DPI = 150
+
+
+class Curve(NamedTuple):
+    """Values an epoch: (epochs,), or (runs, epochs) for a mean and the band between its extremes."""
+
+    label: str
+    values: np.ndarray
+    colour: int
+    style: str = "-"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI, facecolor="white")
+
+
+def image_grid(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
+    """Show images (count, height, width, 3), uint8 or in [0, 1], row by row with a title each."""
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    for axes, image, title in zip(_grid(figure, rows, columns), images, titles, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def curves(panels: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Draw a panel for every quantity, with its curves over the epochs."""
+    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+    for number, (title, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), number)
+        for line in lines:
+            runs = np.atleast_2d(line.values)
+            epochs = np.arange(1, runs.shape[1] + 1)
+            colour = COLOURS[line.colour % len(COLOURS)]
+            axes.plot(epochs, runs.mean(0), line.style, color=colour, label=line.label, linewidth=1.6)
+            if len(runs) > 1:
+                axes.fill_between(epochs, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=8, frameon=False)
+    return figure
+
+
+def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
+    """Draw how images of each class (row) were classified (column), as shares of the row."""
+    figure = Figure(figsize=(5.6 * len(matrices), 5.4), layout="constrained")
+    for number, (title, counts) in enumerate(matrices.items(), 1):
+        axes = figure.add_subplot(1, len(matrices), number)
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        ticks = range(len(class_names))
+        axes.set_xticks(ticks, class_names, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(ticks, class_names, fontsize=8)
+        axes.set(title=title, xlabel="predicted", ylabel="true")
+        if len(class_names) <= 20:
+            for (row, column), share in np.ndenumerate(shares):
+                colour = "white" if share > 0.55 else "black"
+                axes.text(column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def tradeoff(points: Mapping[str, tuple[float, float]], hollow: Mapping[str, tuple[float, float]]) -> Figure:
+    """Draw accuracy against parameters: filled points for our runs, hollow ones for a reference."""
+    figure = Figure(figsize=(5.6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, (params, accuracy)) in enumerate(points.items()):
+        axes.plot(params / 1e6, 100 * accuracy, "o", color=COLOURS[number], markersize=10, label=label)
+    for number, (label, (params, accuracy)) in enumerate(hollow.items()):
+        axes.plot(
+            params / 1e6, 100 * accuracy, "o", color=COLOURS[number], markersize=14, fillstyle="none", label=label
+        )
+    axes.set(xlabel="parameters (millions)", ylabel="test accuracy (%)", xlim=(0, None))
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def kernels(weights: np.ndarray, columns: int = 8) -> Figure:
+    """Show the kernels (height, width, 3, out) of a first layer as colour pictures, each stretched to its range."""
+    low, high = weights.min((0, 1, 2)), weights.max((0, 1, 2))
+    pictures = ((weights - low) / np.maximum(high - low, 1e-12)).transpose(3, 0, 1, 2)
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(0.9 * columns, 0.95 * rows), layout="constrained")
+    for axes, picture in zip(_grid(figure, rows, columns), pictures, strict=False):
+        axes.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
+    return figure
+
+
+def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
+    every = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+    for axes in every:
+        axes.set_axis_off()
+    return every

@@ -1,0 +1,47 @@
+"""Figures show what they are given: checked on the artists, and by drawing them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import viz
+from cnnjax.viz.figures import Curve
+
+
+def test_a_saved_figure_is_a_picture(tmp_path):
+    viz.save(viz.image_grid(np.zeros((9, 4, 4, 3), np.uint8), list("abcdefghi"), 3), tmp_path / "new" / "grid.png")
+    with Image.open(tmp_path / "new" / "grid.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_image_grid_shows_every_image_with_its_title():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3), dtype=np.uint8)
+    figure = viz.image_grid(images, list("abcd"), 2)
+    for axes, image, title in zip(figure.axes, images, "abcd", strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
+        assert axes.get_title() == title
+
+
+def test_curves_draw_the_mean_of_runs_and_their_band():
+    figure = viz.curves({"loss": [Curve("a", np.array([[1.0, 2.0], [3.0, 4.0]]), 0)]})
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2, 3])
+    assert len(axes.collections) == 1
+
+
+def test_confusion_matrices_are_shares_of_the_true_class():
+    figure = viz.confusion_matrices({"net": np.array([[3, 1], [0, 0]])}, ["cat", "dog"])
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.75, 0.25], [0, 0]])
+
+
+def test_kernels_stretch_each_to_its_own_range():
+    weights = np.stack([np.arange(27.0).reshape(3, 3, 3), 100 * np.arange(27.0).reshape(3, 3, 3)], axis=-1)
+    pictures = [axes.images[0].get_array() for axes in viz.kernels(weights, columns=2).axes]
+    np.testing.assert_allclose(pictures[0], pictures[1])
+    assert pictures[0].max() == pytest.approx(1)
+
+
+def test_tradeoff_places_parameters_against_accuracy():
+    figure = viz.tradeoff({"a": (2e6, 0.5)}, {"ref": (3e6, 0.6)})
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines]
+    assert points == [(2, 50), (3, 60)]
