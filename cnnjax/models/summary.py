@@ -41,7 +41,8 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, y.shape)))
 
     with watch_calls(watch):
-        jax.eval_shape(model, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+        # A function of its own: JAX would not call a model again that it has traced before.
+        jax.eval_shape(lambda x: model(x), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     return rows
 
 

@@ -1,0 +1,85 @@
+"""The lecture's networks are the lecture's to the digit; summary counts what is there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import models
+from cnnjax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "total"),
+    [
+        ("lecture-fcn", [0, 6_293_504, 2_098_176, 524_800, 65_664, 1_290], 8_983_434),
+        ("lecture-cnn", [896, 0, 18_496, 73_856, 0, 1_982_592, 1_290], 2_077_130),
+    ],
+)
+def test_parameters_are_the_lecture_s(name, params, total):
+    model = models.create_model(name, num_classes=10)
+    assert [row.params for row in models.layer_rows(model, (32, 32, 3))] == params
+    assert models.count_params(model) == total
+
+
+def test_output_shapes_are_the_lecture_s():
+    rows = models.layer_rows(models.create_model("lecture-cnn", num_classes=10), (32, 32, 3))
+    assert [row.output_shape for row in rows] == [
+        (30, 30, 32),
+        (15, 15, 32),
+        (13, 13, 64),
+        (11, 11, 128),
+        (15488,),
+        (128,),
+        (10,),
+    ]
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_multiply_adds_are_half_the_operations_xla_counts(name):
+    model = models.create_model(name, num_classes=10)
+    counted = jax.jit(model).lower(jnp.ones((1, 32, 32, 3))).compile().cost_analysis()["flops"]
+    macs = sum(row.macs for row in models.layer_rows(model, (32, 32, 3)))
+    assert 2 * macs <= counted <= 2.1 * macs  # XLA also counts biases, ReLU and pooling
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_logits_of_any_size_channels_and_classes(name):
+    model = models.create_model(name, num_classes=7, in_channels=1, image_size=28)
+    model.eval()
+    assert model(jnp.ones((2, 28, 28, 1))).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_the_seed_decides_the_parameters(name):
+    x = jnp.ones((1, 32, 32, 3))
+    first, again, other = (models.create_model(name, seed=seed)(x) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not jnp.array_equal(first, other)
+
+
+def test_initial_parameters_are_keras_s():
+    model = models.create_model("lecture-cnn", num_classes=10)
+    kernel = model.conv2.kernel[...]
+    limit = np.sqrt(6 / (9 * 32 + 9 * 64))
+    assert 0.98 * limit < float(jnp.abs(kernel).max()) <= limit
+    assert float(kernel.std()) == pytest.approx(limit / np.sqrt(3), rel=0.02)
+    assert not model.conv2.bias[...].any()
+
+
+def test_layer_rows_of_a_model_used_before_are_the_same():
+    model = models.create_model("lecture-cnn", num_classes=10)
+    rows = models.layer_rows(model, (32, 32, 3))
+    jax.jit(model)(jnp.ones((1, 32, 32, 3)))
+    assert models.layer_rows(model, (32, 32, 3)) == rows
+
+
+def test_summary_is_the_keras_table_with_multiply_adds():
+    text = models.summary(models.create_model("lecture-cnn", num_classes=10), (32, 32, 3))
+    for part in ("conv1 (Conv)", "(None, 30, 30, 32)", "896", "Total params: 2,077,130", "Multiply-adds", "8,921,088"):
+        assert part in text
+
+
+def test_an_unknown_model_suggests_the_nearest():
+    with pytest.raises(UserError, match="unknown model 'lecture-cn': did you mean lecture-cnn or"):
+        models.create_model("lecture-cn")

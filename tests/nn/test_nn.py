@@ -1,0 +1,118 @@
+"""Layers compute what their formulas say and switch with train() and eval()."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import nn, ops
+
+
+def test_conv_is_conv2d_with_its_parameters():
+    layer = nn.Conv(
+        4, 6, (3, 2), stride=2, padding=1, dilation=(1, 2), groups=2, padding_mode="reflect", rngs=nnx.Rngs(0)
+    )
+    x = jax.random.normal(jax.random.key(0), (2, 8, 9, 4))
+    expected = ops.conv2d(
+        x, layer.kernel[...], layer.bias[...], stride=2, padding=1, dilation=(1, 2), groups=2, padding_mode="reflect"
+    )
+    np.testing.assert_array_equal(layer(x), expected)
+    assert nn.Conv(4, 6, 3, bias=False, rngs=nnx.Rngs(0)).bias is None
+
+
+@pytest.mark.parametrize("scheme", sorted(nn.SCHEMES))
+@pytest.mark.parametrize(
+    "layer",
+    [lambda s: nn.Conv(16, 32, 3, init=s, rngs=nnx.Rngs(0)), lambda s: nn.Linear(144, 256, init=s, rngs=nnx.Rngs(0))],
+)
+def test_initial_kernels_have_the_variance_of_their_scheme(scheme, layer):
+    built = layer(scheme)
+    fan_in = np.prod(built.kernel.shape[:-1])
+    fan_out = np.prod(built.kernel.shape[:-2]) * built.kernel.shape[-1]
+    variance = {
+        "keras": 2 / (fan_in + fan_out),
+        "torch": 1 / (3 * fan_in),
+        "glorot_uniform": 2 / (fan_in + fan_out),
+        "glorot_normal": 2 / (fan_in + fan_out),
+        "he_uniform": 2 / fan_in,
+        "he_normal": 2 / fan_in,
+        "lecun_uniform": 1 / fan_in,
+        "lecun_normal": 1 / fan_in,
+        "zeros": 0,
+    }[scheme]
+    assert float(built.kernel[...].var()) == pytest.approx(variance, rel=0.06)
+    bias = built.bias[...]
+    assert float(jnp.abs(bias).max()) <= (1 / np.sqrt(fan_in) if scheme == "torch" else 0)
+
+
+def test_batch_norm_normalises_in_training_and_follows_its_averages_in_eval():
+    layer = nn.BatchNorm(3, momentum=0.5)
+    x = 5 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+    y = layer(x)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-4)
+    flat = np.asarray(x).reshape(-1, 3)
+    np.testing.assert_allclose(layer.mean[...], 0.5 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.var[...], 0.5 + 0.5 * flat.var(0, ddof=1), rtol=1e-5)
+    layer.eval()
+    expected = (flat - layer.mean[...]) / np.sqrt(layer.var[...] + 1e-5)
+    np.testing.assert_allclose(layer(x).reshape(-1, 3), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_across_replicas_is_batch_norm_of_the_whole_batch():
+    x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3)) + jnp.arange(8.0)[:, None, None, None]
+    whole = nn.BatchNorm(3)
+    expected = whole(x)
+
+    def replica(x):
+        layer = nn.BatchNorm(3, axis_name="data")
+        return layer(x), layer.mean[...], layer.var[...]
+
+    y, mean, var = jax.vmap(replica, axis_name="data")(x.reshape(4, 2, 4, 4, 3))
+    np.testing.assert_allclose(y.reshape(x.shape), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean[0], whole.mean[...], rtol=1e-5)
+    np.testing.assert_allclose(var[0], whole.var[...], rtol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_is_the_identity_in_eval():
+    layer = nn.Dropout(0.25, rngs=nnx.Rngs(0))
+    x = jnp.ones((100, 100))
+    y = layer(x)
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert float(y.mean()) == pytest.approx(1, abs=0.02)
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), x)
+
+
+def test_flatten_and_max_pool():
+    x = jnp.arange(32.0).reshape(1, 4, 4, 2)
+    np.testing.assert_array_equal(nn.Flatten()(x), x.reshape(1, 32))
+    np.testing.assert_array_equal(nn.MaxPool(2, stride=1, padding=1)(x), ops.max_pool2d(x, 2, stride=1, padding=1))
+
+
+def test_calls_are_watched_only_inside_the_block():
+    seen = []
+    layer = nn.Flatten()
+    with nn.watch_calls(lambda module, x, y: seen.append((module, x.shape, y.shape))):
+        layer(jnp.ones((2, 3, 3, 1)))
+    layer(jnp.ones((2, 3, 3, 1)))
+    assert seen == [(layer, (2, 3, 3, 1), (2, 9))]
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: nn.Conv(3, 4, 3, groups=2, rngs=nnx.Rngs(0)), "divisible by groups=2"),
+        (lambda: nn.Conv(0, 4, 3, rngs=nnx.Rngs(0)), "in_channels must be at least 1, got 0"),
+        (lambda: nn.Conv(3, 4, 0, rngs=nnx.Rngs(0)), "kernel_size must be at least 1, got 0"),
+        (lambda: nn.Conv(3, 4, 3, init="xavier", rngs=nnx.Rngs(0)), "init must be one of"),
+        (lambda: nn.Linear(3, 0, rngs=nnx.Rngs(0)), "out_features must be at least 1, got 0"),
+        (lambda: nn.Linear(3, 4, rngs=nnx.Rngs(0))(jnp.ones((2, 5))), "expected 3 features"),
+        (lambda: nn.BatchNorm(3)(jnp.ones((2, 4, 4, 5))), "expected 3 channels"),
+        (lambda: nn.Dropout(1.5, rngs=nnx.Rngs(0)), r"rate must be in \[0, 1\), got 1.5"),
+    ],
+)
+def test_wrong_arguments_are_named(build, named):
+    with pytest.raises(ValueError, match=named):
+        build()

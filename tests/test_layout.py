@@ -1,0 +1,51 @@
+"""The import direction of DESIGN: experiments -> train, vision, viz -> models, interop -> nn -> ops."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What each part may import from cnnjax, besides itself.
+ALLOWED = {
+    "errors": set(),
+    "geometry": set(),
+    "ops": set(),
+    "data": {"errors"},
+    "nn": {"ops", "geometry", "errors"},
+    "models": {"nn", "ops", "geometry", "errors"},
+    "interop": {"models", "nn", "ops", "geometry", "errors"},
+    "viz": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
+    "vision": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
+    "train": {"models", "interop", "nn", "ops", "geometry", "data", "errors", "__version__"},
+}
+SOURCES = sorted((ROOT / "cnnjax").rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "cnnjax":
+            yield from (f"cnnjax.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(ROOT / "cnnjax").parts[0].removesuffix(".py")
+    if part == "__init__":
+        assert not list(imports(path))
+        return
+    for module in imports(path):
+        names = module.split(".")
+        assert names[0] not in ("experiments", "launch")
+        if names[0] == "cnnjax":
+            assert names[1] in ALLOWED[part] | {part}, module
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "ops" in path.parts], ids=lambda path: path.name)
+def test_ops_needs_jax_alone(path):
+    standard = {"operator", "collections", "functools", "typing", "math", "itertools"}
+    assert {module.split(".")[0] for module in imports(path)} <= standard | {"jax", "numpy", "cnnjax"}
