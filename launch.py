@@ -1,0 +1,236 @@
+"""Start an experiment, or look at what experiments produced: `python launch.py --help`."""
+
+import dataclasses
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from cnnjax import train
+from cnnjax.errors import UserError, unknown_name
+from cnnjax.train.devices import (
+    describe_device,
+    describe_versions,
+    keep_freed_memory,
+    peak_memory,
+    use_compilation_cache,
+)
+from experiments import EXPERIMENTS, Claim, load_experiment
+
+RESULTS = Path(__file__).parent / "results"
+USAGE = """\
+usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or go on with it; --help lists its options
+       python launch.py list                              what there is
+       python launch.py verify                            check the lectures' claims; exit 1 if one fails
+       python launch.py report                            write results/README.md from the published runs
+       python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How to run it; none of this changes the result."""
+
+    out: Annotated[
+        Path | None, tyro.conf.arg(help="Run directory; default: results/runs/EXPERIMENT-<hash of the options>.")
+    ] = None
+    overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier run left in the directory.")] = False
+    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the local devices: shard_map or pmap.")] = (
+        "shard_map"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("list", [])
+    try:
+        if name in ("-h", "--help"):
+            print(__doc__.split(":")[0] + ".\n\n" + USAGE)
+            return 0
+        if name in COMMANDS:
+            return COMMANDS[name](rest)
+        if name not in EXPERIMENTS:
+            raise unknown_name("experiment or command", name, [*EXPERIMENTS, *COMMANDS])
+        return run_experiment(name, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run_experiment(name: str, arguments: list[str]) -> int:
+    """Run an experiment in its directory: start, go on, or say that it is finished."""
+    experiment = load_experiment(name)
+    config, launch = _parse(name, experiment, arguments)
+    options = train.as_config(config)
+    out = launch.out or RESULTS / "runs" / f"{name}-{train.config_hash(options)}"
+    run = train.Run(out, name, options)
+    if launch.overwrite:
+        run.clear()
+    run.check()
+    summary = run.summary()
+    if summary is not None:
+        _show(experiment, summary)
+        print(f"\nFinished before: {run.path} (--overwrite starts over)")
+        return 0
+    try:
+        with train.raised_signals():
+            use_compilation_cache()
+            keep_freed_memory()
+            parallel = train.Parallel(launch.parallel)
+            parallel.check_batch(config.batch_size)
+            loaded = experiment.load(config)
+            run.create()
+            _execute(experiment, config, loaded, run, parallel)
+    except train.Interrupted as stop:
+        command = shlex.join(["python", "launch.py", name, *arguments])
+        print(f"\nstopped; what is done is saved. Go on with: {command}", file=sys.stderr)
+        return 128 + stop.signum
+    print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
+    return 0
+
+
+def _parse(name: str, experiment: ModuleType, arguments: list[str]) -> tuple[Any, Launch]:
+    omit: Any = tyro.conf.OmitArgPrefixes
+    fields = [("config", omit[experiment.Config]), ("launch", omit[Launch])]
+    options = dataclasses.make_dataclass("Options", fields)
+    parsed: Any = tyro.cli(
+        options, args=arguments, prog=f"launch.py {name}", description=(experiment.__doc__ or "").strip()
+    )
+    return parsed.config, parsed.launch
+
+
+def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, parallel: train.Parallel) -> None:
+    started = time.perf_counter()
+    summary = experiment.run(config, loaded, run, parallel)
+    summary |= {
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_bytes": peak_memory(),
+        "device": describe_device(),
+        "versions": describe_versions(),
+    }
+    train.write_text(run.path / "report.md", _report(experiment, {**summary, "config": run.config}, run))
+    run.finish(summary)
+    _show(experiment, summary)
+
+
+def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> str:
+    """One run as a page: what it is, its table, its claims, its figures, and the command that makes it again."""
+    idea, _, rest = (experiment.__doc__ or "").strip().partition("\n\n")
+    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in run.config.items())
+    figures = sorted(path.name for path in run.figures.glob("*.png"))
+    return "\n\n".join(
+        [
+            f"# {run.experiment}",
+            idea,
+            rest.split("\n\n")[0],
+            f"    python launch.py {run.experiment} {options}",
+            experiment.table(summary),
+            _claims_table(experiment.claims(summary)),
+            *[f"![{name.removesuffix('.png').replace('-', ' ')}](figures/{name})" for name in figures],
+            f"Device: {summary['device']}. Versions: {summary['versions']}. Seconds: {summary['seconds']}.\n",
+        ]
+    )
+
+
+def _claims_table(claims: Sequence[Claim]) -> str:
+    rows = [("claim", "what", "lecture", "here", "tolerance", "verdict"), ("---",) * 6]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [*rows, *claims])
+
+
+def _show(experiment: ModuleType, summary: dict[str, Any]) -> None:
+    Console().print(Markdown(experiment.table(summary)))
+
+
+def list_experiments(arguments: list[str]) -> int:
+    """Print every experiment with a line."""
+    _no_arguments("list", arguments)
+    print(USAGE)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("experiment", style="bold", no_wrap=True)
+    table.add_column("what it shows")
+    for name in EXPERIMENTS:
+        table.add_row(name, (load_experiment(name).__doc__ or "").splitlines()[0])
+    Console().print(table)
+    return 0
+
+
+def verify(arguments: list[str]) -> int:
+    """Check every claim: cheap ones are computed now, measured ones read from the published runs."""
+    _no_arguments("verify", arguments)
+    claims = [claim for name in EXPERIMENTS for claim in load_experiment(name).claims(_published(name))]
+    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
+    for claim in claims:
+        table.add_row(*claim, style="" if claim.ok else "red")
+    Console().print(table)
+    head = "# The lectures' claims\n\nWritten by `python launch.py verify`.\n\n"
+    train.write_text(RESULTS / "CLAIMS.md", head + _claims_table(claims) + "\n")
+    failed = sum(not claim.ok for claim in claims)
+    print(f"{len(claims) - failed} of {len(claims)} claims hold")
+    return 1 if failed else 0
+
+
+def report(arguments: list[str]) -> int:
+    """Write `results/README.md`: the published runs with their tables and figures."""
+    _no_arguments("report", arguments)
+    parts = [
+        "# Results",
+        "Published runs, written by `python launch.py report`; the claims are in [CLAIMS.md](CLAIMS.md).",
+    ]
+    for name in EXPERIMENTS:
+        summary, experiment = _published(name), load_experiment(name)
+        if summary is not None:
+            first_line = (experiment.__doc__ or "").splitlines()[0]
+            parts += [f"## [{name}]({name}/report.md)", first_line, experiment.table(summary)]
+            parts += [
+                f"![{path.stem}]({name}/figures/{path.name})" for path in sorted((RESULTS / name / "figures").iterdir())
+            ]
+    train.write_text(RESULTS / "README.md", "\n\n".join(parts) + "\n")
+    print(f"wrote {RESULTS / 'README.md'}")
+    return 0
+
+
+def publish(arguments: list[str]) -> int:
+    """Copy a finished run, without its checkpoints, to `results/EXPERIMENT`."""
+    if len(arguments) != 1:
+        raise UserError(f"publish takes one run directory, got {arguments}: python launch.py publish results/runs/RUN")
+    source = Path(arguments[0])
+    summary = train.read_json(source / "summary.json")
+    if summary is None:
+        raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
+    target = RESULTS / summary["experiment"]
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", ".*"))
+    print(f"published {source} to {target}")
+    return 0
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    return train.read_json(RESULTS / name / "summary.json")
+
+
+def _no_arguments(command: str, arguments: list[str]) -> None:
+    if arguments:
+        raise UserError(f"{command} takes no arguments, got {' '.join(arguments)}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "list": list_experiments,
+    "verify": verify,
+    "report": report,
+    "publish": publish,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The experiment's claims follow from its summary: they hold for a good one and fail for a bad one."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from experiments import fcn_vs_cnn
+
+LECTURE = fcn_vs_cnn.lecture_curves()
+
+
+def summary_of_the_lecture():
+    """A summary whose numbers are the lecture's own."""
+    models = {
+        name: {
+            "params": params,
+            "multiply_adds": 0,
+            "test_accuracy": fcn_vs_cnn.LECTURE_ACCURACY[name],
+            "test_accuracy_by_seed": [fcn_vs_cnn.LECTURE_ACCURACY[name]],
+            "step_ms": 10.0,
+            "curves": {key: list(values) for key, values in LECTURE[name].items()},
+        }
+        for name, params in (("lecture-fcn", 8_983_434), ("lecture-cnn", 2_077_130))
+    }
+    return {"data": {"name": "cifar10", "first_nine": ["cat"] * 9}, "models": models}
+
+
+def test_the_lecture_s_log_has_twenty_epochs_and_its_printed_ends():
+    assert LECTURE["lecture-cnn"]["validation/loss"].shape == (20,)
+    assert LECTURE["lecture-cnn"]["train/accuracy"][-1] == pytest.approx(0.9802)
+    assert LECTURE["lecture-fcn"]["validation/accuracy"][-1] == pytest.approx(0.4929)
+    assert int(np.argmin(LECTURE["lecture-cnn"]["validation/loss"])) + 1 == 5
+
+
+def test_every_claim_holds_for_the_lecture_s_own_numbers():
+    claims = fcn_vs_cnn.claims(summary_of_the_lecture())
+    assert {claim.id for claim in claims} == {"A1", "A2", "A3", "A4", "A5", "A6"}
+    assert [claim.id for claim in claims if not claim.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "spoil"),
+    [
+        ("A3", lambda models: models["lecture-cnn"].update(test_accuracy=0.60)),
+        ("A3", lambda models: models["lecture-fcn"].update(test_accuracy=0.55)),
+        ("A4", lambda models: models["lecture-cnn"]["curves"].update({"train/accuracy": [0.7] * 20})),
+        ("A4", lambda models: models["lecture-cnn"]["curves"].update({"validation/loss": [0.94] * 20})),
+        ("A5", lambda models: models["lecture-cnn"].update(params=9_000_000)),
+    ],
+)
+def test_a_claim_fails_where_the_numbers_do_not_bear_it(claim, spoil):
+    summary = copy.deepcopy(summary_of_the_lecture())
+    spoil(summary["models"])
+    assert claim in {row.id for row in fcn_vs_cnn.claims(summary) if not row.ok}
+
+
+def test_without_a_run_on_cifar10_the_measured_claims_are_open():
+    verdicts = {claim.id: claim.verdict for claim in fcn_vs_cnn.claims(None)}
+    assert verdicts["A1"] == verdicts["A2"] == "holds"
+    assert all(verdicts[name].startswith("not run") for name in ("A3", "A4", "A5", "A6"))
+
+
+def test_the_table_sets_the_lecture_s_accuracy_beside_ours():
+    table = fcn_vs_cnn.table(summary_of_the_lecture())
+    assert "66.5%" in table
+    assert "49.6%" in table

@@ -1,0 +1,214 @@
+"""The command line as a person meets it: what it prints, how it exits, what it leaves behind."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import launch
+from cnnjax import train
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
+
+
+def call(capsys, *arguments):
+    try:
+        status = launch.main(list(arguments))
+    except SystemExit as stop:  # tyro ends the process itself
+        status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def start(*arguments, cache):
+    environment = {**os.environ, "CNNJAX_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    process = start(*SMALL, "--out", str(out), cache=cache)
+    printed, error = process.communicate()
+    assert process.returncode == 0, error
+    return out, printed
+
+
+def test_without_arguments_every_experiment_is_listed(capsys):
+    status, out, _ = call(capsys)
+    assert status == 0
+    for name in launch.EXPERIMENTS:
+        assert name in out
+
+
+def test_help_lists_every_option_with_its_default(capsys):
+    status, out, _ = call(capsys, "fcn-vs-cnn", "--help")
+    assert status == 0
+    for option in (
+        "--data",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--seed",
+        "--seeds",
+        "--out",
+        "--overwrite",
+        "--parallel",
+    ):
+        assert option in out
+    assert "(default: 20)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fcn-vs-cn"], "unknown experiment or command 'fcn-vs-cn': did you mean fcn-vs-cnn?"),
+        (["fcn-vs-cnn", "--epoch", "3"], "--epochs"),
+        (["fcn-vs-cnn", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["fcn-vs-cnn", "--epochs", "-1"], "--epochs must be at least 1, got -1"),
+        (["fcn-vs-cnn", "--epochs", "many"], "many"),
+        (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0, got 0"),
+        (["fcn-vs-cnn", "--validation-split", "1"], "--validation-split must be between 0 and 1"),
+        (["fcn-vs-cnn", "--seed", "-1"], "--seed must be from 0"),
+        (["fcn-vs-cnn", "--data", "shape"], "unknown data set 'shape': did you mean"),
+        (["fcn-vs-cnn", "--data", "digits", "--batch-size", "4000"], "larger than the 1006 images"),
+        (["fcn-vs-cnn", "--data", "digits", "--batch-size", "20"], "cannot be split over 8 devices"),
+        (["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"], "did you mean pmap"),
+        (["verify", "everything"], "verify takes no arguments"),
+        (["publish"], "publish takes one run directory"),
+        (["publish", "nowhere"], "nowhere is no finished run"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_leaves_nothing(capsys, tmp_path, arguments, said):
+    out = tmp_path / "run"
+    extra = ["--out", str(out)] if arguments[0] == "fcn-vs-cnn" else []
+    status, printed, error = call(capsys, *arguments, *extra)
+    assert status == 2
+    assert said in re.sub(r"[│\s]+", " ", error)
+    assert "Traceback" not in printed + error
+    assert not out.exists()
+
+
+def test_an_output_that_is_not_a_run_is_refused_and_kept(capsys, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for extra in ([], ["--overwrite"]):
+        status, _, error = call(capsys, *SMALL, "--out", str(tmp_path), *extra)
+        assert status == 2
+        assert "not a run's" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    status, _, error = call(capsys, *SMALL, "--out", str(tmp_path / "thesis.txt"))
+    assert status == 2
+    assert "is a file" in error
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a folder that nobody can write"
+)
+def test_an_unwritable_output_is_named(capsys):
+    status, _, error = call(capsys, *SMALL, "--out", "/proc/self/run")
+    assert status == 2
+    assert "cannot write to /proc" in error
+
+
+def test_a_finished_run_has_all_its_files(finished):
+    out, printed = finished
+    for name in ("config.json", "metrics.jsonl", "summary.json", "report.md", "figures/curves.png", "checkpoints"):
+        assert (out / name).exists(), name
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["experiment"] == "fcn-vs-cnn"
+    assert summary["config"]["epochs"] == 2
+    assert re.fullmatch("[0-9a-f]{64}", summary["params_sha256"])
+    assert summary["peak_memory_bytes"] < 3e9
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(row) == {"step", "epoch", "split", "name", "value"}
+    assert "lecture-cnn" in printed
+    for figure in re.findall(r"\((figures/.*?)\)", (out / "report.md").read_text()):
+        assert (out / figure).exists()
+
+
+def test_the_same_command_again_does_nothing(finished, capsys):
+    out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    status, printed, _ = call(capsys, *SMALL, "--out", str(out))
+    assert status == 0
+    assert "Finished before" in printed
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_another_config_in_the_same_place_is_an_error_that_names_the_difference(finished, capsys):
+    out, _ = finished
+    status, _, error = call(capsys, *SMALL, "--seed", "7", "--out", str(out))
+    assert status == 2
+    assert "seed: 0 there, 7 now" in error
+
+
+def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_path, monkeypatch):
+    out, _ = finished
+    monkeypatch.setattr(launch, "RESULTS", tmp_path)
+    assert call(capsys, "publish", str(out))[0] == 0
+    assert (tmp_path / "fcn-vs-cnn" / "summary.json").exists()
+    assert not (tmp_path / "fcn-vs-cnn" / "checkpoints").exists()
+    assert call(capsys, "report")[0] == 0
+    page = (tmp_path / "README.md").read_text()
+    for figure in re.findall(r"\(([^)]*\.png)\)", page):
+        assert (tmp_path / figure).exists()
+    status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
+    assert status == 1
+    assert "2 of 6 claims hold" in printed
+    assert (tmp_path / "CLAIMS.md").exists()
+
+
+@pytest.mark.parametrize("lines", [0, 1, 9])
+def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(lines, finished, tmp_path, cache):
+    """`kill -9` once `metrics.jsonl` has so many lines, then the same command."""
+    out = tmp_path / "run"
+    process = start(*SMALL, "--out", str(out), cache=cache)
+    _wait(process, lambda: out.exists() and _lines(out) >= lines)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "summary.json").exists()
+    again = start(*SMALL, "--out", str(out), cache=cache)
+    _, error = again.communicate()
+    assert again.returncode == 0, error
+    ours, theirs = (train.read_json(folder / "summary.json") for folder in (out, finished[0]))
+    assert ours["params_sha256"] == theirs["params_sha256"]
+    assert (
+        ours["models"]["lecture-cnn"]["curves"]["train/loss"] == theirs["models"]["lecture-cnn"]["curves"]["train/loss"]
+    )
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_how_to_go_on_and_has_its_status(signum, status, tmp_path, cache):
+    out = tmp_path / "run"
+    process = start(*SMALL, "--epochs", "50", "--out", str(out), cache=cache)
+    _wait(process, lambda: _lines(out) >= 1)
+    process.send_signal(signum)
+    _, error = process.communicate()
+    assert process.returncode == status
+    assert "Go on with: python launch.py fcn-vs-cnn --data digits" in error
+    assert "Traceback" not in error
+    assert any(path.name.isdigit() for path in (out / "checkpoints" / "lecture-fcn" / "seed0").iterdir())
+
+
+def _wait(process, condition):
+    """Return when the condition holds or the process has ended."""
+    while process.poll() is None and not condition():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+
+
+def _lines(out):
+    return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
