@@ -81,5 +81,5 @@ def test_summary_is_the_keras_table_with_multiply_adds():
 
 
 def test_an_unknown_model_suggests_the_nearest():
-    with pytest.raises(UserError, match="unknown model 'lecture-cn': did you mean lecture-cnn or"):
-        models.create_model("lecture-cn")
+    with pytest.raises(UserError, match="unknown model 'lecture-cnnn': did you mean lecture-cnn"):
+        models.create_model("lecture-cnnn")
