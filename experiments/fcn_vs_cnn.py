@@ -29,6 +29,7 @@ from experiments import Claim, check
 
 MODELS = ("lecture-fcn", "lecture-cnn")
 LECTURE_ACCURACY = {"lecture-fcn": 0.496, "lecture-cnn": 0.6647}
+SMALLEST_IMAGE = 12  # three valid 3x3 convolutions and a pooling leave one pixel
 POINTS = 0.025  # how far a test accuracy may be from the lecture's: seeds, and JPEG copies of the data
 
 
@@ -65,6 +66,12 @@ def load(config: Config) -> data.Dataset:
     """Return the data set; raise a UserError if the config does not fit it."""
     dataset = data.load(config.data)
     train.check_batch_size(config.batch_size, data.hold_out(dataset.train, config.validation_split)[0])
+    height, width, _ = dataset.image_shape
+    if height != width or height < SMALLEST_IMAGE:
+        raise UserError(
+            f"data set {config.data!r} has images of {height}x{width}; these networks take square ones of at least "
+            f"{SMALLEST_IMAGE} pixels"
+        )
     return dataset
 
 

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Padding, Sides
+from cnnjax.ops.conv_primitives import convolve
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 _LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
@@ -75,15 +75,7 @@ def conv2d(
     arguments.check_fits(size, sides, window, dilation)
     if padding_mode != "zeros":
         x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        sides,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    y = convolve(x, kernel, stride=stride, padding=sides, dilation=dilation, groups=groups)
     if bias is None:
         return y
     bias = jnp.asarray(bias)

@@ -1,7 +1,6 @@
 """What is set once for the devices at hand."""
 
 import ctypes
-import functools
 import os
 import platform
 import resource
@@ -12,22 +11,6 @@ import jax
 
 from cnnjax import __version__
 from cnnjax.data import cache_dir
-
-# jaxlib 0.10 sends an unpadded convolution on a CPU to a library at a quarter of the speed (measured: 52 against
-# 206-339 GFLOP/s); this option sends only matrix products there. jaxlib 0.12 does so by itself.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-
-
-@functools.cache
-def compiler_options() -> dict[str, str] | None:
-    """Return the options to compile with on the default device; None where the compiler needs or knows none."""
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS)(1.0)
-    except jax.errors.JaxRuntimeError:  # an option that this jaxlib does not know
-        return None
-    return _CPU_OPTIONS
 
 
 def use_compilation_cache() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.errors import UserError, unknown_name
-from cnnjax.train.devices import compiler_options
 from cnnjax.train.state import Tree
 from cnnjax.train.step import AXIS
 
@@ -77,7 +76,7 @@ class Parallel:
         mapped = jax.shard_map(
             function, mesh=self.mesh, in_specs=(whole, whole, share), out_specs=whole, check_vma=False
         )
-        return jax.jit(mapped, donate_argnums=donated, compiler_options=compiler_options())
+        return jax.jit(mapped, donate_argnums=donated)
 
     def check_batch(self, batch_size: int) -> None:
         """Raise a UserError if a batch cannot be split evenly."""

@@ -84,7 +84,7 @@ class Live:
         """Move the bar."""
         self._shown = time.monotonic()
         values = f"loss {means['loss']:.3f}  accuracy {means['accuracy']:.1%}  {images_per_second:,.0f} images/s"
-        status = f"epoch {epoch}/{self.epochs}  {values}"
+        status = f"epoch {epoch}/{self.epochs}  step {step}/{self.steps}  {values}"
         self._progress.update(self._task, completed=(epoch - 1) * self.steps + step, status=status)
 
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:

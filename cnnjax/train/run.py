@@ -119,11 +119,13 @@ def as_config(options: Any) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return a JSON file's object; None if there is no such file."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it or its directory") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: delete it or its directory")
     return content
 
 

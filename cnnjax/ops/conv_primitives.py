@@ -1,0 +1,249 @@
+"""Convolution as three JAX primitives that are each other's transposes.
+
+A convolution is bilinear, and so are its two gradients:
+
+    forward          y  = F(x, kernel)
+    input gradient   dx = D(dy, kernel)
+    kernel gradient  dk = K(x, dy)
+
+The transpose of any one of them, in either argument, is one of the other two. So `grad`, `jvp`, `vmap` and every higher
+derivative stay inside the three, and each always runs in its own fast form, never in what a mechanical transpose makes
+of it. On a CPU they lower to `conv_cpu`, elsewhere to the plain `lax` convolution and its transposes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+from cnnjax.ops import conv_cpu
+from cnnjax.ops.conv_cpu import DIMENSION_NUMBERS, Pair, Sides
+
+Shape = tuple[int, ...]
+
+# ---------------------------------------------------------------- what other platforms run, and tests compare with
+
+
+def reference_forward(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
+) -> jax.Array:
+    """`conv_cpu.forward` as `lax` offers it."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=DIMENSION_NUMBERS,
+    )
+
+
+def reference_input_gradient(
+    dy: jax.Array, kernel: jax.Array, *, input_size: Pair, groups: int, **params: Any
+) -> jax.Array:
+    """`conv_cpu.input_gradient` by JAX's own transposition."""
+    x = jax.ShapeDtypeStruct((dy.shape[0], *input_size, kernel.shape[2] * groups), dy.dtype)
+    return jax.linear_transpose(lambda x: reference_forward(x, kernel, groups=groups, **params), x)(dy)[0]
+
+
+def reference_kernel_gradient(
+    x: jax.Array, dy: jax.Array, *, kernel_size: Pair, groups: int, **params: Any
+) -> jax.Array:
+    """`conv_cpu.kernel_gradient` by JAX's own transposition."""
+    kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // groups, dy.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda kernel: reference_forward(x, kernel, groups=groups, **params), kernel)(dy)[0]
+
+
+# ---------------------------------------------------------------- the three primitives
+
+
+def _in_single_precision(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Half precision: multiply and sum in float32, as XLA's own convolution does, and round once."""
+
+    def wrapped(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+        if jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits < 32:
+            return function(a.astype(jnp.float32), b.astype(jnp.float32), **params).astype(a.dtype)
+        return function(a, b, **params)
+
+    return wrapped
+
+
+def _primitive(
+    name: str, shape: Callable[..., Shape], on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array]
+) -> Any:
+    primitive = core.Primitive(name)
+
+    @functools.cache
+    def compiled(**params: Any) -> Any:
+        return jax.jit(functools.partial(primitive.bind, **params))
+
+    def abstract(a: Any, b: Any, **params: Any) -> Any:
+        return a.update(shape=shape(a, b, **params), weak_type=False)
+
+    primitive.def_impl(lambda a, b, **params: compiled(**params)(a, b))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(_in_single_precision(on_cpu), multiple_results=False), platform="cpu"
+    )
+    return primitive
+
+
+def _bind(primitive: Any, a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    """Bind operands that vary over the same mesh axes, as `shard_map` asks.
+
+    The cast's transpose sums a replicated kernel's gradient over the replicas.
+    """
+    axes_a, axes_b = (frozenset[str](getattr(jax.typeof(v), "vma", ())) for v in (a, b))
+    if axes_b - axes_a:
+        a = lax.pcast(a, tuple(axes_b - axes_a), to="varying")
+    if axes_a - axes_b:
+        b = lax.pcast(b, tuple(axes_a - axes_b), to="varying")
+    return primitive.bind(a, b, **params)
+
+
+def _forward_shape(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
+) -> Shape:
+    return (x.shape[0], *conv_cpu.output_size(x, kernel.shape[:2], stride, padding, dilation), kernel.shape[3])
+
+
+def _input_gradient_shape(dy: jax.Array, kernel: jax.Array, *, input_size: Pair, groups: int, **_: Any) -> Shape:
+    return (dy.shape[0], *input_size, kernel.shape[2] * groups)
+
+
+def _kernel_gradient_shape(x: jax.Array, dy: jax.Array, *, kernel_size: Pair, groups: int, **_: Any) -> Shape:
+    return (*kernel_size, x.shape[3] // groups, dy.shape[3])
+
+
+forward_p = _primitive("conv2d", _forward_shape, conv_cpu.forward, reference_forward)
+input_gradient_p = _primitive(
+    "conv2d_input_gradient", _input_gradient_shape, conv_cpu.input_gradient, reference_input_gradient
+)
+kernel_gradient_p = _primitive(
+    "conv2d_kernel_gradient", _kernel_gradient_shape, conv_cpu.kernel_gradient, reference_kernel_gradient
+)
+
+
+def _forward_of(
+    x: jax.Array, kernel: jax.Array, *, input_size: Any = None, kernel_size: Any = None, **params: Any
+) -> jax.Array:
+    return _bind(forward_p, x, kernel, **params)
+
+
+def _input_gradient_of(
+    dy: jax.Array, kernel: jax.Array, x: jax.Array, *, input_size: Any = None, kernel_size: Any = None, **params: Any
+) -> jax.Array:
+    return _bind(input_gradient_p, dy, kernel, input_size=tuple(x.aval.shape[1:3]), **params)
+
+
+def _kernel_gradient_of(
+    x: jax.Array, dy: jax.Array, kernel: jax.Array, *, input_size: Any = None, kernel_size: Any = None, **params: Any
+) -> jax.Array:
+    return _bind(kernel_gradient_p, x, dy, kernel_size=tuple(kernel.aval.shape[:2]), **params)
+
+
+# Each transpose rule gets (cotangent, left operand, right operand); of the operand that it is for, only the shape.
+ad.defbilinear(
+    forward_p,
+    lambda dy, x, kernel, **params: _input_gradient_of(dy, kernel, x, **params),
+    lambda dy, x, kernel, **params: _kernel_gradient_of(x, dy, kernel, **params),
+)
+ad.defbilinear(
+    input_gradient_p,
+    lambda ct, dy, kernel, **params: _forward_of(ct, kernel, **params),
+    lambda ct, dy, kernel, **params: _kernel_gradient_of(ct, dy, kernel, **params),
+)
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda ct, x, dy, **params: _input_gradient_of(dy, ct, x, **params),
+    lambda ct, x, dy, **params: _forward_of(x, ct, **params),
+)
+
+
+# vmap: a mapped axis joins the batch, the input channels, the output channels or, when both operands are mapped, the
+# groups. Many seeds at once are therefore one convolution in groups. Channels are (group, mapped, channel in group)
+# wherever only one operand is mapped.
+
+
+def _to_batch(a: jax.Array, axis: int) -> jax.Array:  # (B, N, ...) -> (B N, ...)
+    a = jnp.moveaxis(a, axis, 0)
+    return a.reshape(-1, *a.shape[2:])
+
+
+def _from_batch(a: jax.Array, size: int) -> jax.Array:
+    return a.reshape(size, -1, *a.shape[1:])
+
+
+def _to_channels(
+    a: jax.Array, axis: int, dim: int, outer: int
+) -> jax.Array:  # mapped axis into dimension `dim` (of the unmapped array), inside `outer` blocks of it
+    a = jnp.moveaxis(a, axis, dim)
+    shape = a.shape
+    a = a.reshape(*shape[: dim + 1], outer, -1, *shape[dim + 2 :])
+    a = jnp.moveaxis(a, dim, dim + 1)
+    return a.reshape(*shape[:dim], -1, *shape[dim + 2 :])
+
+
+def _from_channels(a: jax.Array, size: int, dim: int, outer: int) -> jax.Array:
+    shape = a.shape
+    a = a.reshape(*shape[:dim], outer, size, -1, *shape[dim + 1 :])
+    a = jnp.moveaxis(a, dim + 1, 0)
+    return a.reshape(size, *shape[:dim], -1, *shape[dim + 1 :])
+
+
+def _map_forward(args: Any, axes: Any, *, groups: int, **params: Any) -> tuple[jax.Array, int]:
+    (x, kernel), (i, j) = args, axes
+    if j is None:
+        return _from_batch(_bind(forward_p, _to_batch(x, i), kernel, groups=groups, **params), x.shape[i]), 0
+    size = kernel.shape[j]
+    if i is None:
+        y = _bind(forward_p, x, _to_channels(kernel, j, 3, groups), groups=groups, **params)
+        return _from_channels(y, size, 3, groups), 0
+    y = _bind(forward_p, _to_channels(x, i, 3, 1), _to_channels(kernel, j, 3, 1), groups=groups * size, **params)
+    return _from_channels(y, size, 3, 1), 0
+
+
+def _map_input_gradient(args: Any, axes: Any, *, groups: int, **params: Any) -> tuple[jax.Array, int]:
+    (dy, kernel), (i, j) = args, axes
+    if j is None:
+        return _from_batch(_bind(input_gradient_p, _to_batch(dy, i), kernel, groups=groups, **params), dy.shape[i]), 0
+    size = kernel.shape[j]
+    if i is None:
+        dx = _bind(input_gradient_p, dy, _to_channels(kernel, j, 2, 1), groups=groups, **params)
+        return _from_channels(dx, size, 3, groups), 0
+    dx = _bind(
+        input_gradient_p, _to_channels(dy, i, 3, 1), _to_channels(kernel, j, 3, 1), groups=groups * size, **params
+    )
+    return _from_channels(dx, size, 3, 1), 0
+
+
+def _map_kernel_gradient(args: Any, axes: Any, *, groups: int, **params: Any) -> tuple[jax.Array, int]:
+    (x, dy), (i, j) = args, axes
+    if j is None:
+        dk = _bind(kernel_gradient_p, _to_channels(x, i, 3, groups), dy, groups=groups, **params)
+        return _from_channels(dk, x.shape[i], 2, 1), 0
+    size = dy.shape[j]
+    if i is None:
+        dk = _bind(kernel_gradient_p, x, _to_channels(dy, j, 3, groups), groups=groups, **params)
+        return _from_channels(dk, size, 3, groups), 0
+    dk = _bind(kernel_gradient_p, _to_channels(x, i, 3, 1), _to_channels(dy, j, 3, 1), groups=groups * size, **params)
+    return _from_channels(dk, size, 3, 1), 0
+
+
+batching.primitive_batchers[forward_p] = _map_forward
+batching.primitive_batchers[input_gradient_p] = _map_input_gradient
+batching.primitive_batchers[kernel_gradient_p] = _map_kernel_gradient
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
+) -> jax.Array:
+    """Cross-correlate x (N, H, W, C) with kernel (kh, kw, C / groups, O); arguments are parsed and checked already."""
+    return _bind(forward_p, x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
