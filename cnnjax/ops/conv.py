@@ -1,5 +1,7 @@
 """Convolutions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -82,6 +84,56 @@ def conv2d(
     if bias.shape != kernel.shape[3:]:
         raise ValueError(f"bias must have shape {kernel.shape[3:]}, one per output channel, got {bias.shape}")
     return y + bias.astype(y.dtype)
+
+
+def convolve2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, **options: Any) -> jax.Array:
+    """Convolve images in the mathematical sense: `y(i, j) = sum_ab kernel(a, b) x(i - a, j - b)`.
+
+    This is `conv2d` with the kernel flipped along both spatial axes; args, returns and raises as there.
+
+    Source: claim B2.
+    """
+    axes = (2, 3) if options.get("layout") == "NCHW" else (0, 1)
+    kernel = arguments.image("kernel", kernel, axes="height, width, channels / groups, out")
+    return conv2d(x, jnp.flip(kernel, axes), bias, **options)
+
+
+def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, **options: Any) -> jax.Array:
+    """Filter every channel on its own: `conv2d` with as many groups as x has channels.
+
+    Args:
+        x: images (batch, height, width, in).
+        kernel: (height, width, 1, in * multiplier); outputs `c * multiplier` and on are of input channel c.
+        bias: (in * multiplier,).
+        **options: stride, padding, dilation and padding_mode, as `conv2d`.
+
+    Raises:
+        ValueError: as `conv2d`.
+
+    Source: Sifre, "Rigid-motion scattering for image classification" (2014); claim H1.
+    """
+    x = arguments.image("x", x)
+    return conv2d(x, kernel, bias, groups=x.shape[3], **options)
+
+
+def separable_conv2d(
+    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, bias: jax.Array | None = None, **options: Any
+) -> jax.Array:
+    """Filter every channel on its own, then mix the channels of each pixel.
+
+    Args:
+        x: images (batch, height, width, in).
+        depthwise: (height, width, 1, in * multiplier).
+        pointwise: (1, 1, in * multiplier, out).
+        bias: (out,).
+        **options: of the depthwise convolution: stride, padding, dilation and padding_mode, as `conv2d`.
+
+    Raises:
+        ValueError: as `conv2d`.
+
+    Source: Chollet, "Xception" (2017); claims B10, H1.
+    """
+    return conv2d(depthwise_conv2d(x, depthwise, **options), pointwise, bias)
 
 
 def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -> None:

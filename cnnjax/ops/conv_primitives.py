@@ -247,3 +247,21 @@ def convolve(
 ) -> jax.Array:
     """Cross-correlate x (N, H, W, C) with kernel (kh, kw, C / groups, O); arguments are parsed and checked already."""
     return _bind(forward_p, x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def spread_by_convolution(
+    x: jax.Array, kernel: jax.Array, *, output_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    """Transpose-convolve x (N, H, W, C) with kernel (kh, kw, C, O / groups): the input gradient of a convolution."""
+    reach = conv_cpu.reach(kernel.shape[:2], x.shape[1:3], stride, dilation)
+    sides = tuple((p, r - p - size) for p, r, size in zip(padding, reach, output_size, strict=True))
+    return _bind(
+        input_gradient_p,
+        x,
+        kernel.swapaxes(2, 3),
+        input_size=output_size,
+        stride=stride,
+        padding=sides,
+        dilation=dilation,
+        groups=groups,
+    )

@@ -1,9 +1,5 @@
 """Pooling over the two spatial axes."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +7,8 @@ from jax import lax
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
-from cnnjax.ops.windows import Axis, fold_windows, gather_windows, pool_axes, reduce_window, whole
-
-# Up to this many taps a window is reduced in one pass over both axes, larger windows along the width, then along the
-# height. One pass reads the input once; two take kh + kw taps instead of kh * kw (measured at 5x5: 2.6 times faster).
-ONE_PASS_TAPS = 9
+from cnnjax.ops.extremes import MAXIMUM, MINIMUM, extreme
+from cnnjax.ops.windows import Axis, pool_axes, window_sums
 
 
 def max_pool2d(
@@ -47,88 +40,154 @@ def max_pool2d(
 
     Source: claims D1, D2, D4, D6, D7.
     """
-    return _extreme_pool(x, window, stride, padding, dilation, ceil_mode, MAXIMUM)
-
-
-class Order(NamedTuple):
-    """Which of two values a pool keeps."""
-
-    keep: Callable[[Any, Any], jax.Array]
-    beats: Callable[[Any, Any], jax.Array]
-    worst: float
-
-
-MAXIMUM = Order(lax.max, lax.gt, -np.inf)
-
-
-def _extreme_pool(
-    x: jax.Array, window: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool, order: Order
-) -> jax.Array:
     x = arguments.image("x", x)
-    rows, columns = pool_axes(x, window, stride, padding, dilation, ceil_mode)
-    return lax.platform_dependent(
-        x,
-        cpu=partial(_extreme_by_slices, rows=rows, columns=columns, order=order),
-        default=partial(_extreme_by_reduce_window, rows=rows, columns=columns, order=order),
-    )
+    return extreme(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MAXIMUM)
 
 
-def _extreme_by_reduce_window(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    return reduce_window(x, rows, columns, order.worst, order.keep)
+def min_pool2d(
+    x: jax.Array,
+    window: Ints,
+    *,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Return the smallest value of each window: `-max_pool2d(-x, ...)`.
+
+    Args, returns and raises as `max_pool2d`. Source: claim D3.
+    """
+    x = arguments.image("x", x)
+    return extreme(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MINIMUM)
 
 
-def _extreme_by_slices(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    if rows.window * columns.window <= ONE_PASS_TAPS:
-        return _extreme(x, rows, columns, order)
-    # Along the width, then the height: the first row that holds the extreme, and in it the first column, is the
-    # row-major first winner.
-    return _extreme(_extreme(x, whole(rows.size), columns, order), rows, whole(columns.out), order)
+def avg_pool2d(
+    x: jax.Array,
+    window: Ints,
+    *,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> jax.Array:
+    """Return the mean of each window, as `torch.nn.functional.avg_pool2d`.
+
+    Args:
+        x: images (batch, height, width, channels).
+        window: taps, an integer or (height, width).
+        stride: pixels between two windows; default: the window.
+        padding: zeros on each side, at most half a window.
+        ceil_mode: round the output size up.
+        count_include_pad: whether the padding's zeros count as values; what `ceil_mode` adds beyond never does.
+
+    Returns:
+        (batch, out_height, out_width, channels) of x's dtype.
+
+    Raises:
+        ValueError: as `max_pool2d`.
+
+    Source: claim D3.
+    """
+    x = arguments.image("x", x)
+    rows, columns = pool_axes(x, window, stride, padding, 1, ceil_mode)
+    counts = np.outer(_counts(rows, count_include_pad), _counts(columns, count_include_pad))
+    weight = 1 / (counts.flat[0] if (counts == counts.flat[0]).all() else counts[:, :, None])
+    return window_sums(x, rows, columns) * jnp.asarray(weight, x.dtype)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    return fold_windows(x, rows, columns, partial(_best, order=order), jnp.asarray(order.worst, x.dtype))
+def _counts(axis: Axis, include_pad: bool) -> np.ndarray:
+    """Positions that each window averages over along one axis."""
+    starts = np.arange(axis.out) * axis.stride - axis.padding
+    low, high = (-axis.padding, axis.size + axis.padding) if include_pad else (0, axis.size)
+    return np.minimum(starts + axis.window, high) - np.maximum(starts, low)
 
 
-@_extreme.defjvp
-def _extreme_jvp(
-    rows: Axis, columns: Axis, order: Order, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None = None) -> jax.Array:
+    """Return the p-norm of each window, `(sum |x|^p)^(1/p)`; its gradient is zero where a window or a value is zero.
+
+    Args:
+        x: images (batch, height, width, channels).
+        window: taps, an integer or (height, width).
+        p: exponent, positive; 2 is the Euclidean norm.
+        stride: pixels between two windows; default: the window.
+
+    Raises:
+        ValueError: as `max_pool2d`, or p is not positive.
+
+    Source: claim D5.
+    """
+    if not p > 0:
+        raise ValueError(f"p must be positive, got {p}")
+    x = arguments.image("x", x)
+    rows, columns = pool_axes(x, window, stride, 0)
+    return _power(window_sums(_power(jnp.abs(x), p), rows, columns), 1 / p)
+
+
+def _power(x: jax.Array, exponent: float) -> jax.Array:
+    """`x ** exponent` with slope 0 at 0: zeros pass as ones and are put back, so no infinite slope meets a zero."""
+    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    safe = jnp.where(x == 0, one, x)
+    raised = {2.0: lax.square, 0.5: lax.sqrt}.get(exponent, lambda value: value**exponent)(safe)
+    return jnp.where(x == 0, zero, raised)
+
+
+def global_avg_pool2d(x: jax.Array) -> jax.Array:
+    """Return the mean of every channel, (batch, channels).
+
+    Source: Lin, Chen & Yan, "Network in network" (2013); claim H3.
+    """
+    x = arguments.image("x", x)
+    # Two sums: the first runs along memory, and the barrier keeps XLA from merging them into one that does not.
+    return lax.optimization_barrier(x.sum(1)).sum(1) / (x.shape[1] * x.shape[2])
+
+
+def global_max_pool2d(x: jax.Array) -> jax.Array:
+    """Return the largest value of every channel, (batch, channels); the gradient goes to the first, row by row."""
+    x = arguments.image("x", x)
+    return _largest_row(_largest_row(x.swapaxes(1, 2)))
+
+
+@jax.custom_jvp
+def _largest_row(x: jax.Array) -> jax.Array:
+    return x.max(1)
+
+
+@_largest_row.defjvp
+def _largest_row_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
-    # The barrier keeps the winners as a small array: XLA would fuse their computation into each of their readers in
-    # the backward pass, and repeat it there up to nine times.
-    winners = lax.optimization_barrier(_winners(x, rows, columns, order))
-    return _extreme(x, rows, columns, order), _pick(x_dot, winners, rows, columns)
+    best = _largest_row(x)
+    rows = lax.broadcasted_iota(np.int32, x.shape, 1)
+    first = jnp.where((x == best[:, None]) | (x != x), rows, x.shape[1]).min(1)
+    won = rows == lax.optimization_barrier(first)[:, None]
+    return best, jnp.where(won, x_dot, jnp.zeros((), x.dtype)).sum(1)
 
 
-def _best(taps: list[tuple[int, jax.Array]], order: Order) -> jax.Array:
-    best = taps[0][1]
-    for _, value in taps[1:]:
-        best = order.keep(best, value)
-    return best
+def adaptive_avg_pool2d(x: jax.Array, output_size: Ints) -> jax.Array:
+    """Return means over `output_size` bins that cover the image, as `torch.nn.functional.adaptive_avg_pool2d`.
+
+    Bin i of n covers pixels `floor(i * size / n)` to `ceil((i + 1) * size / n)`.
+
+    Args:
+        x: images (batch, height, width, channels).
+        output_size: bins, an integer or (height, width); there may be more than pixels.
+
+    Raises:
+        ValueError: wrong rank or dtype, or a size below 1.
+    """
+    x = arguments.image("x", x)
+    out = arguments.pair("output_size", output_size, 1)
+    size = arguments.spatial(x)
+    if size[0] % out[0] == 0 and size[1] % out[1] == 0:
+        return avg_pool2d(x, (size[0] // out[0], size[1] // out[1]))
+    rows, columns = (jnp.asarray(_bins(*axis), x.dtype) for axis in zip(size, out, strict=True))
+    tall = jnp.einsum("oh,nhwc->nowc", rows, x, precision="highest")
+    return jnp.einsum("pw,nowc->nopc", columns, tall, precision="highest")
 
 
-def _winners(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    """The winning tap `a * kw + b` of every window, in the smallest integer type; -1 where a window has no input."""
-    dtype = np.min_scalar_type(-rows.window * columns.window)
-
-    def winner(taps: list[tuple[int, jax.Array]]) -> jax.Array:
-        """The first of equals, and the last NaN, as torch."""
-        first, best = taps[0]
-        tap = jnp.full(best.shape, first, dtype)
-        for number, value in taps[1:]:
-            wins = order.beats(value, best) | (value != value)
-            best, tap = jnp.where(wins, value, best), jnp.where(wins, jnp.asarray(number, dtype), tap)
-        return tap
-
-    return fold_windows(x, rows, columns, winner, jnp.asarray(-1, dtype))
-
-
-def _pick(x: jax.Array, winners: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    """The value that each window's winning tap reads from `x`; linear in `x`."""
-
-    def won(block: jax.Array, region: tuple[slice, slice], taps: np.ndarray) -> jax.Array:
-        tap = lax.expand_dims(winners[:, region[0], region[1]], (2, 4))
-        return jnp.where(tap == taps.astype(winners.dtype), block, jnp.zeros((), x.dtype))
-
-    return gather_windows(x, rows, columns, won)
+def _bins(size: int, out: int) -> np.ndarray:
+    """Weights (out, size) that average each bin."""
+    weights = np.zeros((out, size))
+    for i in range(out):
+        start, stop = i * size // out, -(-(i + 1) * size // out)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights

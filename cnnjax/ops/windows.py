@@ -12,6 +12,7 @@ vector loop over channels. Two details decide the speed:
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,10 @@ from jax import lax
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
+
+# Up to this many taps a window is reduced in one pass over both axes, larger windows along the width, then along the
+# height. One pass reads the input once; two take kh + kw taps instead of kh * kw (measured at 5x5: 2.6 times faster).
+ONE_PASS_TAPS = 9
 
 
 class Axis(NamedTuple):
@@ -137,6 +142,36 @@ def reduce_window(x: jax.Array, rows: Axis, columns: Axis, start: float, operati
         ((0, 0), edges(rows), edges(columns), (0, 0)),
         window_dilation=(1, rows.dilation, columns.dilation, 1),
     )
+
+
+def window_sums(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    """Return the sum of every window."""
+    return lax.platform_dependent(
+        x,
+        cpu=partial(_sums_by_slices, rows=rows, columns=columns),
+        default=partial(reduce_window, rows=rows, columns=columns, start=0, operation=lax.add),
+    )
+
+
+def _sums_by_slices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    if rows.window * columns.window <= ONE_PASS_TAPS:
+        return _sum(x, rows, columns)
+    return _sum(_sum(x, whole(rows.size), columns), rows, whole(columns.out))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _sum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    return fold_windows(x, rows, columns, lambda taps: sum(value for _, value in taps), jnp.zeros((), x.dtype))
+
+
+@_sum.defjvp
+def _sum_jvp(
+    rows: Axis, columns: Axis, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    def read(block: jax.Array, region: tuple[slice, slice], taps: np.ndarray) -> jax.Array:
+        return block if (taps >= 0).all() else jnp.where(taps >= 0, block, jnp.zeros((), block.dtype))
+
+    return _sum(primals[0], rows, columns), gather_windows(tangents[0], rows, columns, read)
 
 
 def _runs(keys: Iterable[Any]) -> list[tuple[int, int, Any]]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax import ops
-from cnnjax.ops import pool
+from cnnjax.ops import extremes
 from cnnjax.ops.windows import pool_axes
 from tests.ops import reference
 
@@ -43,8 +43,8 @@ def test_slices_and_reduce_window_agree(case):
     x, window, options = case
     rows, columns = pool_axes(jnp.asarray(x), window, *options.values())
     np.testing.assert_array_equal(
-        pool._extreme_by_slices(x, rows, columns, pool.MAXIMUM),
-        pool._extreme_by_reduce_window(jnp.asarray(x), rows, columns, pool.MAXIMUM),
+        extremes.extreme_by_slices(x, rows, columns, extremes.MAXIMUM),
+        extremes.extreme_by_reduce_window(jnp.asarray(x), rows, columns, extremes.MAXIMUM),
     )
 
 

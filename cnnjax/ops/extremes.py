@@ -1,0 +1,97 @@
+"""Maximum and minimum over windows, with a gradient that goes to the winner."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax.ops.windows import ONE_PASS_TAPS, Axis, fold_windows, gather_windows, reduce_window, whole
+
+
+class Order(NamedTuple):
+    """Which of two values a pool keeps."""
+
+    keep: Callable[[Any, Any], jax.Array]
+    beats: Callable[[Any, Any], jax.Array]
+    worst: float
+
+
+MAXIMUM = Order(lax.max, lax.gt, -np.inf)
+MINIMUM = Order(lax.min, lax.lt, np.inf)
+
+
+def extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Return the extreme of every window; an infinity where a window has no input."""
+    return lax.platform_dependent(
+        x,
+        cpu=partial(extreme_by_slices, rows=rows, columns=columns, order=order),
+        default=partial(extreme_by_reduce_window, rows=rows, columns=columns, order=order),
+    )
+
+
+def extreme_by_reduce_window(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """The reference, and what GPU and TPU run."""
+    return reduce_window(x, rows, columns, order.worst, order.keep)
+
+
+def extreme_by_slices(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """What CPUs run."""
+    if rows.window * columns.window <= ONE_PASS_TAPS:
+        return _extreme(x, rows, columns, order)
+    # Along the width, then the height: the first row that holds the extreme, and in it the first column, is the
+    # row-major first winner.
+    return _extreme(_extreme(x, whole(rows.size), columns, order), rows, whole(columns.out), order)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    return fold_windows(x, rows, columns, partial(best_of, order=order), jnp.asarray(order.worst, x.dtype))
+
+
+@_extreme.defjvp
+def _extreme_jvp(
+    rows: Axis, columns: Axis, order: Order, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (x_dot,) = primals, tangents
+    # The barrier keeps the winners as a small array: XLA would fuse their computation into each of their readers in
+    # the backward pass, and repeat it there up to nine times.
+    won = lax.optimization_barrier(winners(x, rows, columns, order))
+    return _extreme(x, rows, columns, order), pick(x_dot, won, rows, columns)
+
+
+def best_of(taps: list[tuple[int, jax.Array]], order: Order) -> jax.Array:
+    """Return the extreme of slices, for `fold_windows`."""
+    best = taps[0][1]
+    for _, value in taps[1:]:
+        best = order.keep(best, value)
+    return best
+
+
+def winners(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Return the winning tap `a * kw + b` of every window in the smallest integer type; -1 where it has no input."""
+    dtype = np.min_scalar_type(-rows.window * columns.window)
+
+    def winner(taps: list[tuple[int, jax.Array]]) -> jax.Array:
+        """The first of equals, and the last NaN, as torch."""
+        first, best = taps[0]
+        tap = jnp.full(best.shape, first, dtype)
+        for number, value in taps[1:]:
+            wins = order.beats(value, best) | (value != value)
+            best, tap = jnp.where(wins, value, best), jnp.where(wins, jnp.asarray(number, dtype), tap)
+        return tap
+
+    return fold_windows(x, rows, columns, winner, jnp.asarray(-1, dtype))
+
+
+def pick(x: jax.Array, tap_numbers: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    """Return the value that each window's winning tap reads from `x`; linear in `x`."""
+
+    def won(block: jax.Array, region: tuple[slice, slice], taps: np.ndarray) -> jax.Array:
+        tap = lax.expand_dims(tap_numbers[:, region[0], region[1]], (2, 4))
+        return jnp.where(tap == taps.astype(tap_numbers.dtype), block, jnp.zeros((), x.dtype))
+
+    return gather_windows(x, rows, columns, won)

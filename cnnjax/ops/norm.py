@@ -1,0 +1,152 @@
+"""Normalisation.
+
+Training batch normalisation is limited by memory, so what counts is how often the activations are read. Differentiated
+as written it takes four or five reductions over them in the backward pass; the two rules below leave the two that are
+needed, sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.ops import arguments
+
+# E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is taken.
+WORST_CANCELLATION = 1e3
+
+
+def batch_norm(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5
+) -> jax.Array:
+    """Return `(x - mean) / sqrt(var + eps) * scale + bias`, per channel.
+
+    Args:
+        x: images (batch, height, width, channels); arithmetic is in float32 at least, the result in x's dtype.
+        mean: (channels,); for training mean and variance come from `moments(x)`, and gradients flow through them.
+        var: (channels,).
+        scale: (channels,).
+        bias: (channels,).
+        eps: positive, keeps a channel without variance finite.
+
+    Raises:
+        ValueError: wrong rank or dtype, a vector of another length, or eps is not positive.
+
+    Source: Ioffe & Szegedy, "Batch normalization" (2015); claim G4.
+    """
+    x = arguments.image("x", x)
+    vectors = {"mean": mean, "var": var, "scale": scale, "bias": bias}
+    for name, vector in vectors.items():
+        if jnp.shape(vector) != x.shape[3:]:
+            raise ValueError(f"{name} must have shape {x.shape[3:]}, one per channel, got {jnp.shape(vector)}")
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    mean, var, scale, bias = (jnp.asarray(vector, _wide(x.dtype)) for vector in vectors.values())
+    return _centred_affine(x, mean, scale * lax.rsqrt(var + eps), bias)
+
+
+@jax.custom_jvp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return mean and biased variance of every channel over batch, height and width, in float32 at least.
+
+    Args:
+        x: images (batch, height, width, channels).
+    """
+    wide = x.astype(_wide(x.dtype))
+    mean = _sum_per_channel(wide) / (x.size // x.shape[3])
+    # A branch on data is cheap on a CPU only.
+    return mean, lax.platform_dependent(wide, mean, cpu=_guarded_variance, default=_centred_variance)
+
+
+@moments.defjvp
+def _moments_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (x,), (x_dot,) = primals, tangents
+    mean, var = moments(x)
+    wide = _wide(x.dtype)
+    count, x_dot = x.size // x.shape[3], x_dot.astype(wide)
+    # d var = 2 mean((x - mean) (dx - d mean)), and mean(x - mean) = 0. Transposed: one elementwise pass over x.
+    centred = (x.astype(wide) - mean) * (2 / count)
+    return (mean, var), (_sum_per_channel(x_dot) / count, _sum_per_channel(x_dot * centred))
+
+
+def _wide(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _sum_per_channel(x: jax.Array) -> jax.Array:
+    """Sum over batch, height and width: down the rows first, then the rest.
+
+    The first sum keeps whole rows (n, w, c) as its output, so its inner loop runs along memory and its outer ones in
+    threads; XLA's own loop for all three axes at once takes 5 times as long on one thread. The barrier keeps the two
+    apart.
+    """
+    return lax.optimization_barrier(x.sum(1)).sum((0, 1))
+
+
+def _spread(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector of channels over every pixel, in two steps so that its transpose is `_sum_per_channel`."""
+    n, _, w, c = like.shape
+    row = lax.optimization_barrier(jnp.broadcast_to(vector, (n, w, c)))
+    return lax.broadcast_in_dim(row, like.shape, (0, 2, 3))
+
+
+def _centred_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
+    return _sum_per_channel((x - mean) ** 2) / (x.size // x.shape[3])
+
+
+def _guarded_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """The variance from sum(x^2), unless the mean dwarfs it.
+
+    XLA:CPU's summing library fuses a product but not a difference: sum((x - mean)^2) writes x - mean to memory first.
+    """
+    var = _sum_per_channel(x * x) / (x.size // x.shape[3]) - mean * mean
+    safe = jnp.all(mean * mean <= WORST_CANCELLATION * var)
+    return lax.cond(safe, lambda: var, lambda: _centred_variance(x, mean))
+
+
+@jax.custom_jvp
+def _centred_affine(x: jax.Array, mean: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:
+    """`(x - mean) * gain + bias` in the vectors' precision, rounded to x's dtype."""
+    return ((x.astype(mean.dtype) - mean) * gain + bias).astype(x.dtype)
+
+
+@_centred_affine.defjvp
+def _centred_affine_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    (x, mean, gain, bias), (x_dot, mean_dot, gain_dot, bias_dot) = primals, tangents
+    # The small vectors are combined before they meet the activations: the transpose has two sums, sum(g) and
+    # sum(g * x). x and not x - mean meets the sum, see _guarded_variance.
+    constant = _spread(bias_dot - gain * mean_dot - mean * gain_dot, x)
+    tangent = x_dot.astype(mean.dtype) * gain + constant + x.astype(mean.dtype) * _spread(gain_dot, x)
+    return _centred_affine(x, mean, gain, bias), tangent.astype(x.dtype)
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> jax.Array:
+    """Return `x / (k + alpha / size * sum of x^2 over size neighbouring channels) ** beta`, torch's formula.
+
+    Krizhevsky et al. take alpha times the sum; torch, as here, divides alpha by the size. Beyond the first and last
+    channel there are zeros.
+
+    Args:
+        x: images (batch, height, width, channels).
+        size: channels in a neighbourhood.
+        alpha: weight of their squares.
+        beta: exponent.
+        k: constant that is added.
+
+    Raises:
+        ValueError: wrong rank or dtype, or a size below 1.
+
+    Source: Krizhevsky, Sutskever & Hinton, "ImageNet classification" (2012); claim H1.
+    """
+    x = arguments.image("x", x)
+    size = arguments.integer("size", size, 1)
+    # The neighbours are a constant band matrix times x^2: sums along the innermost axis, which shifted slices would
+    # take out of the vector lanes, become one matrix product, and so does the gradient.
+    channel = jnp.arange(x.shape[3])
+    offset = channel[:, None] - channel
+    band = ((offset <= (size - 1) // 2) & (offset >= -(size // 2))).astype(x.dtype)
+    neighbours = lax.dot_general(x * x, band, (((3,), (0,)), ((), ())), precision="highest")
+    return x * jnp.asarray(k + (alpha / size) * neighbours, x.dtype) ** -beta

@@ -1,0 +1,140 @@
+"""Max pooling that remembers where its winners lay, and its partial inverse."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax.ops import arguments
+from cnnjax.ops.arguments import Ints, Pair
+from cnnjax.ops.extremes import MAXIMUM, best_of, extreme, pick, winners
+from cnnjax.ops.upsample import interleave
+from cnnjax.ops.windows import ONE_PASS_TAPS, Axis, fold_windows, pool_axes, whole
+
+
+def max_pool2d_with_indices(
+    x: jax.Array, window: Ints, *, stride: Ints | None = None, padding: Ints = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Return `max_pool2d` and where each winner lies.
+
+    Args:
+        x: images (batch, height, width, channels).
+        window: taps, an integer or (height, width).
+        stride: pixels between two windows; default: the window.
+        padding: pixels on each side that never win, at most half a window.
+
+    Returns:
+        The pooled images, and int32 indices `row * width + column` into the plane of x, as
+        `torch.nn.functional.max_pool2d(return_indices=True)`. Differentiation takes the indices for constants.
+
+    Raises:
+        ValueError: as `max_pool2d`.
+
+    Source: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), "switches"; claims D6, F1.
+    """
+    x = arguments.image("x", x)
+    rows, columns = pool_axes(x, window, stride, padding)
+    return extreme(x, rows, columns, MAXIMUM), _indices(lax.stop_gradient(x), rows, columns)
+
+
+def _indices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    if rows.window * columns.window <= ONE_PASS_TAPS:
+        taps = winners(x, rows, columns, MAXIMUM).astype(np.int32)
+        row_tap, column_tap = taps // columns.window, taps % columns.window
+    else:  # along the width, then the height, as the values
+        as_is, tall = whole(rows.size), whole(columns.out)
+        across = fold_windows(x, as_is, columns, partial(best_of, order=MAXIMUM), jnp.asarray(-np.inf, x.dtype))
+        row_winners = winners(across, rows, tall, MAXIMUM)
+        row_tap = row_winners.astype(np.int32)
+        column_tap = pick(winners(x, as_is, columns, MAXIMUM).astype(np.int32), row_winners, rows, tall)
+    row = lax.broadcasted_iota(np.int32, row_tap.shape, 1) * rows.stride + row_tap * rows.dilation - rows.padding
+    column = lax.broadcasted_iota(np.int32, row_tap.shape, 2) * columns.stride + column_tap * columns.dilation
+    return row * columns.size + column - columns.padding
+
+
+def max_unpool2d(y: jax.Array, indices: jax.Array, output_size: Ints) -> jax.Array:
+    """Return images with each value of `y` at its index and zeros elsewhere.
+
+    Args:
+        y: values (batch, height, width, channels).
+        indices: integers of the same shape, `row * width + column` into a plane of `output_size`, as
+            `max_pool2d_with_indices` returns them. Where they repeat, one of the values stays; outside of the plane
+            they are dropped when traced, and refused when known.
+        output_size: height and width of the result.
+
+    Returns:
+        (batch, *output_size, channels); gradients flow to y.
+
+    Raises:
+        ValueError: wrong rank, dtype or shape, or an index outside the plane.
+
+    Source: Noh, Hong & Han, "Learning deconvolution network for semantic segmentation" (2015); claim F1.
+    """
+    y = arguments.image("y", y)
+    indices = jnp.asarray(indices)
+    if indices.shape != y.shape or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise ValueError(f"indices must be integers of y's shape {y.shape}, got {indices.dtype} of {indices.shape}")
+    size = arguments.pair("output_size", output_size, 1)
+    if not isinstance(indices, jax.core.Tracer) and indices.size and not _inside(indices, size):
+        raise ValueError(
+            f"indices must lie in a plane of output_size={size}, 0 to {size[0] * size[1] - 1}, got "
+            f"{int(indices.min())} to {int(indices.max())}"
+        )
+    return lax.platform_dependent(
+        y,
+        indices.astype(np.int32),
+        cpu=partial(_unpool_on_cpu, size=size),
+        default=partial(_unpool_by_scatter, size=size),
+    )
+
+
+def _inside(indices: jax.Array, size: Pair) -> bool:
+    return bool((indices.min() >= 0) & (indices.max() < size[0] * size[1]))
+
+
+def _unpool_by_scatter(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Array:
+    n, h, w, c = y.shape
+    image, channel = jnp.arange(n)[:, None, None], jnp.arange(c)[None, None, :]
+    flat = jnp.zeros((n, size[0] * size[1], c), y.dtype)
+    at = flat.at[image, indices.reshape(n, h * w, c), channel]
+    return at.set(y.reshape(n, h * w, c), mode="drop").reshape(n, *size, c)
+
+
+def _unpool_on_cpu(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Array:
+    """XLA:CPU scatters one element at a time.
+
+    After pooling with stride = window every index lies in its own cell, and the scatter is an elementwise comparison;
+    whether that holds is a question to the data, which a CPU can branch on.
+    """
+    (_, h, w, _), s, t = y.shape, size[0] // y.shape[1], size[1] // y.shape[2]
+    if (h * s, w * t) != size:
+        return _unpool_by_scatter(y, indices, size)
+    row = indices // size[1] - lax.broadcasted_iota(np.int32, y.shape, 1) * s
+    column = indices % size[1] - lax.broadcasted_iota(np.int32, y.shape, 2) * t
+    own_cell = jnp.all((row >= 0) & (row < s) & (column >= 0) & (column < t))
+    return lax.cond(own_cell, partial(_unpool_cells, size=size), partial(_unpool_by_scatter, size=size), y, indices)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _unpool_cells(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Array:
+    n, h, w, c = y.shape
+    cells = (n, h, size[0] // h, w, size[1] // w, c)
+    row = lax.broadcasted_iota(np.int32, cells, 1) * cells[2] + lax.broadcasted_iota(np.int32, cells, 2)
+    column = lax.broadcasted_iota(np.int32, cells, 3) * cells[4] + lax.broadcasted_iota(np.int32, cells, 4)
+    hit = lax.expand_dims(indices, (2, 4)) == row * size[1] + column
+    return jnp.where(hit, lax.expand_dims(y, (2, 4)), jnp.zeros((), y.dtype)).reshape(n, *size, c)
+
+
+@_unpool_cells.defjvp
+def _unpool_cells_jvp(
+    size: Pair, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (y, indices), (y_dot, _) = primals, tangents
+    s, t = size[0] // y.shape[1], size[1] // y.shape[2]
+    rows = lax.broadcasted_iota(np.int32, y.shape, 1) * (s * size[1])
+    offset = indices - rows - lax.broadcasted_iota(np.int32, y.shape, 2) * t
+    zero = jnp.zeros((), y.dtype)
+    phases = [[jnp.where(offset == u * size[1] + v, y_dot, zero) for v in range(t)] for u in range(s)]
+    return _unpool_cells(y, indices, size), interleave(phases)

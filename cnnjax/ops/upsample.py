@@ -1,0 +1,148 @@
+"""Enlarging images. Each function is linear.
+
+The value is written in the form that is fastest forward (a broadcast, a shifted mix), the tangent in the form whose
+transpose XLA:CPU runs as one elementwise loop (strided slices of the cotangent, added).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax.ops import arguments
+from cnnjax.ops.arguments import Ints, Pair
+
+
+def upsample_nearest(x: jax.Array, scale: Ints) -> jax.Array:
+    """Return every pixel repeated: `y[n, i, j, c] = x[n, i // scale, j // scale, c]`.
+
+    Args:
+        x: images (batch, height, width, channels).
+        scale: an integer or (vertical, horizontal).
+
+    Raises:
+        ValueError: wrong rank or dtype, or a scale below 1.
+
+    Source: claim F1.
+    """
+    return _repeat(arguments.image("x", x), arguments.pair("scale", scale, 1))
+
+
+def bed_of_nails(x: jax.Array, scale: Ints) -> jax.Array:
+    """Return every pixel at the top left of a cell of zeros: `y[n, scale*i, scale*j, c] = x[n, i, j, c]`.
+
+    Args:
+        x: images (batch, height, width, channels).
+        scale: height and width of the cells, an integer or a pair.
+
+    Raises:
+        ValueError: wrong rank or dtype, or a scale below 1.
+
+    Source: claim F1.
+    """
+    return _nails(arguments.image("x", x), arguments.pair("scale", scale, 1))
+
+
+def pixel_shuffle(x: jax.Array, scale: Ints) -> jax.Array:
+    """Return channels moved to space: `y[n, s*i + u, t*j + v, k] = x[n, i, j, (k*s + u)*t + v]`.
+
+    Args:
+        x: images (batch, height, width, channels * s * t).
+        scale: (s, t), or one integer for both.
+
+    Returns:
+        (batch, height * s, width * t, channels), as `torch.pixel_shuffle`.
+
+    Raises:
+        ValueError: wrong rank or dtype, a scale below 1, or channels that s * t does not divide.
+
+    Source: Shi et al., "Real-time single image and video super-resolution" (2016).
+    """
+    x = arguments.image("x", x)
+    (n, h, w, c), (s, t) = x.shape, arguments.pair("scale", scale, 1)
+    if c % (s * t):
+        raise ValueError(f"x has {c} channels, not divisible by the {s * t} pixels of scale={scale}")
+    cells = x.reshape(n, h, w, c // (s * t), s, t).transpose(0, 1, 4, 2, 5, 3)
+    return cells.reshape(n, h * s, w * t, c // (s * t))
+
+
+def upsample_bilinear(x: jax.Array, scale: Ints, *, align_corners: bool = False) -> jax.Array:
+    """Return the image at `scale` times the resolution, each pixel a distance-weighted mean of its four nearest.
+
+    Args:
+        x: images (batch, height, width, channels).
+        scale: an integer or (vertical, horizontal).
+        align_corners: whether outputs run from the centre of the first to that of the last pixel; otherwise pixels
+            are areas, and the border repeats.
+
+    Returns:
+        (batch, height * scale, width * scale, channels), as `torch.nn.functional.interpolate(mode="bilinear")`.
+
+    Raises:
+        ValueError: wrong rank or dtype, or a scale below 1.
+
+    Source: claim F1.
+    """
+    x = arguments.image("x", x)
+    vertical, horizontal = arguments.pair("scale", scale, 1)
+    mix = _mix_by_matrix if align_corners else _mix_phases
+    if vertical > 1:
+        x = lax.optimization_barrier(mix(x, 1, vertical))  # otherwise XLA makes the rows again for every column
+    return mix(x, 2, horizontal) if horizontal > 1 else x
+
+
+def interleave(phases: list[list[jax.Array]]) -> jax.Array:
+    """Return `phases[u][v]` (n, h, w, c) at output pixels (h * s + u, w * t + v); transposed, a slice per phase."""
+    s, t, (n, h, w, c) = len(phases), len(phases[0]), phases[0][0].shape
+    return jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2).reshape(n, h * s, w * t, c)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _repeat(x: jax.Array, scale: Pair) -> jax.Array:
+    (n, h, w, c), (s, t) = x.shape, scale
+    return lax.broadcast_in_dim(x, (n, h, s, w, t, c), (0, 1, 3, 5)).reshape(n, h * s, w * t, c)
+
+
+@_repeat.defjvp
+def _repeat_jvp(scale: Pair, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return _repeat(primals[0], scale), interleave([[tangents[0]] * scale[1]] * scale[0])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _nails(x: jax.Array, scale: Pair) -> jax.Array:
+    (n, h, w, c), (s, t) = x.shape, scale
+    cells = (n, h, s, w, t, c)
+    corner = (lax.broadcasted_iota(np.int32, cells, 2) == 0) & (lax.broadcasted_iota(np.int32, cells, 4) == 0)
+    return jnp.where(corner, lax.expand_dims(x, (2, 4)), jnp.zeros((), x.dtype)).reshape(n, h * s, w * t, c)
+
+
+@_nails.defjvp
+def _nails_jvp(scale: Pair, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (s, t), zero = scale, jnp.zeros((), primals[0].dtype)
+    spread = ((0, 0, 0), (0, s - 1, s - 1), (0, t - 1, t - 1), (0, 0, 0))  # transposed: a strided slice
+    return _nails(primals[0], scale), lax.pad(tangents[0], zero, spread)
+
+
+def _mix_phases(x: jax.Array, axis: int, scale: int) -> jax.Array:
+    """Linear interpolation along an axis, pixels as areas: phase u of every cell mixes the same two neighbours."""
+    size = x.shape[axis]
+    first, last = lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, size - 1, size, axis=axis)
+    before = lax.concatenate([first, lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
+    after = lax.concatenate([lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+    offsets = [(u + 0.5) / scale - 0.5 for u in range(scale)]
+    phases = [x * (1 + f) + before * -f if f < 0 else x * (1 - f) + after * f for f in offsets]
+    return jnp.stack(phases, axis + 1).reshape(*x.shape[:axis], size * scale, *x.shape[axis + 1 :])
+
+
+def _mix_by_matrix(x: jax.Array, axis: int, scale: int) -> jax.Array:
+    """Linear interpolation along an axis, corners aligned: every output has weights of its own, a constant matrix."""
+    size = x.shape[axis]
+    at = np.arange(size * scale) * ((size - 1) / max(size * scale - 1, 1))
+    low = np.minimum(np.floor(at).astype(int), size - 1)
+    matrix = np.zeros((size * scale, size))
+    np.add.at(matrix, (np.arange(size * scale), low), 1 - (at - low))
+    np.add.at(matrix, (np.arange(size * scale), np.minimum(low + 1, size - 1)), at - low)
+    mixed = lax.dot_general(jnp.asarray(matrix, x.dtype), x, (((1,), (axis,)), ((), ())), precision="highest")
+    return jnp.moveaxis(mixed, 0, axis)

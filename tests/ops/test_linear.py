@@ -1,0 +1,172 @@
+"""What needs no library to check: adjoints, definitions, and derivatives of every order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import geometry, ops
+
+X = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
+KERNEL = jax.random.normal(jax.random.key(1), (3, 2, 4, 6))
+
+
+def test_convolve2d_is_the_sum_over_shifted_images():
+    x, kernel = X[:1, :, :, :1], KERNEL[:, :, :1, :1]
+    y = ops.convolve2d(x, kernel, padding="FULL")
+    expected = np.zeros((8, 9))
+    for a in range(3):
+        for b in range(2):
+            expected[a : a + 6, b : b + 8] += kernel[a, b, 0, 0] * x[0, :, :, 0]
+    np.testing.assert_allclose(y[0, :, :, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_and_separable_are_channels_on_their_own_then_mixed():
+    depthwise = jax.random.normal(jax.random.key(2), (3, 3, 1, 8))
+    y = ops.depthwise_conv2d(X, depthwise, padding=1)
+    for channel in range(4):
+        alone = ops.conv2d(X[..., channel : channel + 1], depthwise[..., 2 * channel : 2 * channel + 2], padding=1)
+        np.testing.assert_allclose(y[..., 2 * channel : 2 * channel + 2], alone, rtol=1e-4, atol=1e-5)
+    pointwise = jax.random.normal(jax.random.key(3), (1, 1, 8, 5))
+    mixed = ops.separable_conv2d(X, depthwise, pointwise, padding=1)
+    np.testing.assert_allclose(mixed, y @ pointwise[0, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (1, 3)])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv_transpose2d_is_the_gradient_of_conv2d(stride, padding, groups):
+    kernel = KERNEL[:, :, : 4 // groups]
+    y, pull = jax.vjp(lambda x: ops.conv2d(x, kernel, stride=stride, padding=padding, groups=groups), X)
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
+    extra = tuple(
+        size - geometry.conv_transpose_output_size(out, k, stride=s, padding=padding)
+        for size, out, k, s in zip((6, 8), y.shape[1:3], (3, 2), strides, strict=True)
+    )
+    backward = ops.conv_transpose2d(
+        y, kernel.swapaxes(2, 3), stride=stride, padding=padding, output_padding=extra, groups=groups
+    )
+    np.testing.assert_allclose(backward, pull(y)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_min_pool_is_max_pool_of_the_negative():
+    np.testing.assert_array_equal(
+        ops.min_pool2d(X, 3, stride=2, padding=1), -ops.max_pool2d(-X, 3, stride=2, padding=1)
+    )
+
+
+def test_lp_pool_has_a_finite_gradient_at_zero():
+    for p in (1.0, 2.0, 3.0):
+        gradient = jax.grad(lambda x, p=p: ops.lp_pool2d(x, 2, p).sum())(jnp.zeros((1, 4, 4, 1)))
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_bed_of_nails_keeps_pixels_at_the_corners_of_cells():
+    y = ops.bed_of_nails(X, (2, 3))
+    np.testing.assert_array_equal(y[:, ::2, ::3], X)
+    assert float(jnp.abs(y).sum()) == pytest.approx(float(jnp.abs(X).sum()), rel=1e-5)
+
+
+def test_unpooling_puts_maxima_back_in_their_places():
+    y, indices = ops.max_pool2d_with_indices(X, 2)
+    restored = ops.max_unpool2d(y, indices, (6, 8))
+    np.testing.assert_array_equal(jnp.where(restored != 0, X, 0), restored)
+    np.testing.assert_array_equal(ops.max_pool2d(jnp.where(restored != 0, restored, -jnp.inf), 2), y)
+
+
+def test_batch_norm_variance_survives_a_large_mean():
+    x = 1000 + X
+    mean, var = ops.moments(x)
+    np.testing.assert_allclose(var, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(mean, np.asarray(x, np.float64).mean((0, 1, 2)), rtol=1e-6)
+
+
+OPERATIONS = {
+    "conv2d": lambda x: ops.conv2d(x, KERNEL, stride=2, padding=1),
+    "depthwise": lambda x: ops.depthwise_conv2d(x, KERNEL[:, :, :1, :4], stride=(1, 2)),
+    "grouped": lambda x: ops.conv2d(x, KERNEL[:, :, :2], groups=2, dilation=2),
+    "transposed": lambda x: ops.conv_transpose2d(x, KERNEL, stride=2, padding=1),
+    "max": lambda x: ops.max_pool2d(x, 3, stride=2, padding=1),
+    "min": lambda x: ops.min_pool2d(x, (4, 3), stride=2),
+    "average": lambda x: ops.avg_pool2d(x, 3, stride=2, padding=1),
+    "lp": lambda x: ops.lp_pool2d(x, 2, 3.0),
+    "global average": ops.global_avg_pool2d,
+    "global max": ops.global_max_pool2d,
+    "adaptive": lambda x: ops.adaptive_avg_pool2d(x, (4, 3)),
+    "nearest": lambda x: ops.upsample_nearest(x, 2),
+    "bilinear": lambda x: ops.upsample_bilinear(x, 2),
+    "bilinear, corners": lambda x: ops.upsample_bilinear(x, 2, align_corners=True),
+    "nails": lambda x: ops.bed_of_nails(x, 2),
+    "shuffle": lambda x: ops.pixel_shuffle(x, 2),
+    "batch norm": lambda x: ops.batch_norm(x, *ops.moments(x), jnp.ones(4), jnp.zeros(4)),
+    "response norm": lambda x: ops.local_response_norm(x, 3, 0.5),
+    "unpool": lambda x: ops.max_unpool2d(*ops.max_pool2d_with_indices(x, 2), (6, 8)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_forward_reverse_and_second_derivatives_agree(name):
+    """<pull(g), v> = <g, push(v)>; and the Hessian of sum(f(x)^2) times v, forward over reverse, is its difference."""
+    operation = OPERATIONS[name]
+    direction = jax.random.normal(jax.random.key(5), X.shape)
+    y, push = jax.jvp(operation, (X,), (direction,))
+    seed = jax.random.normal(jax.random.key(6), y.shape)
+    (pulled,) = jax.vjp(operation, X)[1](seed)
+    scale = float(jnp.linalg.norm(seed) * jnp.linalg.norm(push))
+    assert abs(float((pulled * direction).sum() - (seed * push).sum())) <= 1e-5 * scale + 1e-6
+
+    gradient = jax.grad(lambda x: (operation(x) ** 2).sum())
+    _, curvature = jax.jvp(gradient, (X,), (direction,))
+    (transposed,) = jax.vjp(gradient, X)[1](direction)  # the Hessian is symmetric
+    np.testing.assert_allclose(transposed, curvature, rtol=1e-3, atol=1e-3 * float(jnp.abs(curvature).max()) + 1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_vmap_is_a_loop_and_the_dtype_is_kept(name):
+    operation = OPERATIONS[name]
+    both = jnp.stack([X, jnp.flip(X, 1)])
+    for mapped, alone in zip(jax.vmap(operation)(both), map(operation, both), strict=True):
+        np.testing.assert_allclose(mapped, alone, rtol=1e-4, atol=1e-4)
+    assert operation(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_vmap_over_kernels_and_their_gradients():
+    kernels = jnp.stack([KERNEL, 2 * KERNEL, -KERNEL])
+    xs = jnp.stack([X, X + 1, X - 1])
+
+    def loss(x, kernel):
+        return (ops.conv2d(x, kernel, stride=2, padding=1) ** 2).sum()
+
+    together = jax.vmap(jax.grad(loss, (0, 1)))(xs, kernels)
+    for number in range(3):
+        for ours, alone in zip(together, jax.grad(loss, (0, 1))(xs[number], kernels[number]), strict=True):
+            np.testing.assert_allclose(ours[number], alone, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: ops.conv_transpose2d(X, KERNEL[:, :, :3]), "takes 3 channels, but x has 4"),
+        (lambda: ops.conv_transpose2d(X, KERNEL, stride=2, output_padding=2), "output_padding"),
+        (lambda: ops.conv_transpose2d(X, KERNEL, padding=9), "leaves no output"),
+        (lambda: ops.conv_transpose2d(X, KERNEL, groups=3), "not divisible by groups=3"),
+        (lambda: ops.conv_transpose2d(X, KERNEL, jnp.ones(5)), "bias must have shape"),
+        (lambda: ops.depthwise_conv2d(X, KERNEL), "not divisible by groups=4"),
+        (lambda: ops.lp_pool2d(X, 2, 0.0), "p must be positive"),
+        (lambda: ops.avg_pool2d(X, 2, padding=2), "padding must be at most half"),
+        (lambda: ops.adaptive_avg_pool2d(X, 0), "output_size must be at least 1"),
+        (lambda: ops.upsample_nearest(X, 0), "scale must be at least 1"),
+        (lambda: ops.upsample_bilinear(X, 1.5), "scale must be an integer"),
+        (lambda: ops.pixel_shuffle(X, 3), "not divisible by the 9 pixels"),
+        (lambda: ops.batch_norm(X, *[jnp.ones(3)] * 4), r"mean must have shape \(4,\)"),
+        (lambda: ops.batch_norm(X, *[jnp.ones(4)] * 4, eps=0), "eps must be positive"),
+        (lambda: ops.local_response_norm(X, 0), "size must be at least 1"),
+        (lambda: ops.max_unpool2d(X, jnp.zeros(3, int), 4), "indices must be integers of y's shape"),
+        (lambda: ops.max_unpool2d(X, jnp.full(X.shape, 99), 4), "indices must lie in a plane"),
+        (lambda: ops.global_avg_pool2d(X[0]), "x must have 4 axes"),
+        (lambda: ops.bed_of_nails(X.astype(int), 2), "x must be floating point"),
+    ],
+)
+def test_wrong_arguments_are_named(call, named):
+    with pytest.raises(ValueError, match=named):
+        call()
