@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax import geometry
-from cnnjax.nn import Conv, Linear, Module, watch_calls
+from cnnjax.nn import Conv, ConvTranspose, Linear, Module, watch_calls
 
 
 class LayerRow(NamedTuple):
@@ -38,7 +38,7 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
             return
         name = names[id(module)]
         params = 0 if any(row.name == name for row in rows) else count_params(module)
-        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, y.shape)))
+        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, x.shape, y.shape)))
 
     with watch_calls(watch):
         # A function of its own: JAX would not call a model again that it has traced before.
@@ -89,7 +89,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     )
 
 
-def _macs(module: Module, output_shape: tuple[int, ...]) -> int:
+def _macs(module: Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
     """Multiply-adds of one layer for one image; layers without a product count none."""
     if isinstance(module, Conv):
         return geometry.conv_macs(
@@ -98,6 +98,11 @@ def _macs(module: Module, output_shape: tuple[int, ...]) -> int:
             module.out_channels,
             module.kernel_size,
             groups=module.groups,
+        )
+    if isinstance(module, ConvTranspose):  # every input pixel meets the whole kernel
+        size = (input_shape[1], input_shape[2])
+        return geometry.conv_macs(
+            size, module.in_channels, module.out_channels, module.kernel_size, groups=module.groups
         )
     if isinstance(module, Linear):
         return math.prod(output_shape[1:-1]) * module.in_features * module.out_features

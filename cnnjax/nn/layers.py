@@ -1,6 +1,7 @@
 """Layers with the arguments of their `torch.nn` namesakes, on NHWC images."""
 
 import math
+from typing import Any
 
 import jax
 from flax import nnx
@@ -46,12 +47,7 @@ class Conv(Module):
         init: str = "torch",
         rngs: nnx.Rngs,
     ):
-        for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
-            integer(name, value, 1)
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"in_channels={in_channels} and out_channels={out_channels} must both be divisible by groups={groups}"
-            )
+        _check_channels(in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
@@ -70,6 +66,91 @@ class Conv(Module):
             dilation=self.dilation,
             groups=self.groups,
             padding_mode=self.padding_mode,
+        )
+
+
+class DepthwiseConv(Conv):
+    """`Conv` with a group for every input channel, and `multiplier` outputs a channel."""
+
+    def __init__(self, in_channels: int, kernel_size: Ints, multiplier: int = 1, *, rngs: nnx.Rngs, **options: Any):
+        integer("multiplier", multiplier, 1)
+        super().__init__(in_channels, in_channels * multiplier, kernel_size, groups=in_channels, rngs=rngs, **options)
+
+
+class SeparableConv(Module):
+    """A `DepthwiseConv` without bias, then a 1x1 `Conv` that mixes the channels.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: taps of the depthwise convolution.
+        multiplier: depthwise outputs for every input channel.
+        bias: whether the 1x1 convolution adds one.
+        init: name in `nn.SCHEMES`.
+        rngs: source of the initial parameters.
+        **options: stride, padding, dilation and padding_mode of the depthwise convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        multiplier: int = 1,
+        bias: bool = True,
+        *,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        self.depthwise = DepthwiseConv(
+            in_channels, kernel_size, multiplier, bias=False, init=init, rngs=rngs, **options
+        )
+        self.pointwise = Conv(in_channels * multiplier, out_channels, 1, bias=bias, init=init, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.pointwise(self.depthwise(x))
+
+
+class ConvTranspose(Module):
+    """`ops.conv_transpose2d` with its kernel and bias, and the arguments of `torch.nn.ConvTranspose2d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        output_padding: Ints = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Ints = 1,
+        *,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        _check_channels(in_channels, out_channels, groups)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair("kernel_size", kernel_size, 1)
+        self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
+        # torch counts as inputs of a tap what its weight (in, out / groups, kh, kw) has behind the first axis.
+        fan_in = math.prod(self.kernel_size) * out_channels // groups
+        shape = (*self.kernel_size, in_channels, out_channels // groups)
+        swapped = scheme(init).kernel(rngs.params(), (*self.kernel_size, out_channels // groups, in_channels))
+        self.kernel = nnx.Param(swapped.swapaxes(2, 3).reshape(shape))
+        self.bias = nnx.Param(scheme(init).bias(fan_in)(rngs.params(), (out_channels,))) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.conv_transpose2d(
+            x,
+            self.kernel[...],
+            None if self.bias is None else self.bias[...],
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
         )
 
 
@@ -97,31 +178,6 @@ class Linear(Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-class MaxPool(Module):
-    """`ops.max_pool2d`; the stride defaults to the window."""
-
-    def __init__(
-        self,
-        kernel_size: Ints,
-        stride: Ints | None = None,
-        padding: Ints = 0,
-        dilation: Ints = 1,
-        ceil_mode: bool = False,
-    ):
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return ops.max_pool2d(
-            x,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-        )
-
-
 class Flatten(Module):
     """Images (batch, ...) to vectors (batch, features), rows first and channels last."""
 
@@ -143,3 +199,12 @@ class Dropout(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.dropout(x)
+
+
+def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
+    for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
+        integer(name, value, 1)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"in_channels={in_channels} and out_channels={out_channels} must both be divisible by groups={groups}"
+        )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from cnnjax import ops
 from cnnjax.nn.module import Module
 
 
@@ -34,17 +35,16 @@ class BatchNorm(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
             raise ValueError(f"expected {self.num_features} channels on the last axis of x, got shape {x.shape}")
+        images = x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, self.num_features)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = self._batch_statistics(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-        factor = self.scale[...] * lax.rsqrt(var + self.eps)
-        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+            mean, var = self._batch_statistics(images)
+        return ops.batch_norm(images, mean, var, self.scale[...], self.bias[...], eps=self.eps).reshape(x.shape)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
-        mean, var = x.mean(axes), x.var(axes)
-        count = x.size // x.shape[-1]
+        mean, var = ops.moments(x)
+        count = x.size // self.num_features
         if self.axis_name is not None:
             # The variance of the union: mean of the variances plus the variance of the means.
             local = mean
@@ -55,3 +55,13 @@ class BatchNorm(Module):
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             running[...] = (1 - self.momentum) * running[...] + self.momentum * lax.stop_gradient(batch)
         return mean, var
+
+
+class LocalResponseNorm(Module):
+    """`ops.local_response_norm`, with the arguments of `torch.nn.LocalResponseNorm`."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from cnnjax import models
+from cnnjax import models, nn
 from cnnjax.errors import UserError
 
 
@@ -78,6 +79,13 @@ def test_summary_is_the_keras_table_with_multiply_adds():
     text = models.summary(models.create_model("lecture-cnn", num_classes=10), (32, 32, 3))
     for part in ("conv1 (Conv)", "(None, 30, 30, 32)", "896", "Total params: 2,077,130", "Multiply-adds", "8,921,088"):
         assert part in text
+
+
+def test_transposed_convolutions_count_a_product_for_every_input_pixel_and_weight():
+    layer = nn.ConvTranspose(4, 6, 3, stride=2, groups=2, rngs=nnx.Rngs(0))
+    (row,) = models.layer_rows(layer, (5, 7, 4))
+    assert row.output_shape == (11, 15, 6)
+    assert row.macs == 5 * 7 * 4 * 9 * 3
 
 
 def test_an_unknown_model_suggests_the_nearest():

@@ -91,6 +91,58 @@ def test_flatten_and_max_pool():
     np.testing.assert_array_equal(nn.MaxPool(2, stride=1, padding=1)(x), ops.max_pool2d(x, 2, stride=1, padding=1))
 
 
+X = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+KERNEL = nn.ConvTranspose(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, rngs=nnx.Rngs(0))
+SEPARABLE = nn.SeparableConv(4, 6, 3, 2, padding=1, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "operation"),
+    [
+        (
+            nn.AvgPool(3, 2, 1, True, False),
+            lambda x: ops.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+        ),
+        (nn.LPPool(3.0, 2), lambda x: ops.lp_pool2d(x, 2, 3.0)),
+        (nn.GlobalAvgPool(), ops.global_avg_pool2d),
+        (nn.AdaptiveAvgPool((3, 2)), lambda x: ops.adaptive_avg_pool2d(x, (3, 2))),
+        (nn.Upsample(2), lambda x: ops.upsample_nearest(x, 2)),
+        (nn.Upsample(2, "bilinear", True), lambda x: ops.upsample_bilinear(x, 2, align_corners=True)),
+        (nn.PixelShuffle(2), lambda x: ops.pixel_shuffle(x, 2)),
+        (nn.LocalResponseNorm(3, 0.5), lambda x: ops.local_response_norm(x, 3, 0.5, 0.75, 1.0)),
+        (
+            KERNEL,
+            lambda x: ops.conv_transpose2d(
+                x, KERNEL.kernel[...], KERNEL.bias[...], stride=2, padding=1, output_padding=1, groups=2
+            ),
+        ),
+        (
+            SEPARABLE,
+            lambda x: ops.separable_conv2d(
+                x,
+                SEPARABLE.depthwise.kernel[...],
+                SEPARABLE.pointwise.kernel[...],
+                SEPARABLE.pointwise.bias[...],
+                padding=1,
+            ),
+        ),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_layers_are_their_operations(layer, operation):
+    np.testing.assert_allclose(layer(X), operation(X), rtol=1e-6)
+
+
+def test_unpooling_is_its_operation():
+    y, indices = ops.max_pool2d_with_indices(X, 2)
+    np.testing.assert_array_equal(nn.MaxUnpool(8)(y, indices), ops.max_unpool2d(y, indices, 8))
+
+
+def test_batch_norm_takes_vectors_too():
+    x = jax.random.normal(jax.random.key(0), (50, 3)) * 4 + 1
+    np.testing.assert_allclose(nn.BatchNorm(3)(x), (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-4, atol=1e-5)
+
+
 def test_calls_are_watched_only_inside_the_block():
     seen = []
     layer = nn.Flatten()

@@ -1,0 +1,118 @@
+"""Layers without parameters that change the size of an image."""
+
+import jax
+
+from cnnjax import ops
+from cnnjax.nn.module import Module
+from cnnjax.ops.arguments import Ints
+
+
+class MaxPool(Module):
+    """`ops.max_pool2d`; the stride defaults to the window."""
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        dilation: Ints = 1,
+        ceil_mode: bool = False,
+    ):
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.ceil_mode = dilation, ceil_mode
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.max_pool2d(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+        )
+
+
+class AvgPool(Module):
+    """`ops.avg_pool2d`; the stride defaults to the window."""
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ):
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.avg_pool2d(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+        )
+
+
+class LPPool(Module):
+    """`ops.lp_pool2d`; the stride defaults to the window."""
+
+    def __init__(self, norm_type: float, kernel_size: Ints, stride: Ints | None = None):
+        self.norm_type, self.kernel_size, self.stride = norm_type, kernel_size, stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.lp_pool2d(x, self.kernel_size, self.norm_type, stride=self.stride)
+
+
+class GlobalAvgPool(Module):
+    """`ops.global_avg_pool2d`: images to (batch, channels)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.global_avg_pool2d(x)
+
+
+class AdaptiveAvgPool(Module):
+    """`ops.adaptive_avg_pool2d`."""
+
+    def __init__(self, output_size: Ints):
+        self.output_size = output_size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.adaptive_avg_pool2d(x, self.output_size)
+
+
+class MaxUnpool(Module):
+    """`ops.max_unpool2d`, called with values and the indices of `ops.max_pool2d_with_indices`."""
+
+    def __init__(self, output_size: Ints):
+        self.output_size = output_size
+
+    def __call__(self, y: jax.Array, indices: jax.Array) -> jax.Array:
+        return ops.max_unpool2d(y, indices, self.output_size)
+
+
+class Upsample(Module):
+    """`ops.upsample_nearest` or, with `mode="bilinear"`, `ops.upsample_bilinear`."""
+
+    def __init__(self, scale: Ints, mode: str = "nearest", align_corners: bool = False):
+        if mode not in ("nearest", "bilinear"):
+            raise ValueError(f"mode must be 'nearest' or 'bilinear', got {mode!r}")
+        self.scale, self.mode, self.align_corners = scale, mode, align_corners
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.mode == "nearest":
+            return ops.upsample_nearest(x, self.scale)
+        return ops.upsample_bilinear(x, self.scale, align_corners=self.align_corners)
+
+
+class PixelShuffle(Module):
+    """`ops.pixel_shuffle`."""
+
+    def __init__(self, scale: Ints):
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.pixel_shuffle(x, self.scale)
