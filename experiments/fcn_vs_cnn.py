@@ -121,7 +121,8 @@ def _train(
         tag=f"{name}/seed{seed}",
         parallel=parallel,
     )
-    return fit, train.evaluate(fit.network, fit.state, dataset.test, parallel)
+    judged = train.evaluate(fit.network, fit.state, dataset.test, parallel)
+    return fit._replace(state=fit.state._replace(opt_state=())), judged  # two thirds of the memory, needed no more
 
 
 def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, train.Evaluation]]) -> dict[str, Any]:

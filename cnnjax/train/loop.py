@@ -1,7 +1,7 @@
 """The one loop: epochs of steps, validation, metrics, checkpoints."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
@@ -16,9 +16,9 @@ from cnnjax.nn import Module
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.parallel import Parallel
-from cnnjax.train.progress import display
+from cnnjax.train.progress import Display, display
 from cnnjax.train.run import Run
-from cnnjax.train.signals import deferred_signals
+from cnnjax.train.signals import StopRequest, deferred_signals
 from cnnjax.train.state import Batch, Network, TrainState, Tree, split_model, zero_sums
 from cnnjax.train.step import Constants, make_eval_step, make_train_step
 
@@ -71,8 +71,8 @@ def fit(
 ) -> Fit:
     """Train a classifier, or go on where a killed process left it; a finished training is only read back.
 
-    One seed decides the order of the examples and every random layer: the result is the same bits whether or not the
-    process was interrupted on the way. A state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
+    One seed decides the order of the examples and every random layer: interrupted or not, the result is the same bits.
+    A state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
 
     Args:
         model: the network with its initial parameters.
@@ -85,7 +85,7 @@ def fit(
         run: the directory that metrics and checkpoints go to.
         tag: names this training within the run.
         parallel: the devices and how they are mapped.
-        epoch_program: whether an epoch is one compiled program, see `make_advance`.
+        epoch_program: as `make_advance`.
 
     Raises:
         UserError: the batch is larger than the data, or cannot be split over the devices.
@@ -113,32 +113,40 @@ def fit(
         for epoch in range(first_step // steps, epochs):
             done = max(first_step - epoch * steps, 0)
             indices, weights = epoch_order(seed, epoch, train.size, batch_size)
-            started = time.perf_counter()
-            for state in advance(state, constants, indices[done:], weights[done:]):  # noqa: B020 - carried on
-                if stop.signum is not None:
-                    break
-                if shown.due():
-                    sums = parallel.one_copy(state.sums)
-                    step = int(parallel.one_copy(state.step)) - epoch * steps
-                    speed = (step - done) * batch_size / (time.perf_counter() - started)
-                    shown.update(epoch + 1, step, _means(sums), speed)
-            jax.block_until_ready(state)
-            seconds = time.perf_counter() - started
-            finished = int(parallel.one_copy(state.step)) == (epoch + 1) * steps
-            if finished:
-                means = _means(parallel.one_copy(state.sums))
+
+            def show(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
+                step, sums = parallel.one_copy((state.step, state.sums))
+                step = int(step) - epoch * steps
+                shown.update(epoch + 1, step, _means(sums), (step - done) * batch_size / seconds)
+
+            states = advance(state, constants, indices[done:], weights[done:])
+            state, seconds = _follow(states, stop, shown, show)
+            step, sums = parallel.one_copy((state.step, state.sums))
+            if int(step) == (epoch + 1) * steps:
                 timing = {"seconds": seconds, "step_ms": seconds / (steps - done) * 1e3}
-                judged = judge(state)
+                trained, judged = _means(sums) | timing, judge(state)
                 validated = {"loss": judged.loss, "accuracy": judged.accuracy}
-                recorder.write((epoch + 1) * steps, epoch + 1, "train", means | timing)
-                recorder.write((epoch + 1) * steps, epoch + 1, "validation", validated)
-                shown.epoch_done(
-                    epoch + 1, means | {f"val_{name}": value for name, value in validated.items()} | timing
-                )
+                recorder.write(int(step), epoch + 1, "train", trained)
+                recorder.write(int(step), epoch + 1, "validation", validated)
+                shown.epoch_done(epoch + 1, trained | {f"val_{name}": value for name, value in validated.items()})
                 state = state._replace(sums=parallel.replicate(zero_sums()))
             checkpoints.save(parallel.one_copy(state))
             stop.raise_if_set()
     return Fit(network, parallel.one_copy(state), read_history(run.metrics, tag))
+
+
+def _follow(
+    states: Iterator[TrainState], stop: StopRequest, shown: Display, show: Callable[[TrainState, float], None]
+) -> tuple[TrainState, float]:
+    """Run the steps of an epoch, or those up to a signal; return the last state and the seconds it took."""
+    started = time.perf_counter()
+    for state in states:
+        if stop.signum is not None:
+            break
+        if shown.due():
+            show(state, time.perf_counter() - started)
+    jax.block_until_ready(state)
+    return state, time.perf_counter() - started
 
 
 def evaluate(network: Network, state: TrainState, split: Split, parallel: Parallel) -> Evaluation:

@@ -23,7 +23,7 @@ def from_torch(x, *order):
     return x.detach().numpy().transpose(order)
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * max(np.abs(theirs).max(), 1))
 
 
@@ -36,12 +36,12 @@ def test_conv2d_and_its_gradients(case):
     padded = F.pad(theirs_x, (left, right, top, bottom))
     expected = F.conv2d(padded, theirs_kernel, None, options["stride"], 0, options["dilation"], options["groups"])
     y, pull = jax.vjp(lambda x, k: ops.conv2d(x, k, **options), jnp.float32(x), jnp.float32(kernel))
-    close(y, from_torch(expected, 0, 2, 3, 1))
+    assert_close(y, from_torch(expected, 0, 2, 3, 1))
     seed = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
     expected.backward(to_torch(seed, 0, 3, 1, 2))
     grad_x, grad_kernel = pull(jnp.asarray(seed))
-    close(grad_x, from_torch(theirs_x.grad, 0, 2, 3, 1))
-    close(grad_kernel, from_torch(theirs_kernel.grad, 2, 3, 1, 0))
+    assert_close(grad_x, from_torch(theirs_x.grad, 0, 2, 3, 1))
+    assert_close(grad_kernel, from_torch(theirs_kernel.grad, 2, 3, 1, 0))
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,7 +56,7 @@ def test_max_pool2d_and_its_gradient_with_ties(case):
     np.testing.assert_array_equal(y, from_torch(expected, 0, 2, 3, 1))
     seed = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
     expected.backward(to_torch(seed, 0, 3, 1, 2))
-    close(pull(jnp.asarray(seed))[0], from_torch(theirs_x.grad, 0, 2, 3, 1))
+    assert_close(pull(jnp.asarray(seed))[0], from_torch(theirs_x.grad, 0, 2, 3, 1))
 
 
 def test_torch_layers_start_within_the_bounds_of_the_scheme_of_that_name():
