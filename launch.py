@@ -1,6 +1,7 @@
 """Start an experiment, or look at what experiments produced: `python launch.py --help`."""
 
 import dataclasses
+import importlib
 import logging
 import shlex
 import shutil
@@ -34,6 +35,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py verify                            check the lectures' claims; exit 1 if one fails
        python launch.py report                            write results/README.md from the published runs
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
+       python launch.py bench ops                         time the primitives against plain lax and torch
 """
 
 
@@ -216,6 +218,16 @@ def publish(arguments: list[str]) -> int:
     return 0
 
 
+def bench(arguments: list[str]) -> int:
+    """Time something against its peers: `bench ops`."""
+    if not arguments:
+        raise UserError(f"bench takes what to time: {', '.join(BENCHES)}")
+    if arguments[0] not in BENCHES:
+        raise unknown_name("bench", arguments[0], BENCHES)
+    status: int = importlib.import_module(BENCHES[arguments[0]]).main(arguments[1:])
+    return status
+
+
 def _published(name: str) -> dict[str, Any] | None:
     return train.read_json(RESULTS / name / "summary.json")
 
@@ -230,7 +242,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": verify,
     "report": report,
     "publish": publish,
+    "bench": bench,
 }
+BENCHES = {"ops": "experiments.bench_ops"}
 
 if __name__ == "__main__":
     sys.exit(main())

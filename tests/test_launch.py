@@ -88,6 +88,9 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["fcn-vs-cnn", "--data", "digits", "--batch-size", "20"], "cannot be split over 8 devices"),
         (["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"], "did you mean pmap"),
         (["verify", "everything"], "verify takes no arguments"),
+        (["bench"], "bench takes what to time: ops"),
+        (["bench", "op"], "unknown bench 'op': did you mean ops?"),
+        (["bench", "ops", "--rows", "nothing*"], "no row matches --rows 'nothing*'"),
         (["publish"], "publish takes one run directory"),
         (["publish", "nowhere"], "nowhere is no finished run"),
     ],
@@ -169,6 +172,13 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     assert status == 1
     assert "2 of 6 claims hold" in printed
     assert (tmp_path / "CLAIMS.md").exists()
+
+
+def test_bench_times_the_rows_that_match(capsys):
+    status, printed, _ = call(capsys, "bench", "ops", "--rows", "nearest*", "--seconds", "0")
+    assert status == 0
+    assert "nearest x2" in printed
+    assert "GFLOP/s" in printed
 
 
 @pytest.mark.parametrize("lines", [0, 1, 9])

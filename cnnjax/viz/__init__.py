@@ -1,5 +1,5 @@
 """Figures: pure functions from arrays to matplotlib figures, and one way to save them."""
 
-from cnnjax.viz.figures import confusion_matrices, curves, image_grid, kernels, save, tradeoff
+from cnnjax.viz.figures import confusion_matrices, curves, image_grid, kernels, ratio_bars, save, tradeoff
 
-__all__ = ["confusion_matrices", "curves", "image_grid", "kernels", "save", "tradeoff"]
+__all__ = ["confusion_matrices", "curves", "image_grid", "kernels", "ratio_bars", "save", "tradeoff"]

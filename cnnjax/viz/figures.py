@@ -94,6 +94,25 @@ def tradeoff(points: Mapping[str, tuple[float, float]], hollow: Mapping[str, tup
     return figure
 
 
+def ratio_bars(labels: Sequence[str], ratios: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Draw a horizontal bar for every label and contender on a logarithmic axis, from 1 outwards."""
+    figure = Figure(figsize=(8, 0.32 * len(labels) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(labels))
+    height = 0.8 / len(ratios)
+    for number, (contender, values) in enumerate(ratios.items()):
+        offset = (number - (len(ratios) - 1) / 2) * height
+        heights = np.asarray(values) - 1
+        axes.barh(places + offset, heights, height, left=1, color=COLOURS[1 - number], label=contender)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel=title)
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def kernels(weights: np.ndarray, columns: int = 8) -> Figure:
     """Show the kernels (height, width, 3, out) of a first layer as colour pictures, each stretched to its range."""
     low, high = weights.min((0, 1, 2)), weights.max((0, 1, 2))

@@ -45,3 +45,8 @@ def test_tradeoff_places_parameters_against_accuracy():
     figure = viz.tradeoff({"a": (2e6, 0.5)}, {"ref": (3e6, 0.6)})
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines]
     assert points == [(2, 50), (3, 60)]
+
+
+def test_ratio_bars_start_at_one():
+    (axes,) = viz.ratio_bars(["a", "b"], {"plain lax": [4.0, 2.0], "cnnjax": [0.5, 1.0]}, "ratio").axes
+    assert [bar.get_x() + bar.get_width() for bar in axes.patches] == [4, 2, 0.5, 1]
