@@ -29,6 +29,7 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # two.
 LIBRARY_FUSION_IS_SLOW = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
 SIMD_WIDTH = 16  # narrow groups are merged up to one vector register of float32
+MOST_CONVOLUTIONS = 64  # that a convolution in groups is split into
 # The s*s phases of a strided input gradient share one convolution if together they have up to this many channels, or if
 # filling the kernel up to a multiple of the stride adds few taps (4x4 s2: none, 7x7 s2: 1.3 times, 3x3 s2: 1.8 times).
 FEW_CHANNELS, LARGEST_FILL = 64, 1.5
@@ -158,10 +159,10 @@ def _convolution(
 ) -> jax.Array:
     """The one convolution call: in the only layout that reaches Eigen, with no kernel larger than its input."""
     crop = tuple((min(lo, 0), min(hi, 0)) for lo, hi in padding)
-    padding = tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
-    x = _pad(x, crop)
-    if any(k > size for k, size in zip(kernel.shape[:2], x.shape[1:3], strict=True)):
+    if any(k > size + sum(c) for k, size, c in zip(kernel.shape[:2], x.shape[1:3], crop, strict=True)):
         x, padding = _pad(x, padding), ((0, 0), (0, 0))
+    else:
+        x, padding = _pad(x, crop), tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
     if off_library or LIBRARY_FUSION_IS_SLOW:
         return _off_library_fusion(x, kernel, stride, padding, dilation)
     return lax.conv_general_dilated(
@@ -211,9 +212,11 @@ def _one_more_column(x: jax.Array, kernel: jax.Array, padding: Sides, dilation: 
 def _groups_to_merge(groups: int, depth: int) -> int:
     """How many neighbouring groups make one dense convolution.
 
-    As many as fill a vector register, for narrower ones run no faster.
+    As many as fill a vector register, for narrower ones run no faster; more where there would be too many to compile.
     """
-    return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * depth <= SIMD_WIDTH))
+    divisors = [m for m in range(1, groups + 1) if groups % m == 0]
+    narrow = max(m for m in divisors if m == 1 or m * depth <= SIMD_WIDTH)
+    return next(m for m in divisors if m >= narrow and groups // m <= MOST_CONVOLUTIONS)
 
 
 def _by_groups(dense: Callable[..., jax.Array], a: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:

@@ -100,7 +100,7 @@ def _bind(primitive: Any, a: jax.Array, b: jax.Array, **params: Any) -> jax.Arra
 
     The cast's transpose sums a replicated kernel's gradient over the replicas.
     """
-    axes_a, axes_b = (frozenset[str](getattr(jax.typeof(v), "vma", ())) for v in (a, b))
+    axes_a, axes_b = (frozenset[str](jax.typeof(v).mat.varying) for v in (a, b))
     if axes_b - axes_a:
         a = lax.pcast(a, tuple(axes_b - axes_a), to="varying")
     if axes_a - axes_b:

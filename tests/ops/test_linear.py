@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import geometry, ops
 
@@ -141,6 +142,34 @@ def test_vmap_over_kernels_and_their_gradients():
     for number in range(3):
         for ours, alone in zip(together, jax.grad(loss, (0, 1))(xs[number], kernels[number]), strict=True):
             np.testing.assert_allclose(ours[number], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_a_replicated_kernel_s_gradient_is_summed_over_the_replicas():
+    """Under `shard_map` with its check of varying axes, as without a mesh."""
+    mesh = Mesh(np.array(jax.local_devices()[:2]), ("data",))
+
+    def loss(x, kernel):
+        return (ops.conv2d(x, kernel, stride=2) ** 2).sum()
+
+    def replica(x, kernel):
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    mapped = jax.jit(jax.shard_map(replica, mesh=mesh, in_specs=(split, whole), out_specs=(split, whole)))
+    for ours, alone in zip(mapped(X, KERNEL), jax.grad(loss, (0, 1))(X, KERNEL), strict=True):
+        np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_an_output_pixel_may_lie_beyond_a_crop_of_the_whole_input():
+    """Stride 4 over a 1-pixel kernel leaves phases whose window starts past the input."""
+    x = jnp.arange(2.0).reshape(1, 1, 2, 1)
+    kernel = jnp.ones((1, 2, 1, 1))
+    y = ops.conv_transpose2d(x, kernel, stride=(1, 4), padding=(0, 1), output_padding=(0, 3), dilation=(1, 3))
+    full = np.zeros(4 + 3 + 1 + 3)
+    for pixel, value in ((0, 0.0), (1, 1.0)):
+        for tap in (0, 1):
+            full[4 * pixel + 3 * tap] += value
+    np.testing.assert_array_equal(y[0, 0, :, 0], full[1:-1])
 
 
 @pytest.mark.parametrize(
