@@ -28,6 +28,7 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # jaxlib 0.10 runs its library fusion of a convolution at half of Eigen's speed; from 0.11 on it is the faster of the
 # two.
 LIBRARY_FUSION_IS_SLOW = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
+FEW_IMAGES = 8  # below, a kernel gradient is a product a tap: a batch as input channels would leave lanes empty
 SIMD_WIDTH = 16  # narrow groups are merged up to one vector register of float32
 MOST_CONVOLUTIONS = 64  # that a convolution in groups is split into
 # The s*s phases of a strided input gradient share one convolution if together they have up to this many channels, or if
@@ -118,6 +119,10 @@ def _dense_kernel_gradient(
     if kernel_size == (1, 1):
         x = _taps(_pad(x, padding), (1, 1), stride, dilation, dy.shape[1:3])[0]
         return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
+    if x.shape[0] < FEW_IMAGES:
+        taps = _taps(_pad(x, padding), kernel_size, stride, dilation, dy.shape[1:3])
+        products = [lax.dot_general(tap, dy, (((0, 1, 2), (0, 1, 2)), ((), ()))) for tap in taps]
+        return jnp.stack(products).reshape(*kernel_size, x.shape[3], dy.shape[3])
     # x convolved with dy, the batch as the channels that are summed: stride and dilation trade places.
     extent = reach(kernel_size, dy.shape[1:3], stride, dilation)
     padding = tuple((lo, r - size - lo) for (lo, _), r, size in zip(padding, extent, x.shape[1:3], strict=True))
