@@ -268,7 +268,12 @@ def _time_row(row: Row, seconds: float) -> dict[str, Any]:
 
 def _jax_calls(function: Function, arrays: list[jax.Array], cotangent: jax.Array) -> tuple[Function, Function]:
     forward = jax.jit(function)
-    both = jax.jit(lambda seed, *arrays: jax.vjp(function, *arrays)[1](seed))
+
+    @jax.jit
+    def both(seed: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        y, pull = jax.vjp(function, *arrays)
+        return y, pull(seed)  # with y, or XLA would leave out what a linear function's gradient does not need
+
     return (
         lambda: jax.block_until_ready(forward(*arrays)),
         lambda: jax.block_until_ready(both(cotangent, *arrays)),
