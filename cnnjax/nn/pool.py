@@ -1,5 +1,7 @@
 """Layers without parameters that change the size of an image."""
 
+from typing import Any
+
 import jax
 
 from cnnjax import ops
@@ -8,7 +10,45 @@ from cnnjax.ops.arguments import Ints
 
 
 class MaxPool(Module):
-    """`ops.max_pool2d`; the stride defaults to the window."""
+    """`ops.max_pool2d`; the stride defaults to the window.
+
+    With `return_indices` it is `ops.max_pool2d_with_indices` and gives (values, indices), for `MaxUnpool`; windows
+    without gaps and sizes rounded down only.
+    """
+
+    pool = staticmethod(ops.max_pool2d)
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        dilation: Ints = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ):
+        if return_indices and (dilation not in (1, (1, 1)) or ceil_mode):
+            raise ValueError(f"return_indices takes dilation=1 and ceil_mode=False, got {dilation} and {ceil_mode}")
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.return_indices, self.ceil_mode = dilation, return_indices, ceil_mode
+
+    def __call__(self, x: jax.Array) -> Any:
+        if self.return_indices:
+            return ops.max_pool2d_with_indices(x, self.kernel_size, stride=self.stride, padding=self.padding)
+        return self.pool(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+        )
+
+
+class MinPool(MaxPool):
+    """`ops.min_pool2d`, with the arguments of `MaxPool` but its indices."""
+
+    pool = staticmethod(ops.min_pool2d)
 
     def __init__(
         self,
@@ -18,18 +58,7 @@ class MaxPool(Module):
         dilation: Ints = 1,
         ceil_mode: bool = False,
     ):
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return ops.max_pool2d(
-            x,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-        )
+        super().__init__(kernel_size, stride, padding, dilation, False, ceil_mode)
 
 
 class AvgPool(Module):
@@ -74,6 +103,13 @@ class GlobalAvgPool(Module):
         return ops.global_avg_pool2d(x)
 
 
+class GlobalMaxPool(Module):
+    """`ops.global_max_pool2d`: images to (batch, channels)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.global_max_pool2d(x)
+
+
 class AdaptiveAvgPool(Module):
     """`ops.adaptive_avg_pool2d`."""
 
@@ -106,6 +142,16 @@ class Upsample(Module):
         if self.mode == "nearest":
             return ops.upsample_nearest(x, self.scale)
         return ops.upsample_bilinear(x, self.scale, align_corners=self.align_corners)
+
+
+class BedOfNails(Module):
+    """`ops.bed_of_nails`."""
+
+    def __init__(self, scale: Ints):
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.bed_of_nails(x, self.scale)
 
 
 class PixelShuffle(Module):

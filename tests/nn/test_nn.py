@@ -104,7 +104,10 @@ SEPARABLE = nn.SeparableConv(4, 6, 3, 2, padding=1, rngs=nnx.Rngs(0))
             lambda x: ops.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
         ),
         (nn.LPPool(3.0, 2), lambda x: ops.lp_pool2d(x, 2, 3.0)),
+        (nn.MinPool(3, 2, 1), lambda x: ops.min_pool2d(x, 3, stride=2, padding=1)),
         (nn.GlobalAvgPool(), ops.global_avg_pool2d),
+        (nn.GlobalMaxPool(), ops.global_max_pool2d),
+        (nn.BedOfNails((2, 3)), lambda x: ops.bed_of_nails(x, (2, 3))),
         (nn.AdaptiveAvgPool((3, 2)), lambda x: ops.adaptive_avg_pool2d(x, (3, 2))),
         (nn.Upsample(2), lambda x: ops.upsample_nearest(x, 2)),
         (nn.Upsample(2, "bilinear", True), lambda x: ops.upsample_bilinear(x, 2, align_corners=True)),
@@ -133,8 +136,13 @@ def test_layers_are_their_operations(layer, operation):
     np.testing.assert_allclose(layer(X), operation(X), rtol=1e-6)
 
 
+def test_indices_are_only_of_plain_windows():
+    with pytest.raises(ValueError, match="return_indices takes dilation=1 and ceil_mode=False, got 2 and False"):
+        nn.MaxPool(2, dilation=2, return_indices=True)
+
+
 def test_unpooling_is_its_operation():
-    y, indices = ops.max_pool2d_with_indices(X, 2)
+    y, indices = nn.MaxPool(2, return_indices=True)(X)
     np.testing.assert_array_equal(nn.MaxUnpool(8)(y, indices), ops.max_unpool2d(y, indices, 8))
 
 
