@@ -36,6 +36,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py report                            write results/README.md from the published runs
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
        python launch.py bench ops                         time the primitives against plain lax and torch
+       python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
 """
 
 
@@ -219,7 +220,7 @@ def publish(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time something against its peers: `bench ops`."""
+    """Time something against its peers: `bench ops`, `bench train`."""
     if not arguments:
         raise UserError(f"bench takes what to time: {', '.join(BENCHES)}")
     if arguments[0] not in BENCHES:
@@ -244,7 +245,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "publish": publish,
     "bench": bench,
 }
-BENCHES = {"ops": "experiments.bench_ops"}
+BENCHES = {"ops": "experiments.bench_ops", "train": "experiments.bench_train"}
 
 if __name__ == "__main__":
     sys.exit(main())

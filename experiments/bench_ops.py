@@ -11,10 +11,8 @@ import contextlib
 import fnmatch
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -26,10 +24,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cnnjax import ops, train, viz
+from cnnjax import ops, viz
 from cnnjax.errors import UserError
 from cnnjax.ops.conv_primitives import reference_input_gradient
-from cnnjax.train.devices import describe_device, describe_versions, keep_freed_memory
+from cnnjax.train.devices import keep_freed_memory
+from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
 Function = Callable[..., Any]
 NCHW = (0, 3, 1, 2)
@@ -227,63 +226,72 @@ def main(arguments: list[str]) -> int:
     summary = {
         "rows": results,
         "means": _means([result for result, row in zip(results, chosen, strict=True) if row.counts]),
-        "matrix_product_gflops": _peak(),
-        "device": describe_device(),
-        "versions": describe_versions(),
+        "matrix_product_gflops": matrix_product_gflops(),
     }
     _print(summary)
     if options.rows == "*":
-        suffix = "" if jax.default_backend() == "cpu" else f"-{jax.default_backend()}"
-        folder = Path(__file__).parent.parent / "results" / "bench"
-        folder.mkdir(parents=True, exist_ok=True)
-        train.write_json(folder / f"ops{suffix}.json", summary)
-        labels = [result["name"] for result in results]
-        bars = {who: [result["both"].get(who) for result in results] for who in ("plain", "ours")}
+        write_results("ops", summary)
         peers = [result["both"].get("torch") for result in results]
         if all(peers):
             ratios = {
-                {"plain": "plain lax", "ours": "cnnjax"}[who]: [
-                    ms / peer for ms, peer in zip(values, peers, strict=True)
-                ]
-                for who, values in bars.items()
+                label: [result["both"][who] / peer for result, peer in zip(results, peers, strict=True)]
+                for label, who in (("plain lax", "plain"), ("cnnjax", "ours"))
             }
-            viz.save(viz.ratio_bars(labels, ratios, "forward + backward, time / torch's"), folder / f"ops{suffix}.png")
+            bars = viz.ratio_bars([row.name for row in chosen], ratios, "forward + backward, time / torch's")
+            viz.save(bars, result_path("ops", ".png"))
     return 0
 
 
 def _time_row(row: Row, seconds: float) -> dict[str, Any]:
-    """Median milliseconds of every contender, forward and with gradients."""
+    """Median milliseconds of every contender, forward and with gradients, and the memory that the gradients take."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in row.shapes]
     out = jax.eval_shape(row.ours, *arrays)
     cotangent = rng.standard_normal(out.shape, dtype=np.float32)
     forward: dict[str, Function] = {}
     both: dict[str, Function] = {}
+    memory: dict[str, float] = {}
     for who, function in (("ours", row.ours), ("plain", row.plain)):
-        forward[who], both[who] = _jax_calls(function, [jnp.asarray(a) for a in arrays], jnp.asarray(cotangent))
+        compiled = compile_gradients(function, row.shapes)
+        memory[who] = temporary_memory(compiled)
+        forward[who], both[who] = _jax_calls(function, compiled, arrays, cotangent)
     with contextlib.suppress(ImportError):  # without torch the table has no column of torch's
         forward["torch"], both["torch"] = _torch_calls(row, arrays, cotangent)
-    return {"name": row.name, "forward": _race(forward, seconds), "both": _race(both, seconds)}
+    return {"name": row.name, "forward": race(forward, seconds), "both": race(both, seconds), "memory": memory}
 
 
-def _jax_calls(function: Function, arrays: list[jax.Array], cotangent: jax.Array) -> tuple[Function, Function]:
-    forward = jax.jit(function)
+def compile_gradients(function: Function, shapes: Sequence[tuple[int, ...]]) -> jax.stages.Compiled:
+    """Compile `(cotangent, *arrays) -> (y, gradients of all arrays)` for float32 arrays of these shapes."""
 
-    @jax.jit
-    def both(seed: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def both(cotangent: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         y, pull = jax.vjp(function, *arrays)
-        return y, pull(seed)  # with y, or XLA would leave out what a linear function's gradient does not need
+        return y, pull(cotangent)  # with y, or XLA would leave out what a linear function's gradient does not need
 
+    arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return jax.jit(both).lower(jax.eval_shape(function, *arrays), *arrays).compile()
+
+
+def temporary_memory(compiled: jax.stages.Compiled) -> float:
+    """Return the memory that a program needs beside its inputs and outputs, in multiples of these."""
+    needs: Any = compiled.memory_analysis()
+    return needs.temp_size_in_bytes / (needs.argument_size_in_bytes + needs.output_size_in_bytes)
+
+
+def _jax_calls(
+    function: Function, compiled: Function, arrays: Sequence[np.ndarray], cotangent: np.ndarray
+) -> tuple[Function, Function]:
+    forward, inputs = jax.jit(function), [jnp.asarray(array) for array in arrays]
+    seed = jnp.asarray(cotangent)
     return (
-        lambda: jax.block_until_ready(forward(*arrays)),
-        lambda: jax.block_until_ready(both(cotangent, *arrays)),
+        lambda: jax.block_until_ready(forward(*inputs)),
+        lambda: jax.block_until_ready(compiled(seed, *inputs)),
     )
 
 
 def _torch_calls(row: Row, arrays: list[np.ndarray], cotangent: np.ndarray) -> tuple[Function, Function]:
     import torch
 
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    device = torch_device()
 
     def convert(array: np.ndarray, order: Sequence[int]) -> Any:
         tensor = torch.tensor(np.ascontiguousarray(array.transpose(order)), device=device)
@@ -311,21 +319,6 @@ def _torch_calls(row: Row, arrays: list[np.ndarray], cotangent: np.ndarray) -> t
     return forward, both
 
 
-def _race(contenders: dict[str, Function], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, taking turns."""
-    for call in contenders.values():
-        call()
-    times: dict[str, list[float]] = {who: [] for who in contenders}
-    while any(len(taken) < 3 or sum(taken) < seconds for taken in times.values()):
-        for who, call in contenders.items():
-            if len(times[who]) >= 3 and sum(times[who]) >= seconds:
-                continue
-            started = time.perf_counter()
-            call()
-            times[who].append(time.perf_counter() - started)
-    return {who: 1e3 * statistics.median(taken) for who, taken in times.items()}
-
-
 def _means(results: list[dict[str, Any]]) -> dict[str, float]:
     """Geometric means and worst of the ratios with gradients, over the rows that count."""
     means = {}
@@ -339,14 +332,6 @@ def _means(results: list[dict[str, Any]]) -> dict[str, float]:
             means[name] = math.exp(statistics.mean(map(math.log, ratios)))
             means[f"worst {name}"] = max(ratios)
     return means
-
-
-def _peak() -> float:
-    """GFLOP/s of a matrix product of 2048, the ceiling of every row."""
-    a = jnp.ones((2048, 2048))
-    product = jax.jit(lambda a: a @ a)
-    best = _race({"product": lambda: product(a).block_until_ready()}, 1.0)["product"]
-    return 2 * 2048**3 / best / 1e6
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -363,6 +348,9 @@ def _print(summary: dict[str, Any]) -> None:
         table.add_row(result["name"], *cells)
     console = Console()
     console.print(table)
+    console.print(
+        f"most memory beside inputs and outputs: {max(r['memory']['ours'] for r in summary['rows']):.2f} times"
+    )
     for name, value in summary["means"].items():
         console.print(f"{name}: {value:.2f}")
     console.print(f"matrix product: {summary['matrix_product_gflops']:.0f} GFLOP/s")

@@ -46,7 +46,7 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
     return rows
 
 
-def count_params(model: Module) -> int:
+def count_params(model: nnx.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 

@@ -103,7 +103,7 @@ def ratio_bars(labels: Sequence[str], ratios: Mapping[str, Sequence[float]], tit
     for number, (contender, values) in enumerate(ratios.items()):
         offset = (number - (len(ratios) - 1) / 2) * height
         heights = np.asarray(values) - 1
-        axes.barh(places + offset, heights, height, left=1, color=COLOURS[1 - number], label=contender)
+        axes.barh(places + offset, heights, height, left=1, color=COLOURS[len(ratios) - 1 - number], label=contender)
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", xlabel=title)
     axes.set_yticks(places, labels, fontsize=8)
