@@ -5,7 +5,7 @@ raises a `ValueError` that names the argument, its value and what was expected.
 """
 
 from cnnjax.ops.conv import conv2d, convolve2d, depthwise_conv2d, separable_conv2d
-from cnnjax.ops.norm import batch_norm, local_response_norm, moments
+from cnnjax.ops.norm import batch_norm, group_norm, layer_norm, local_response_norm, moments
 from cnnjax.ops.pool import (
     adaptive_avg_pool2d,
     avg_pool2d,
@@ -30,6 +30,8 @@ __all__ = [
     "depthwise_conv2d",
     "global_avg_pool2d",
     "global_max_pool2d",
+    "group_norm",
+    "layer_norm",
     "local_response_norm",
     "lp_pool2d",
     "max_pool2d",

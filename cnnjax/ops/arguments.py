@@ -1,6 +1,8 @@
 """Arguments parsed and checked once, at the border of every operation, with messages that name the argument."""
 
+import math
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import jax
@@ -11,18 +13,42 @@ Ints = int | Pair
 Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 Padding = Ints | Sides | str
 
+LARGEST_INTEGER = 2**31 - 1  # an index has 32 bits
+MOST_ELEMENTS = 2**40  # no device holds as many
 PADDING_NAMES = ("VALID", "SAME", "HALF", "FULL")
 
 
 def integer(name: str, value: SupportsIndex, minimum: int) -> int:
-    """Return `value` as an int, at least `minimum`."""
+    """Return `value` as an int, at least `minimum` and at most what an index can be."""
     try:
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    if number > LARGEST_INTEGER:
+        raise ValueError(f"{name} must be at most {LARGEST_INTEGER}, got {number}")
     return number
+
+
+def real(name: str, value: Any, *, positive: bool = False) -> float:
+    """Return `value` as a float, finite and perhaps positive."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    if positive and number <= 0:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return number
+
+
+def one_of(name: str, value: Any, names: Iterable[str]) -> str:
+    """Return `value`, one of `names`."""
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{name} must be one of {tuple(names)}, got {value!r}")
+    return value
 
 
 def pair(name: str, value: Any, minimum: int) -> Pair:
@@ -39,14 +65,48 @@ def spatial(x: jax.Array, axis: int = 1) -> Pair:
     return x.shape[axis], x.shape[axis + 1]
 
 
-def image(name: str, x: Any, ndim: int = 4, axes: str = "batch, height, width, channels") -> jax.Array:
-    """Return `x` as a floating-point array of `ndim` axes."""
-    x = jnp.asarray(x)
-    if x.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes ({axes}), got shape {x.shape}")
+def image(name: str, x: Any, axes: str = "batch, height, width, channels") -> jax.Array:
+    """Return `x` as a floating-point array of four axes, which only along the first, the batch, may be empty."""
+    x = _array(name, x, axes)
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have at least one pixel and channel ({axes}), got shape {x.shape}")
+    return x
+
+
+def kernel(name: str, x: Any, axes: str) -> jax.Array:
+    """Return `x` as a floating-point array of four axes, none empty."""
+    x = _array(name, x, axes)
+    if 0 in x.shape:
+        raise ValueError(f"{name} must not be empty ({axes}), got shape {x.shape}")
+    return x
+
+
+def _array(name: str, x: Any, axes: str) -> jax.Array:
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array ({axes}), got a {type(x).__name__}") from None
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have 4 axes ({axes}), got shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} must be floating point, got {x.dtype}: convert it first, e.g. {name} / 255.0")
     return x
+
+
+def vector(name: str, x: Any, length: int, of: str) -> jax.Array:
+    """Return `x` as an array with a real number for each of `length` channels."""
+    x = jnp.asarray(x)
+    if x.shape != (length,):
+        raise ValueError(f"{name} must have shape {(length,)}, one per {of}, got {x.shape}")
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got {x.dtype}")
+    return x
+
+
+def check_size(name: str, value: Any, shape: Sequence[int]) -> None:
+    """Raise a ValueError if an argument asks for an array that cannot exist."""
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"{name}={value!r} makes an array of shape {tuple(shape)}, more than any device holds")
 
 
 def sides(padding: Padding, size: Pair, window: Pair, stride: Pair, dilation: Pair) -> Sides:

@@ -50,11 +50,9 @@ def conv2d(
 
     Source: Dumoulin & Visin (2016); claims B1, B3, B4, B6, B7, B8, B9, B12.
     """
-    if layout not in _LAYOUTS:
-        raise ValueError(f"layout must be one of {tuple(_LAYOUTS)}, got {layout!r}")
-    if layout == "NCHW":
+    if arguments.one_of("layout", layout, _LAYOUTS) == "NCHW":
         x = jnp.moveaxis(arguments.image("x", x, axes="batch, channels, height, width"), 1, 3)
-        kernel = arguments.image("kernel", kernel, axes="out, channels / groups, height, width").transpose(2, 3, 1, 0)
+        kernel = arguments.kernel("kernel", kernel, axes="out, channels / groups, height, width").transpose(2, 3, 1, 0)
         y = conv2d(
             x,
             kernel,
@@ -67,7 +65,7 @@ def conv2d(
         )
         return jnp.moveaxis(y, 3, 1)
     x = arguments.image("x", x)
-    kernel = arguments.image("kernel", kernel, axes="height, width, channels / groups, out").astype(x.dtype)
+    kernel = arguments.kernel("kernel", kernel, axes="height, width, channels / groups, out").astype(x.dtype)
     groups = arguments.integer("groups", groups, 1)
     _check_channels(x.shape[3], kernel.shape, groups)
     stride = arguments.pair("stride", stride, 1)
@@ -75,15 +73,14 @@ def conv2d(
     size, window = arguments.spatial(x), arguments.spatial(kernel, 0)
     sides = arguments.sides(padding, size, window, stride, dilation)
     arguments.check_fits(size, sides, window, dilation)
-    if padding_mode != "zeros":
+    padded = [s + before + after for s, (before, after) in zip(size, sides, strict=True)]
+    arguments.check_size("padding", padding, (x.shape[0], *padded, x.shape[3]))
+    if arguments.one_of("padding_mode", padding_mode, _PAD_MODES) != "zeros":
         x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
     y = convolve(x, kernel, stride=stride, padding=sides, dilation=dilation, groups=groups)
     if bias is None:
         return y
-    bias = jnp.asarray(bias)
-    if bias.shape != kernel.shape[3:]:
-        raise ValueError(f"bias must have shape {kernel.shape[3:]}, one per output channel, got {bias.shape}")
-    return y + bias.astype(y.dtype)
+    return y + arguments.vector("bias", bias, kernel.shape[3], "output channel").astype(y.dtype)
 
 
 def convolve2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, **options: Any) -> jax.Array:
@@ -94,7 +91,7 @@ def convolve2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *
     Source: claim B2.
     """
     axes = (2, 3) if options.get("layout") == "NCHW" else (0, 1)
-    kernel = arguments.image("kernel", kernel, axes="height, width, channels / groups, out")
+    kernel = arguments.kernel("kernel", kernel, axes="height, width, channels / groups, out")
     return conv2d(x, jnp.flip(kernel, axes), bias, **options)
 
 
@@ -105,7 +102,7 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
         x: images (batch, height, width, in).
         kernel: (height, width, 1, in * multiplier); outputs `c * multiplier` and on are of input channel c.
         bias: (in * multiplier,).
-        **options: stride, padding, dilation and padding_mode, as `conv2d`.
+        **options: stride, padding, dilation, padding_mode and layout, as `conv2d`.
 
     Raises:
         ValueError: as `conv2d`.
@@ -113,7 +110,7 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     Source: Sifre, "Rigid-motion scattering for image classification" (2014); claim H1.
     """
     x = arguments.image("x", x)
-    return conv2d(x, kernel, bias, groups=x.shape[3], **options)
+    return conv2d(x, kernel, bias, groups=x.shape[1 if options.get("layout") == "NCHW" else 3], **options)
 
 
 def separable_conv2d(
@@ -133,6 +130,14 @@ def separable_conv2d(
 
     Source: Chollet, "Xception" (2017); claims B10, H1.
     """
+    arguments.one_of("layout", options.get("layout", "NHWC"), ("NHWC",))
+    x = arguments.image("x", x)
+    depthwise = arguments.kernel("depthwise", depthwise, "height, width, 1, in * multiplier")
+    pointwise = arguments.kernel("pointwise", pointwise, "1, 1, in * multiplier, out")
+    if depthwise.shape[2] != 1 or depthwise.shape[3] % x.shape[3]:
+        raise ValueError(f"depthwise must have shape (height, width, 1, {x.shape[3]} * n), got {depthwise.shape}")
+    if pointwise.shape[:3] != (1, 1, depthwise.shape[3]):
+        raise ValueError(f"pointwise must have shape (1, 1, {depthwise.shape[3]}, out), got {pointwise.shape}")
     return conv2d(depthwise_conv2d(x, depthwise, **options), pointwise, bias)
 
 
@@ -143,15 +148,13 @@ def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -
         raise ValueError(f"kernel has {kernel_shape[3]} output channels, not divisible by groups={groups}")
     if kernel_shape[2] != channels // groups:
         raise ValueError(
-            f"kernel of shape {kernel_shape} takes {kernel_shape[2]} channels a group, but x has {channels} channels "
-            f"in groups={groups}: expected {channels // groups}"
+            f"kernel takes {kernel_shape[2]} channels a group, but x has {channels} channels in groups={groups}: "
+            f"expected {channels // groups}"
         )
 
 
 def _pad(x: jax.Array, sides: Sides, mode: str) -> jax.Array:
     """Extend images by their own pixels."""
-    if mode not in _PAD_MODES:
-        raise ValueError(f"padding_mode must be one of {tuple(_PAD_MODES)}, got {mode!r}")
     for axis, size, amounts in zip(("height", "width"), x.shape[1:3], sides, strict=True):
         limit = {"reflect": size - 1, "circular": size}.get(mode)
         if limit is not None and max(amounts) > limit:

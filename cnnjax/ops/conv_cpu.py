@@ -21,13 +21,27 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pair = tuple[int, ...]  # (height, width)
-Sides = tuple[tuple[int, int], ...]  # ((top, bottom), (left, right)); a negative one crops
+from cnnjax.ops import conv_cpu_depthwise
+from cnnjax.ops.apart import apart
+from cnnjax.ops.conv_cpu_parts import (
+    Pair,
+    Sides,
+    interleave,
+    output_size,
+    pad,
+    phase_parts,
+    phases_of,
+    reach,
+    spread_taps,
+    taps_are_fewer_than_phases,
+    taps_of,
+)
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # jaxlib 0.10 runs its library fusion of a convolution at half of Eigen's speed; from 0.11 on it is the faster of the
 # two.
 LIBRARY_FUSION_IS_SLOW = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
+FEW_PRODUCTS = 36  # up to as many an output, a convolution is a sum of products; from 50 on Eigen is faster
 FEW_IMAGES = 8  # below, a kernel gradient is a product a tap: a batch as input channels would leave lanes empty
 SIMD_WIDTH = 16  # narrow groups are merged up to one vector register of float32
 MOST_CONVOLUTIONS = 64  # that a convolution in groups is split into
@@ -43,11 +57,11 @@ def forward(x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, di
     """`y[n, i, j, o] = sum_abc x[n, i*s + a*d - p, j*s + b*d - p, c] * kernel[a, b, c, o]`."""
     depth = kernel.shape[2]
     if groups > 1 and depth == 1:
-        return _depthwise_forward(x, kernel, stride, padding, dilation)
+        return conv_cpu_depthwise.forward(x, kernel, stride, padding, dilation)
     if groups > 1:
-        dense = functools.partial(_dense_forward, stride=stride, padding=padding, dilation=dilation)
+        dense = functools.partial(_convolution, stride=stride, padding=padding, dilation=dilation)
         return _by_groups(dense, x, kernel, groups)
-    return _dense_forward(x, kernel, stride, padding, dilation)
+    return _convolution(x, kernel, stride, padding, dilation)
 
 
 def input_gradient(
@@ -56,7 +70,7 @@ def input_gradient(
     """The gradient of `sum(forward * dy)` with respect to x, which is `input_size` high and wide."""
     depth = kernel.shape[2]
     if groups > 1 and depth == 1:
-        return _depthwise_input_gradient(dy, kernel, groups, input_size, stride, padding, dilation)
+        return conv_cpu_depthwise.input_gradient(dy, kernel, groups, input_size, stride, padding, dilation)
     if groups > 1:
         dense = functools.partial(
             _dense_input_gradient, input_size=input_size, stride=stride, padding=padding, dilation=dilation
@@ -71,7 +85,7 @@ def kernel_gradient(
     """The gradient of `sum(forward * dy)` with respect to the kernel, which is `kernel_size` high and wide."""
     depth = x.shape[3] // groups
     if groups > 1 and depth == 1:
-        return _depthwise_kernel_gradient(x, dy, kernel_size, stride, padding, dilation)
+        return conv_cpu_depthwise.kernel_gradient(x, dy, kernel_size, stride, padding, dilation)
     if groups > 1:
         merged = _groups_to_merge(groups, depth)
         parts = [
@@ -85,42 +99,33 @@ def kernel_gradient(
 # ---------------------------------------------------------------- dense
 
 
-def _dense_forward(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
-    if kernel.shape[:2] == (1, 1):  # a matrix product: peak speed on every jaxlib
-        x = _taps(
-            _pad(x, padding), (1, 1), stride, dilation, output_size(x, kernel.shape[:2], stride, padding, dilation)
-        )[0]
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    return _convolution(x, kernel, stride, padding, dilation)
-
-
 def _dense_input_gradient(
     dy: jax.Array, kernel: jax.Array, input_size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
-    if kernel.shape[:2] == (1, 1):
-        dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
-        return _spread(dx, input_size, stride, padding)
+    if kernel.shape[:2] == (1, 1) or taps_are_fewer_than_phases(kernel, stride):
+        product = functools.partial(lax.dot_general, dimension_numbers=(((3,), (1,)), ((), ())))
+        return spread_taps(product, dy, kernel, input_size, stride, padding, dilation)
     kernel = kernel.swapaxes(2, 3)
     if stride == (1, 1):
-        phase = _phases(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)[0]
+        phase = phases_of(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)[0]
         return _phase_convolution(dy, kernel, phase)
     filled = math.prod(-(-k // s) * s for k, s in zip(kernel.shape[:2], stride, strict=True))
     merge = kernel.shape[3] * math.prod(stride) <= FEW_CHANNELS or filled <= LARGEST_FILL * math.prod(kernel.shape[:2])
     if dilation == (1, 1) and merge:
         return _merged_phases_input_gradient(dy, kernel, input_size, stride, padding)
     # s*s interleaved stride-1 convolutions: no zero-stuffed dy, so 1/(s*s) of its multiply-adds.
-    phases = _phases(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)
-    return _interleave([_phase_convolution(dy, kernel, phase) for phase in phases], stride, input_size)
+    phases = phases_of(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)
+    return interleave([_phase_convolution(dy, kernel, phase) for phase in phases], stride, input_size)
 
 
 def _dense_kernel_gradient(
     x: jax.Array, dy: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
     if kernel_size == (1, 1):
-        x = _taps(_pad(x, padding), (1, 1), stride, dilation, dy.shape[1:3])[0]
+        x = taps_of(pad(x, padding), (1, 1), stride, dilation, dy.shape[1:3])[0]
         return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
     if x.shape[0] < FEW_IMAGES:
-        taps = _taps(_pad(x, padding), kernel_size, stride, dilation, dy.shape[1:3])
+        taps = taps_of(pad(x, padding), kernel_size, stride, dilation, dy.shape[1:3])
         products = [lax.dot_general(tap, dy, (((0, 1, 2), (0, 1, 2)), ((), ()))) for tap in taps]
         return jnp.stack(products).reshape(*kernel_size, x.shape[3], dy.shape[3])
     # x convolved with dy, the batch as the channels that are summed: stride and dilation trade places.
@@ -153,7 +158,7 @@ def _merged_phases_input_gradient(
         .transpose(0, 1, 3, 2, 4, 5)
         .reshape(n, rows * sh, columns * sw, channels)
     )
-    return _pad(
+    return pad(
         dx,
         tuple((-lo, size + lo - have) for (lo, _), size, have in zip(padding, input_size, dx.shape[1:3], strict=True)),
     )
@@ -162,17 +167,49 @@ def _merged_phases_input_gradient(
 def _convolution(
     x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair, off_library: bool = False
 ) -> jax.Array:
-    """The one convolution call: in the only layout that reaches Eigen, with no kernel larger than its input."""
+    """A dense convolution: a matrix product, a sum of products, or Eigen's.
+
+    The last in the only layout that reaches it, with no kernel larger than its input.
+    """
+    if not off_library and math.prod(kernel.shape[:3]) <= FEW_PRODUCTS:
+        return _sum_of_products(x, kernel, stride, padding, dilation)
+    if kernel.shape[:2] == (1, 1):
+        size = output_size(x, (1, 1), stride, padding, dilation)
+        x = taps_of(pad(x, padding), (1, 1), stride, dilation, size)[0]
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     crop = tuple((min(lo, 0), min(hi, 0)) for lo, hi in padding)
     if any(k > size + sum(c) for k, size, c in zip(kernel.shape[:2], x.shape[1:3], crop, strict=True)):
-        x, padding = _pad(x, padding), ((0, 0), (0, 0))
+        x, padding = pad(x, padding), ((0, 0), (0, 0))
     else:
-        x, padding = _pad(x, crop), tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
+        x, padding = pad(x, crop), tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
     if off_library or LIBRARY_FUSION_IS_SLOW:
         return _off_library_fusion(x, kernel, stride, padding, dilation)
     return lax.conv_general_dilated(
         x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=DIMENSION_NUMBERS
     )
+
+
+def _phase_convolution(dy: jax.Array, kernel: jax.Array, phase: Any) -> jax.Array:
+    kernel, padding, dilation, size = phase_parts(kernel, phase)
+    if kernel.size == 0:
+        return jnp.zeros((dy.shape[0], *size, kernel.shape[3]), dy.dtype)
+    return _convolution(dy, kernel, (1, 1), padding, dilation)
+
+
+def _sum_of_products(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
+    """One fused loop over pixels and output channels, every product of a tap and an input channel written out.
+
+    For first layers. Eigen packs few input channels one by one (3x3 of RGB: 1.7 to 6 times slower than this).
+    """
+    window = kernel.shape[:2]
+    size = output_size(x, window, stride, padding, dilation)
+
+    def products(x: jax.Array) -> jax.Array:
+        pixels = [tap[..., c, None] for tap in taps_of(x, window, stride, dilation, size) for c in range(x.shape[3])]
+        weights = kernel.reshape(-1, kernel.shape[3])
+        return functools.reduce(jnp.add, [pixel * weight for pixel, weight in zip(pixels, weights, strict=True)])
+
+    return apart(products, apart(lambda x: pad(x, padding), x))
 
 
 def _off_library_fusion(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
@@ -253,155 +290,3 @@ def _diagonal_blocks(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
     kernel = kernel.reshape(kh, kw, merged, depth // merged, groups // merged, merged, out // groups)
     kernel = jnp.stack([kernel[:, :, m, :, :, m] for m in range(merged)], axis=4)
     return kernel.reshape(kh, kw, depth // merged, out)
-
-
-# ---------------------------------------------------------------- depthwise: products of shifted maps, fused
-
-
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
-    size = output_size(x, kernel.shape[:2], stride, padding, dilation)
-    x = _materialized(_pad(_repeat_channels(x, kernel), padding))  # a pad inside the loop costs a branch per element
-    return _weighted_sum(_taps(x, kernel.shape[:2], stride, dilation, size), kernel)
-
-
-def _depthwise_input_gradient(
-    dy: jax.Array, kernel: jax.Array, channels: int, input_size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> jax.Array:
-    phases = _phases(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)
-    dx = _interleave([_phase_sum(dy, kernel, phase) for phase in phases], stride, input_size)
-    return dx if dx.shape[3] == channels else dx.reshape(*dx.shape[:3], channels, -1).sum(4)
-
-
-def _depthwise_kernel_gradient(
-    x: jax.Array, dy: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> jax.Array:
-    x = _materialized(_pad(_repeat_channels(x, dy), padding))
-    taps = _taps(x, kernel_size, stride, dilation, dy.shape[1:3])
-    # One reduction with an output per tap reads x and dy once; over rows and columns only, so that the images are
-    # shared among threads.
-    zero = jnp.zeros((), x.dtype)
-    axes = (1, 2) if x.shape[0] > 1 else (2,)
-    sums = lax.reduce(
-        [tap * dy for tap in taps], [zero] * len(taps), lambda a, b: [p + q for p, q in zip(a, b, strict=True)], axes
-    )
-    sums = _materialized(jnp.stack(sums))
-    return sums.sum(tuple(range(1, sums.ndim - 1))).reshape(*kernel_size, 1, -1)
-
-
-def _repeat_channels(x: jax.Array, like: jax.Array) -> jax.Array:
-    multiplier = like.shape[-1] // x.shape[-1]
-    return jnp.repeat(x, multiplier, axis=-1) if multiplier > 1 else x
-
-
-def _weighted_sum(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    return functools.reduce(jnp.add, [tap * weight for tap, weight in zip(taps, weights, strict=True)])
-
-
-def _phase_sum(dy: jax.Array, kernel: jax.Array, phase: Any) -> jax.Array:
-    kernel, padding, dilation, size = _phase_parts(kernel, phase)
-    if kernel.size == 0:
-        return jnp.zeros((dy.shape[0], *size, dy.shape[3]), dy.dtype)
-    return _weighted_sum(_taps(_materialized(_pad(dy, padding)), kernel.shape[:2], (1, 1), dilation, size), kernel)
-
-
-# ---------------------------------------------------------------- strides undone by interleaving stride-1 maps
-
-
-def _phases(
-    input_size: Pair, output_size: Pair, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> list[Any]:
-    """For every residue (r0, r1) of input positions modulo the stride.
-
-    Which taps reach it, and how dy is padded for them.
-    """
-    axes = [
-        [_axis_phase(r, *axis) for r in range(axis[3])]
-        for axis in zip(input_size, output_size, kernel_size, stride, (lo for lo, _ in padding), dilation, strict=True)
-    ]
-    return [(rows, columns) for rows in axes[0] for columns in axes[1]]
-
-
-def _axis_phase(residue: int, size: int, out: int, kernel_size: int, stride: int, pad: int, dilation: int) -> Any:
-    # x[residue + s*q] gathers kernel[a] * dy[q + (residue + pad - a*dilation) / s] over the taps a where that is an
-    # integer.
-    taps = [a for a in range(kernel_size) if (residue + pad - a * dilation) % stride == 0]
-    count = -(-size // stride)
-    if not taps:
-        return slice(0, 0), (0, 0), 1, count
-    common = math.gcd(stride, dilation)
-    first = (residue + pad - taps[-1] * dilation) // stride  # offset of the last tap: the lowest one
-    last = (residue + pad - taps[0] * dilation) // stride
-    return slice(taps[0], None, stride // common), (-first, count - 1 + last - (out - 1)), dilation // common, count
-
-
-def _phase_parts(kernel: jax.Array, phase: Any) -> Any:
-    (rows, row_pad, row_dilation, height), (columns, column_pad, column_dilation, width) = phase
-    return kernel[rows, columns][::-1, ::-1], (row_pad, column_pad), (row_dilation, column_dilation), (height, width)
-
-
-def _phase_convolution(dy: jax.Array, kernel: jax.Array, phase: Any) -> jax.Array:
-    kernel, padding, dilation, size = _phase_parts(kernel, phase)
-    if kernel.size == 0:
-        return jnp.zeros((dy.shape[0], *size, kernel.shape[3]), dy.dtype)
-    return _convolution(dy, kernel, (1, 1), padding, dilation)
-
-
-def _interleave(phases: list[jax.Array], stride: Pair, size: Pair) -> jax.Array:
-    if len(phases) == 1:
-        return phases[0]
-    sh, sw = stride
-    rows = [jnp.stack(phases[i * sw : (i + 1) * sw], axis=3) for i in range(sh)]
-    n, height, width, _, channels = rows[0].shape
-    return jnp.stack(rows, axis=2).reshape(n, height * sh, width * sw, channels)[:, : size[0], : size[1]]
-
-
-def _spread(dx: jax.Array, size: Pair, stride: Pair, padding: Sides) -> jax.Array:
-    """Rows and columns `stride` apart, zeros between, for a kernel of one tap."""
-    config = [
-        (-lo, n + lo - ((have - 1) * s + 1), s - 1)
-        for (lo, _), n, have, s in zip(padding, size, dx.shape[1:3], stride, strict=True)
-    ]
-    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-
-
-# ---------------------------------------------------------------- small parts
-
-
-def output_size(x: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
-    """Height and width of the output, rounded down."""
-    return tuple(
-        (size + lo + hi - d * (k - 1) - 1) // s + 1
-        for size, k, s, (lo, hi), d in zip(x.shape[1:3], kernel_size, stride, padding, dilation, strict=True)
-    )
-
-
-def reach(kernel_size: Pair, output_size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """Padded input positions that the windows touch."""
-    return tuple(
-        d * (k - 1) + s * (out - 1) + 1 for k, out, s, d in zip(kernel_size, output_size, stride, dilation, strict=True)
-    )
-
-
-def _pad(x: jax.Array, padding: Sides) -> jax.Array:
-    """Zero padding of rows and columns; negative padding crops."""
-    if all(lo == hi == 0 for lo, hi in padding):
-        return x
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)])
-
-
-def _taps(x: jax.Array, kernel_size: Pair, stride: Pair, dilation: Pair, size: Pair) -> list[jax.Array]:
-    """The input that each kernel tap sees: strided views of the padded x, in the kernel's order.
-
-    Fused into what reads them, never stored.
-    """
-
-    def view(a: int, b: int) -> jax.Array:
-        start = (a * dilation[0], b * dilation[1])
-        limit = [begin + (n - 1) * s + 1 for begin, n, s in zip(start, size, stride, strict=True)]
-        return lax.slice(x, (0, *start, 0), (x.shape[0], *limit, x.shape[3]), (1, *stride, 1))
-
-    return [view(a, b) for a in range(kernel_size[0]) for b in range(kernel_size[1])]
-
-
-_materialized = lax.optimization_barrier  # what XLA computes once and keeps, instead of again in every reader

@@ -22,7 +22,8 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import conv_cpu
-from cnnjax.ops.conv_cpu import DIMENSION_NUMBERS, Pair, Sides
+from cnnjax.ops.conv_cpu import DIMENSION_NUMBERS
+from cnnjax.ops.conv_cpu_parts import Pair, Sides, output_size, reach
 
 Shape = tuple[int, ...]
 
@@ -111,7 +112,7 @@ def _bind(primitive: Any, a: jax.Array, b: jax.Array, **params: Any) -> jax.Arra
 def _forward_shape(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
 ) -> Shape:
-    return (x.shape[0], *conv_cpu.output_size(x, kernel.shape[:2], stride, padding, dilation), kernel.shape[3])
+    return (x.shape[0], *output_size(x, kernel.shape[:2], stride, padding, dilation), kernel.shape[3])
 
 
 def _input_gradient_shape(dy: jax.Array, kernel: jax.Array, *, input_size: Pair, groups: int, **_: Any) -> Shape:
@@ -253,8 +254,8 @@ def spread_by_convolution(
     x: jax.Array, kernel: jax.Array, *, output_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> jax.Array:
     """Transpose-convolve x (N, H, W, C) with kernel (kh, kw, C, O / groups): the input gradient of a convolution."""
-    reach = conv_cpu.reach(kernel.shape[:2], x.shape[1:3], stride, dilation)
-    sides = tuple((p, r - p - size) for p, r, size in zip(padding, reach, output_size, strict=True))
+    touched = reach(kernel.shape[:2], x.shape[1:3], stride, dilation)
+    sides = tuple((p, r - p - size) for p, r, size in zip(padding, touched, output_size, strict=True))
     return _bind(
         input_gradient_p,
         x,

@@ -25,7 +25,12 @@ MINIMUM = Order(lax.min, lax.lt, np.inf)
 
 
 def extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    """Return the extreme of every window; an infinity where a window has no input."""
+    """Return the extreme of every window; an infinity where a window has no input.
+
+    Windows with gaps take the slices everywhere: JAX cannot differentiate theirs.
+    """
+    if (rows.dilation, columns.dilation) != (1, 1):
+        return extreme_by_slices(x, rows, columns, order)
     return lax.platform_dependent(
         x,
         cpu=partial(extreme_by_slices, rows=rows, columns=columns, order=order),

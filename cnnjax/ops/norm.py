@@ -5,6 +5,8 @@ as written it takes four or five reductions over them in the backward pass; the 
 needed, sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -35,34 +37,39 @@ def batch_norm(
     """
     x = arguments.image("x", x)
     vectors = {"mean": mean, "var": var, "scale": scale, "bias": bias}
-    for name, vector in vectors.items():
-        if jnp.shape(vector) != x.shape[3:]:
-            raise ValueError(f"{name} must have shape {x.shape[3:]}, one per channel, got {jnp.shape(vector)}")
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}")
-    mean, var, scale, bias = (jnp.asarray(vector, _wide(x.dtype)) for vector in vectors.values())
+    mean, var, scale, bias = (
+        arguments.vector(name, vector, x.shape[3], "channel").astype(_wide(x.dtype)) for name, vector in vectors.items()
+    )
+    eps = arguments.real("eps", eps, positive=True)
     return _centred_affine(x, mean, scale * lax.rsqrt(var + eps), bias)
 
 
-@jax.custom_jvp
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance of every channel over batch, height and width, in float32 at least.
 
     Args:
         x: images (batch, height, width, channels).
+
+    Raises:
+        ValueError: wrong rank or dtype.
     """
+    return _moments(arguments.image("x", x))
+
+
+@jax.custom_jvp
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = x.astype(_wide(x.dtype))
     mean = _sum_per_channel(wide) / (x.size // x.shape[3])
     # A branch on data is cheap on a CPU only.
     return mean, lax.platform_dependent(wide, mean, cpu=_guarded_variance, default=_centred_variance)
 
 
-@moments.defjvp
+@_moments.defjvp
 def _moments_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     (x,), (x_dot,) = primals, tangents
-    mean, var = moments(x)
+    mean, var = _moments(x)
     wide = _wide(x.dtype)
     count, x_dot = x.size // x.shape[3], x_dot.astype(wide)
     # d var = 2 mean((x - mean) (dx - d mean)), and mean(x - mean) = 0. Transposed: one elementwise pass over x.
@@ -137,12 +144,13 @@ def local_response_norm(
         k: constant that is added.
 
     Raises:
-        ValueError: wrong rank or dtype, or a size below 1.
+        ValueError: wrong rank or dtype, a size below 1, or another number that is not finite.
 
     Source: Krizhevsky, Sutskever & Hinton, "ImageNet classification" (2012); claim H1.
     """
     x = arguments.image("x", x)
     size = arguments.integer("size", size, 1)
+    alpha, beta, k = (arguments.real(name, v) for name, v in (("alpha", alpha), ("beta", beta), ("k", k)))
     # The neighbours are a constant band matrix times x^2: sums along the innermost axis, which shifted slices would
     # take out of the vector lanes, become one matrix product, and so does the gradient.
     channel = jnp.arange(x.shape[3])
@@ -150,3 +158,104 @@ def local_response_norm(
     band = ((offset <= (size - 1) // 2) & (offset >= -(size // 2))).astype(x.dtype)
     neighbours = lax.dot_general(x * x, band, (((3,), (0,)), ((), ())), precision="highest")
     return x * jnp.asarray(k + (alpha / size) * neighbours, x.dtype) ** -beta
+
+
+def group_norm(x: jax.Array, groups: int, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """Return `(x - mean) / sqrt(var + eps) * scale + bias`, mean and biased variance of each image's channel groups.
+
+    One group is layer normalisation over whole images, as many groups as channels are instance normalisation.
+
+    Args:
+        x: images (batch, height, width, channels); arithmetic is in float32 at least, the result in x's dtype.
+        groups: how many groups of neighbouring channels.
+        scale: (channels,).
+        bias: (channels,).
+        eps: positive, keeps a group without variance finite.
+
+    Raises:
+        ValueError: wrong rank or dtype, a vector of another length, groups that do not divide the channels, or eps is
+            not positive.
+
+    Source: Wu & He, "Group normalization" (2018).
+    """
+    x = arguments.image("x", x)
+    channels = x.shape[3]
+    groups = arguments.integer("groups", groups, 1)
+    if channels % groups:
+        raise ValueError(f"groups={groups} must divide the {channels} channels of x")
+    wide = _wide(x.dtype)
+    scale, bias = (
+        arguments.vector(name, vector, channels, "channel").astype(wide)
+        for name, vector in {"scale": scale, "bias": bias}.items()
+    )
+    mean, var = _group_moments(x, groups)
+    gain = scale * _per_channel(lax.rsqrt(var + arguments.real("eps", eps, positive=True)), channels)
+    # Batch normalisation of every image by itself: the same two sums in the backward pass.
+    return jax.vmap(_centred_affine, (0, 0, 0, None))(x[:, None], _per_channel(mean, channels), gain, bias)[:, 0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance (batch, groups), in float32 at least; see `_moments`."""
+    wide = x.astype(_wide(x.dtype))
+    mean = _group_means(wide, groups)
+
+    def centred(x: jax.Array, mean: jax.Array) -> jax.Array:
+        return _group_means(jnp.square(x - _per_channel(mean, x.shape[3])[:, None, None]), groups)
+
+    def guarded(x: jax.Array, mean: jax.Array) -> jax.Array:
+        var = _group_means(x * x, groups) - mean * mean
+        safe = jnp.all(mean * mean <= WORST_CANCELLATION * var)
+        return lax.cond(safe, lambda: var, lambda: centred(x, mean))
+
+    return mean, lax.platform_dependent(wide, mean, cpu=guarded, default=centred)
+
+
+@_group_moments.defjvp
+def _group_moments_jvp(
+    groups: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (x,), (x_dot,) = primals, tangents
+    mean, var = _group_moments(x, groups)
+    x, x_dot = x.astype(mean.dtype), x_dot.astype(mean.dtype)
+    centred = 2 * (x - _per_channel(mean, x.shape[3])[:, None, None])
+    return (mean, var), (_group_means(x_dot, groups), _group_means(x_dot * centred, groups))
+
+
+def _group_means(x: jax.Array, groups: int) -> jax.Array:
+    """Images to (batch, groups)."""
+    n, h, w, c = x.shape
+    sums = jax.vmap(_sum_per_channel)(x[:, None])
+    return sums.reshape(n, groups, c // groups).sum(2) / (h * w * (c // groups))
+
+
+def _per_channel(x: jax.Array, channels: int) -> jax.Array:
+    """(batch, groups) to (batch, channels)."""
+    return jnp.repeat(x, channels // x.shape[1], axis=1)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """Return `(x - mean) / sqrt(var + eps) * scale + bias`, mean and biased variance of each pixel's channels.
+
+    Args:
+        x: images (batch, height, width, channels); arithmetic is in float32 at least, the result in x's dtype.
+        scale: (channels,).
+        bias: (channels,).
+        eps: positive, keeps a pixel without variance finite.
+
+    Raises:
+        ValueError: wrong rank or dtype, a vector of another length, or eps is not positive.
+
+    Source: Ba, Kiros & Hinton, "Layer normalization" (2016); over channels alone as Liu et al., "A ConvNet for the
+    2020s" (2022).
+    """
+    x = arguments.image("x", x)
+    wide = x.astype(_wide(x.dtype))
+    scale, bias = (
+        arguments.vector(name, vector, x.shape[3], "channel").astype(wide.dtype)
+        for name, vector in {"scale": scale, "bias": bias}.items()
+    )
+    centred = wide - wide.mean(3, keepdims=True)
+    var = jnp.square(centred).mean(3, keepdims=True)
+    gain = lax.rsqrt(var + arguments.real("eps", eps, positive=True))
+    return (centred * gain * scale + bias).astype(x.dtype)

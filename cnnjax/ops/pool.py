@@ -116,8 +116,7 @@ def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None
 
     Source: claim D5.
     """
-    if not p > 0:
-        raise ValueError(f"p must be positive, got {p}")
+    p = arguments.real("p", p, positive=True)
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, 0)
     return _power(window_sums(_power(jnp.abs(x), p), rows, columns), 1 / p)
@@ -176,6 +175,7 @@ def adaptive_avg_pool2d(x: jax.Array, output_size: Ints) -> jax.Array:
     """
     x = arguments.image("x", x)
     out = arguments.pair("output_size", output_size, 1)
+    arguments.check_size("output_size", output_size, (x.shape[0], *out, x.shape[3]))
     size = arguments.spatial(x)
     if size[0] % out[0] == 0 and size[1] % out[1] == 0:
         return avg_pool2d(x, (size[0] // out[0], size[1] // out[1]))

@@ -1,7 +1,6 @@
 """Transposed convolution: learnable upsampling, the gradient of a convolution with respect to its input."""
 
 import jax
-import jax.numpy as jnp
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
@@ -43,7 +42,7 @@ def conv_transpose2d(
     Source: Dumoulin & Visin (2016), chapter 4; claim F2.
     """
     x = arguments.image("x", x)
-    kernel = arguments.image("kernel", kernel, axes="height, width, in, out / groups").astype(x.dtype)
+    kernel = arguments.kernel("kernel", kernel, axes="height, width, in, out / groups").astype(x.dtype)
     groups = arguments.integer("groups", groups, 1)
     channels, outs = x.shape[3], kernel.shape[3] * groups
     if channels % groups:
@@ -62,12 +61,10 @@ def conv_transpose2d(
     )
     if min(height, width) < 1:
         raise ValueError(f"padding={paddings} leaves no output, a size of {(height, width)}: use less padding")
+    arguments.check_size("stride", strides, (x.shape[0], height, width, outs))
     y = spread_by_convolution(
         x, kernel, output_size=(height, width), stride=strides, padding=paddings, dilation=dilations, groups=groups
     )
     if bias is None:
         return y
-    bias = jnp.asarray(bias)
-    if bias.shape != (outs,):
-        raise ValueError(f"bias must have shape {(outs,)}, one per output channel, got {bias.shape}")
-    return y + bias.astype(y.dtype)
+    return y + arguments.vector("bias", bias, outs, "output channel").astype(y.dtype)

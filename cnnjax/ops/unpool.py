@@ -77,6 +77,7 @@ def max_unpool2d(y: jax.Array, indices: jax.Array, output_size: Ints) -> jax.Arr
     if indices.shape != y.shape or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise ValueError(f"indices must be integers of y's shape {y.shape}, got {indices.dtype} of {indices.shape}")
     size = arguments.pair("output_size", output_size, 1)
+    arguments.check_size("output_size", output_size, (y.shape[0], *size, y.shape[3]))
     if not isinstance(indices, jax.core.Tracer) and indices.size and not _inside(indices, size):
         raise ValueError(
             f"indices must lie in a plane of output_size={size}, 0 to {size[0] * size[1] - 1}, got "
@@ -99,7 +100,8 @@ def _unpool_by_scatter(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Arra
     image, channel = jnp.arange(n)[:, None, None], jnp.arange(c)[None, None, :]
     flat = jnp.zeros((n, size[0] * size[1], c), y.dtype)
     at = flat.at[image, indices.reshape(n, h * w, c), channel]
-    return at.set(y.reshape(n, h * w, c), mode="drop").reshape(n, *size, c)
+    values = at.set(y.reshape(n, h * w, c), mode="drop", wrap_negative_indices=False)
+    return values.reshape(n, *size, c)
 
 
 def _unpool_on_cpu(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Array:

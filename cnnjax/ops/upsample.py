@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from cnnjax.ops import arguments
+from cnnjax.ops.apart import apart
 from cnnjax.ops.arguments import Ints, Pair
 
 
@@ -27,7 +28,8 @@ def upsample_nearest(x: jax.Array, scale: Ints) -> jax.Array:
 
     Source: claim F1.
     """
-    return _repeat(arguments.image("x", x), arguments.pair("scale", scale, 1))
+    x = arguments.image("x", x)
+    return _repeat(x, _scale(x, scale))
 
 
 def bed_of_nails(x: jax.Array, scale: Ints) -> jax.Array:
@@ -42,7 +44,8 @@ def bed_of_nails(x: jax.Array, scale: Ints) -> jax.Array:
 
     Source: claim F1.
     """
-    return _nails(arguments.image("x", x), arguments.pair("scale", scale, 1))
+    x = arguments.image("x", x)
+    return _nails(x, _scale(x, scale))
 
 
 def pixel_shuffle(x: jax.Array, scale: Ints) -> jax.Array:
@@ -86,11 +89,19 @@ def upsample_bilinear(x: jax.Array, scale: Ints, *, align_corners: bool = False)
     Source: claim F1.
     """
     x = arguments.image("x", x)
-    vertical, horizontal = arguments.pair("scale", scale, 1)
+    vertical, horizontal = _scale(x, scale)
     mix = _mix_by_matrix if align_corners else _mix_phases
-    if vertical > 1:
-        x = lax.optimization_barrier(mix(x, 1, vertical))  # otherwise XLA makes the rows again for every column
-    return mix(x, 2, horizontal) if horizontal > 1 else x
+    for axis, times in ((1, vertical), (2, horizontal)):
+        if times > 1:
+            x = apart(partial(mix, axis=axis, scale=times), x)  # fused, the rows are made again for every column
+    return x
+
+
+def _scale(x: jax.Array, scale: Ints) -> Pair:
+    """`scale` as a pair for which there is room."""
+    s, t = arguments.pair("scale", scale, 1)
+    arguments.check_size("scale", scale, (x.shape[0], x.shape[1] * s, x.shape[2] * t, x.shape[3]))
+    return s, t
 
 
 def interleave(phases: list[list[jax.Array]]) -> jax.Array:

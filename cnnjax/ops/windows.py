@@ -121,7 +121,7 @@ def gather_windows(
                     taps = [[a * columns.window + b if min(a, b) >= 0 else -1 for b in column_taps] for a in row_taps]
                     region = slice(r0 + e, r1 + e), slice(c0 + f, c1 + f)
                     read = np.array(taps).reshape(1, 1, row_phases, 1, column_phases, 1)
-                    part = weigh(block, region, read).sum((2, 4))
+                    part = weigh(block, region, read).sum((2, 4), dtype=x.dtype)  # integers would widen with x64
                     edges = (r0 + e, rows.out - r1 - e, 0), (c0 + f, columns.out - c1 - f, 0)
                     total = total + lax.pad(part, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
     return total

@@ -1,0 +1,129 @@
+"""What the CPU forms of a convolution are made of: sizes, padding, the input of each tap, the phases of a stride."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, ...]  # (height, width)
+Sides = tuple[tuple[int, int], ...]  # ((top, bottom), (left, right)); a negative one crops
+
+MOST_PHASES = 64  # of a stride (its vertical times its horizontal one), each a computation of its own
+
+
+def output_size(x: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
+    """Height and width of the output, rounded down."""
+    return tuple(
+        (size + lo + hi - d * (k - 1) - 1) // s + 1
+        for size, k, s, (lo, hi), d in zip(x.shape[1:3], kernel_size, stride, padding, dilation, strict=True)
+    )
+
+
+def reach(kernel_size: Pair, output_size: Pair, stride: Pair, dilation: Pair) -> Pair:
+    """Padded input positions that the windows touch."""
+    return tuple(
+        d * (k - 1) + s * (out - 1) + 1 for k, out, s, d in zip(kernel_size, output_size, stride, dilation, strict=True)
+    )
+
+
+def pad(x: jax.Array, padding: Sides) -> jax.Array:
+    """Zero padding of rows and columns; negative padding crops."""
+    if all(lo == hi == 0 for lo, hi in padding):
+        return x
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)])
+
+
+def taps_of(x: jax.Array, kernel_size: Pair, stride: Pair, dilation: Pair, size: Pair) -> list[jax.Array]:
+    """The input that each kernel tap sees: strided views of the padded x, in the kernel's order.
+
+    Fused into what reads them, never stored.
+    """
+
+    def view(a: int, b: int) -> jax.Array:
+        start = (a * dilation[0], b * dilation[1])
+        limit = [begin + (n - 1) * s + 1 for begin, n, s in zip(start, size, stride, strict=True)]
+        return lax.slice(x, (0, *start, 0), (x.shape[0], *limit, x.shape[3]), (1, *stride, 1))
+
+    return [view(a, b) for a in range(kernel_size[0]) for b in range(kernel_size[1])]
+
+
+# ---------------------------------------------------------------- strides undone by interleaving stride-1 maps
+
+
+def phases_of(
+    input_size: Pair, output_size: Pair, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
+) -> list[Any]:
+    """For every residue (r0, r1) of input positions modulo the stride.
+
+    Which taps reach it, and how dy is padded for them.
+    """
+    axes = [
+        [_axis_phase(r, *axis) for r in range(axis[3])]
+        for axis in zip(input_size, output_size, kernel_size, stride, (lo for lo, _ in padding), dilation, strict=True)
+    ]
+    return [(rows, columns) for rows in axes[0] for columns in axes[1]]
+
+
+def _axis_phase(residue: int, size: int, out: int, kernel_size: int, stride: int, pad: int, dilation: int) -> Any:
+    # x[residue + s*q] gathers kernel[a] * dy[q + (residue + pad - a*dilation) / s] over the taps a where that is an
+    # integer.
+    taps = [a for a in range(kernel_size) if (residue + pad - a * dilation) % stride == 0]
+    count = -(-size // stride)
+    if not taps:
+        return slice(0, 0), (0, 0), 1, count
+    common = math.gcd(stride, dilation)
+    first = (residue + pad - taps[-1] * dilation) // stride  # offset of the last tap: the lowest one
+    last = (residue + pad - taps[0] * dilation) // stride
+    return slice(taps[0], None, stride // common), (-first, count - 1 + last - (out - 1)), dilation // common, count
+
+
+def phase_parts(kernel: jax.Array, phase: Any) -> Any:
+    """Return the flipped taps of a phase, dy's padding, their dilation, and the phase's size."""
+    (rows, row_pad, row_dilation, height), (columns, column_pad, column_dilation, width) = phase
+    return kernel[rows, columns][::-1, ::-1], (row_pad, column_pad), (row_dilation, column_dilation), (height, width)
+
+
+def interleave(phases: list[jax.Array], stride: Pair, size: Pair) -> jax.Array:
+    """Return the map of `size` whose pixels at residue (r0, r1) modulo the stride are those of phase (r0, r1)."""
+    if len(phases) == 1:
+        return phases[0]
+    sh, sw = stride
+    rows = [jnp.stack(phases[i * sw : (i + 1) * sw], axis=3) for i in range(sh)]
+    n, height, width, _, channels = rows[0].shape
+    return jnp.stack(rows, axis=2).reshape(n, height * sh, width * sw, channels)[:, : size[0], : size[1]]
+
+
+def taps_are_fewer_than_phases(kernel: jax.Array, stride: Pair) -> bool:
+    """Whether a stride has too many phases to compile, most of them without a tap: `spread_taps` is for these."""
+    phases = math.prod(stride)
+    return phases > MOST_PHASES and kernel.shape[0] * kernel.shape[1] < phases
+
+
+def spread_taps(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    dy: jax.Array,
+    kernel: jax.Array,
+    size: Pair,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+) -> jax.Array:
+    """Return the input gradient tap by tap: dy times the tap, its pixels `stride` apart with zeros between.
+
+    For a single tap, and for strides far longer than the kernel.
+    """
+
+    def spread(a: int, b: int) -> jax.Array:
+        part = product(dy, kernel[a, b])
+        first = [tap * d - lo for tap, d, (lo, _) in zip((a, b), dilation, padding, strict=True)]
+        config = [
+            (at, n - at - ((have - 1) * s + 1), s - 1)
+            for at, n, have, s in zip(first, size, part.shape[1:3], stride, strict=True)
+        ]
+        return lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+    return functools.reduce(jnp.add, [spread(a, b) for a in range(kernel.shape[0]) for b in range(kernel.shape[1])])
