@@ -1,9 +1,27 @@
-"""Eight virtual devices for every test, and caches of the tests' own."""
+"""Eight virtual devices for every test, caches of the tests' own, and how many random cases a property gets."""
 
 import jax
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="cnnjax: test properties on 5,000 random cases each, new ones every time, instead of the same 200",
+    )
+
+
+def pytest_configure(config):
+    # Compiling a case takes tens of milliseconds on a good day: no deadlines.
+    phases = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]  # explanations are lines of JAX
+    common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "phases": phases}
+    settings.register_profile("ordinary", max_examples=200, derandomize=True, **common)
+    settings.register_profile("long", max_examples=5000, **common)
+    settings.load_profile("long" if config.getoption("long") else "ordinary")
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import pytest
 
 import launch
 from cnnjax import train
+from cnnjax.train.devices import peak_memory
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
@@ -134,7 +135,7 @@ def test_a_finished_run_has_all_its_files(finished):
     assert summary["experiment"] == "fcn-vs-cnn"
     assert summary["config"]["epochs"] == 2
     assert re.fullmatch("[0-9a-f]{64}", summary["params_sha256"])
-    assert summary["peak_memory_bytes"] < 3e9
+    assert 1e8 < summary["peak_memory_bytes"] <= peak_memory()
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert set(row) == {"step", "epoch", "split", "name", "value"}
     assert "lecture-cnn" in printed

@@ -22,17 +22,6 @@ def test_convolve2d_is_the_sum_over_shifted_images():
     np.testing.assert_allclose(y[0, :, :, 0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_depthwise_and_separable_are_channels_on_their_own_then_mixed():
-    depthwise = jax.random.normal(jax.random.key(2), (3, 3, 1, 8))
-    y = ops.depthwise_conv2d(X, depthwise, padding=1)
-    for channel in range(4):
-        alone = ops.conv2d(X[..., channel : channel + 1], depthwise[..., 2 * channel : 2 * channel + 2], padding=1)
-        np.testing.assert_allclose(y[..., 2 * channel : 2 * channel + 2], alone, rtol=1e-4, atol=1e-5)
-    pointwise = jax.random.normal(jax.random.key(3), (1, 1, 8, 5))
-    mixed = ops.separable_conv2d(X, depthwise, pointwise, padding=1)
-    np.testing.assert_allclose(mixed, y @ pointwise[0, 0], rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)])
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("groups", [1, 2])
@@ -50,22 +39,10 @@ def test_conv_transpose2d_is_the_gradient_of_conv2d(stride, padding, groups):
     np.testing.assert_allclose(backward, pull(y)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_min_pool_is_max_pool_of_the_negative():
-    np.testing.assert_array_equal(
-        ops.min_pool2d(X, 3, stride=2, padding=1), -ops.max_pool2d(-X, 3, stride=2, padding=1)
-    )
-
-
 def test_lp_pool_has_a_finite_gradient_at_zero():
     for p in (1.0, 2.0, 3.0):
         gradient = jax.grad(lambda x, p=p: ops.lp_pool2d(x, 2, p).sum())(jnp.zeros((1, 4, 4, 1)))
         np.testing.assert_array_equal(gradient, 0)
-
-
-def test_bed_of_nails_keeps_pixels_at_the_corners_of_cells():
-    y = ops.bed_of_nails(X, (2, 3))
-    np.testing.assert_array_equal(y[:, ::2, ::3], X)
-    assert float(jnp.abs(y).sum()) == pytest.approx(float(jnp.abs(X).sum()), rel=1e-5)
 
 
 def test_unpooling_puts_maxima_back_in_their_places():

@@ -1,47 +1,22 @@
-"""max_pool2d against a direct loop, ties and NaN as torch, and its messages."""
+"""max_pool2d by example, and its messages; `test_properties` compares it with a direct loop."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cnnjax import ops
 from cnnjax.ops import extremes
 from cnnjax.ops.windows import pool_axes
-from tests.ops import reference
-
-
-@st.composite
-def poolings(draw, largest=5):
-    """Random images of few distinct values (ties are common), and pooling arguments that fit."""
-    window = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
-    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
-    stride = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    extent = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    padding = tuple(draw(st.integers(0, e // 2)) for e in extent)
-    size = [draw(st.integers(max(1, e - 2 * p), 10)) for e, p in zip(extent, padding, strict=True)]
-    x = np.random.default_rng(draw(st.integers(0, 2**31))).integers(-2, 3, (2, *size, 2)).astype(np.float32)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": draw(st.booleans())}
-    return x, window, options
-
-
-@settings(max_examples=60, deadline=None)
-@given(poolings())
-def test_max_pool2d_and_its_gradient_are_the_direct_loop(case):
-    x, window, options = case
-    expected, gradient = reference.max_pool2d(x, window, **options)
-    np.testing.assert_array_equal(ops.max_pool2d(x, window, **options), expected)
-    ours = jax.grad(lambda x: jnp.where(jnp.isinf(y := ops.max_pool2d(x, window, **options)), 0, y).sum())(x)
-    np.testing.assert_array_equal(ours, gradient)
+from tests.ops.operations import POOLINGS
 
 
 @settings(max_examples=20, deadline=None)
-@given(poolings(largest=3))
+@given(POOLINGS)
 def test_slices_and_reduce_window_agree(case):
-    x, window, options = case
-    rows, columns = pool_axes(jnp.asarray(x), window, *options.values())
+    x = np.float32(case.arrays["x"])
+    rows, columns = pool_axes(x, **case.options)
     np.testing.assert_array_equal(
         extremes.extreme_by_slices(x, rows, columns, extremes.MAXIMUM),
         extremes.extreme_by_reduce_window(jnp.asarray(x), rows, columns, extremes.MAXIMUM),
