@@ -1,11 +1,13 @@
 """What is set once for the devices at hand."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 
@@ -59,6 +61,9 @@ def describe_versions() -> dict[str, str]:
 
 
 def peak_memory() -> int:
-    """Return the most memory in bytes that this process has held."""
+    """Return the most memory in bytes that this program has held."""
+    with contextlib.suppress(OSError):  # Linux; getrusage there starts from what the process held that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
