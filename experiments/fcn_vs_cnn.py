@@ -90,8 +90,8 @@ def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.P
         "data": {
             "name": dataset.name,
             "version": dataset.version,
-            "counts": {"training": len(dataset.train.labels), "test": len(dataset.test.labels)},
-            "first_nine": [dataset.class_names[label] for label in dataset.train.labels[:9]],
+            "counts": {"training": dataset.train.size, "test": dataset.test.size},
+            "first_nine": [dataset.class_names[label] for label in dataset.train.first(9).labels],
         },
         "models": {name: _describe(name, dataset, runs) for name, runs in trained.items()},
         "params_sha256": train.params_sha256([fit.state.params for fit in fits]),
@@ -144,8 +144,9 @@ def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, trai
 
 
 def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[train.Fit, train.Evaluation]]]) -> None:
-    titles = [dataset.class_names[label] for label in dataset.train.labels[:9]]
-    viz.save(viz.image_grid(dataset.train.images[:9], titles, columns=3), folder / "nine-images.png")
+    nine = dataset.train.first(9)
+    titles = [dataset.class_names[label] for label in nine.labels]
+    viz.save(viz.image_grid(nine.images, titles, columns=3), folder / "nine-images.png")
 
     panels: dict[str, list[Curve]] = {}
     lecture = lecture_curves() if dataset.name == "cifar10" else {}

@@ -63,7 +63,8 @@ def _read(folder: Path) -> Dataset:
 
 def _write(folder: Path, dataset: Dataset) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    arrays = (*dataset.train, *dataset.test)
+    splits = (dataset.train.first(dataset.train.size), dataset.test.first(dataset.test.size))
+    arrays = [array for split in splits for array in split]
     meta = {
         "name": dataset.name,
         "version": dataset.version,

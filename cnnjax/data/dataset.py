@@ -1,9 +1,38 @@
-"""What every data source gives: labelled images in memory."""
+"""What every data source gives: labelled images, in memory or as a stream."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class Examples(Protocol):
+    """Labelled images of one size that training and evaluation can go through: a `Split` or a `Stream`."""
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        ...
+
+    def slice(self, start: int, stop: int) -> "Examples":
+        """Return images `start` to `stop`."""
+        ...
+
+    def first(self, count: int) -> "Split":
+        """Return the first images, in memory."""
+        ...
+
+    def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
+        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch)."""
+        ...
 
 
 class Split(NamedTuple):
@@ -16,6 +45,21 @@ class Split(NamedTuple):
     def size(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def first(self, count: int) -> "Split":
+        """Return the first images."""
+        return self.slice(0, count)
+
+    def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
+        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch)."""
+        for index, weight in zip(indices, weights, strict=True):
+            yield np.asarray(self.images[index]), np.asarray(self.labels[index]), weight
 
     def slice(self, start: int, stop: int) -> "Split":
         """Return images `start` to `stop`, without copying them."""
@@ -37,17 +81,16 @@ class Dataset:
     name: str
     version: str
     class_names: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Examples
+    test: Examples
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
 
-def hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
+def hold_out(split: Examples, fraction: float) -> tuple[Examples, Examples]:
     """Split off the last `fraction` of the images for validation, unshuffled, as Keras's `validation_split`.
 
     Returns:

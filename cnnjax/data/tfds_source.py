@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import numpy as np
 
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.stream import Stream, TfdsSource
 from cnnjax.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,43 @@ def load_tfds(name: str) -> Dataset:
     fingerprint = hashlib.sha256(bytes(folder.resolve()) + info).hexdigest()[:12]
     key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
     return cached(key, lambda: _decode(builder, name))
+
+
+def decoded_bytes(name: str, image_size: int | None) -> int:
+    """Return what a TFDS set takes in memory; of a set whose images differ in size and get none, 0."""
+    info = _builder(_tfds(), name).info
+    images = info.features["image"].shape if "image" in info.features else (0,)
+    shape = (image_size, image_size, 3) if image_size else images
+    examples = sum(info.splits[split].num_examples for split in ("train", *_HELD_OUT) if split in info.splits)
+    return 0 if None in shape else examples * math.prod(shape)
+
+
+def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool) -> Dataset:
+    """Open a TFDS set as a stream: nothing is decoded yet.
+
+    Args:
+        name: as `load_tfds`.
+        image_size: height and width that images are resized to; default: their own, where all have one.
+        workers: as `Stream`.
+        skip_bad: as `Stream`.
+
+    Raises:
+        UserError: as `load_tfds`, or the images differ in size and `image_size` is None.
+    """
+    tfds = _tfds()
+    builder = _builder(tfds, name)
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    held_out = _check_features(builder, name)
+    size = (image_size, image_size) if image_size else builder.info.features["image"].shape[:2]
+    if None in size:
+        raise UserError(f"data set {name!r} has images of different sizes: choose one with --image-size")
+    skip = {"image": tfds.decode.SkipDecoding()}
+    train, test = (
+        Stream(source, size, 0, len(source), workers, skip_bad)
+        for source in (TfdsSource(builder.as_data_source(split, decoders=skip)) for split in ("train", held_out))
+    )
+    return Dataset(name, str(builder.version), tuple(builder.info.features["label"].names), train, test)
 
 
 def is_prepared(name: str) -> bool:
@@ -90,15 +129,12 @@ def _check_reachable(builder: Any) -> None:
 
 
 def _decode(builder: Any, name: str) -> Dataset:
-    features, splits = builder.info.features, builder.info.splits
-    held_out = next((split for split in _HELD_OUT if split in splits), None)
-    if not {"image", "label"} <= set(features) or "train" not in splits or held_out is None:
-        raise UserError(
-            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
-            "label, and splits named train and test or validation"
-        )
+    features, held_out = builder.info.features, _check_features(builder, name)
     if None in features["image"].shape:
-        raise UserError(f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size")
+        raise UserError(
+            f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size, or stream "
+            "it: --stream always --image-size SIZE"
+        )
     try:
         train, test = (_decode_split(builder, split) for split in ("train", held_out))
     except Exception as error:  # array_record raises RuntimeError, ValueError, IndexError, ... for damaged files
@@ -107,6 +143,18 @@ def _decode(builder: Any, name: str) -> Dataset:
             "missing. Delete that folder and prepare it again."
         ) from error
     return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
+
+
+def _check_features(builder: Any, name: str) -> str:
+    """Return the name of the split to judge by."""
+    features, splits = builder.info.features, builder.info.splits
+    held_out = next((split for split in _HELD_OUT if split in splits), None)
+    if not {"image", "label"} <= set(features) or "train" not in splits or held_out is None:
+        raise UserError(
+            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
+            "label, and splits named train and test or validation"
+        )
+    return held_out
 
 
 def _decode_split(builder: Any, split: str) -> Split:

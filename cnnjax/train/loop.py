@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from cnnjax.data import Split, epoch_order
+from cnnjax.data import Examples, Split, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
 from cnnjax.train.checkpoints import Checkpoints
@@ -49,7 +49,7 @@ class Advance(Protocol):
         ...
 
 
-def check_batch_size(batch_size: int, train: Split) -> None:
+def check_batch_size(batch_size: int, train: Examples) -> None:
     """Raise a UserError if a batch is larger than the data."""
     if batch_size > train.size:
         raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
@@ -58,8 +58,8 @@ def check_batch_size(batch_size: int, train: Split) -> None:
 def fit(
     model: Module,
     optimizer: optax.GradientTransformation,
-    train: Split,
-    validation: Split,
+    train: Examples,
+    validation: Examples,
     *,
     epochs: int,
     batch_size: int,
@@ -149,12 +149,12 @@ def _follow(
     return state, time.perf_counter() - started
 
 
-def evaluate(network: Network, state: TrainState, split: Split, parallel: Parallel) -> Evaluation:
+def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel) -> Evaluation:
     """Judge a network, as one device has it, by labelled images."""
     return make_evaluator(network, state, split, parallel)(parallel.replicate(state))
 
 
-def make_evaluator(network: Network, like: TrainState, split: Split, parallel: Parallel) -> Any:
+def make_evaluator(network: Network, like: TrainState, split: Examples, parallel: Parallel) -> Any:
     """Return a compiled `judge(replicated state) -> Evaluation` over the images of `split`.
 
     Args:
@@ -163,7 +163,7 @@ def make_evaluator(network: Network, like: TrainState, split: Split, parallel: P
         split: the images.
         parallel: the devices.
     """
-    image = jax.ShapeDtypeStruct((1, *split.images.shape[1:]), np.float32)
+    image = jax.ShapeDtypeStruct((1, *split.image_shape), np.float32)
     logits = jax.eval_shape(lambda x: network.merge(like.params, like.model_state)(x), image)
     zeros = zero_sums() | {"confusion": np.zeros((logits.shape[1],) * 2, np.float32)}
     advance = make_advance(make_eval_step(network, logits.shape[1]), split, parallel)
@@ -181,26 +181,25 @@ def make_evaluator(network: Network, like: TrainState, split: Split, parallel: P
     return judge
 
 
-def make_advance(step: Any, split: Split, parallel: Parallel, epoch_program: bool | None = None) -> Advance:
+def make_advance(step: Any, split: Examples, parallel: Parallel, epoch_program: bool | None = None) -> Advance:
     """Compile a per-replica `step(carry, constants, batch) -> carry` for running over many batches.
 
     Args:
         step: as `make_train_step` and `make_eval_step` return it.
         split: the examples.
         parallel: the devices.
-        epoch_program: True: the examples lie on the device and all steps are one compiled program; False: a loop of
-            compiled steps fed from the host. Default: one program except on CPUs, where XLA runs convolutions inside
-            a compiled loop on one thread (measured: 10 to 27 times slower).
+        epoch_program: True: the examples lie on the device and all steps are one compiled program; False, and always
+            of a stream: a loop of compiled steps fed from the host. Default: one program except on CPUs, where XLA
+            runs convolutions inside a compiled loop on one thread (measured: 10 to 27 times slower).
     """
     if epoch_program is None:
         epoch_program = parallel.devices[0].platform != "cpu"
-    if not epoch_program:
+    if not epoch_program or not isinstance(split, Split):
         one_step = parallel.map(step)
 
         def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-            for index, weight in zip(indices, weights, strict=True):
-                batch = Batch(np.asarray(split.images[index]), np.asarray(split.labels[index]), weight)  # type: ignore[arg-type]
-                carry = one_step(carry, constants, parallel.split(batch))
+            for batch in split.batches(indices, weights):
+                carry = one_step(carry, constants, parallel.split(Batch(*batch)))  # type: ignore[arg-type]
                 yield carry
 
         return from_host

@@ -1,5 +1,6 @@
 """Training learns, is the same bits however it is interrupted, and the same numbers on any number of devices."""
 
+import io
 import signal
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from PIL import Image
 
 from cnnjax import nn, train
-from cnnjax.data import Split
+from cnnjax.data import Split, Stream
 from cnnjax.errors import UserError
 from cnnjax.train import loop
 from cnnjax.train.metrics import read_rows
@@ -55,11 +57,34 @@ def images(count, seed=0):
     return Split(pictures, labels)
 
 
-def fit(path, parallel, model=Small, epochs=3, **options):
+class Encoded:
+    """The same images as PNG files, for a stream."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return self.split.size
+
+    def name(self, index):
+        return str(index)
+
+    def read(self, index):
+        png = io.BytesIO()
+        Image.fromarray(self.split.images[index]).save(png, "PNG")
+        return png.getvalue(), int(self.split.labels[index])
+
+
+def streamed(split):
+    return Stream(Encoded(split), (8, 8), 0, split.size)
+
+
+def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
     run = train.Run(path, "test", {})
     run.create()
     settings = {"epochs": epochs, "batch_size": 16, "seed": 1, "run": run, "tag": "small", "parallel": parallel}
-    return train.fit(model(nnx.Rngs(0)), optax.adam(1e-2), images(72), images(20, 1), **(settings | options))
+    splits = source(images(72)), source(images(20, 1))
+    return train.fit(model(nnx.Rngs(0)), optax.adam(1e-2), *splits, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +104,13 @@ def test_every_image_counts_once_in_an_epoch(undisturbed, monkeypatch, tmp_path,
     monkeypatch.setattr(loop, "_means", lambda sums: counts.append(float(sums["count"])) or {"loss": 0, "accuracy": 0})
     fit(tmp_path, one_device, epochs=1)
     assert counts == [72, 20]  # 72 images in batches of 16: the last step has 8
+
+
+def test_a_stream_trains_to_the_same_bits_as_data_in_memory(undisturbed, tmp_path, one_device):
+    whole, _ = undisturbed
+    result = fit(tmp_path, one_device, source=streamed)
+    assert train.params_sha256(result.state.params) == train.params_sha256(whole.state.params)
+    assert result.history["validation/loss"] == whole.history["validation/loss"]
 
 
 class StopAfter:

@@ -1,0 +1,117 @@
+"""Data sets by name or folder, in memory or as a stream."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax.data import shapes
+from cnnjax.data.bundled import digits
+from cnnjax.data.cache import cached
+from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.stream import FolderSource, Stream, folder_splits
+from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
+from cnnjax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SHAPES_TRAIN, SHAPES_TEST = 5000, 2000  # enough for a CNN to learn from, and made in seconds
+STREAMING = ("auto", "always", "never")
+LARGEST_SHARE = 0.25  # of the memory that decoded images may take
+HELD_OUT = ("test", "validation", "val", "valid")
+
+
+def load(
+    name: str, *, image_size: int | None = None, stream: str = "auto", workers: int = 0, skip_bad: bool = False
+) -> Dataset:
+    """Load a classification data set.
+
+    Args:
+        name: "shapes" (generated) or "digits" (scikit-learn's), which need no network; any TFDS classification set:
+            "cifar10", "mnist", ...; or the folder of a tree `train/CLASS/*.jpg`, `test/CLASS/*.jpg`.
+        image_size: height and width of the images of a stream or a folder; needed where they have different sizes.
+        stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams what would take
+            more than a quarter of the memory.
+        workers: processes that decode a stream; 0: threads.
+        skip_bad: whether images of a folder or a stream that cannot be decoded are named and left out.
+
+    Raises:
+        UserError: there is no such data set, or it cannot be had; the message says what to do.
+    """
+    if stream not in STREAMING:
+        raise UserError(f"--stream must be one of {', '.join(STREAMING)}, got {stream!r}")
+    if os.sep in name or Path(name).is_dir():
+        return _load_folder(Path(name), image_size, stream, workers, skip_bad)
+    if name in GENERATED:
+        if stream == "always" or image_size is not None:
+            raise UserError(f"{name} is made in memory at one size: leave out --stream always and --image-size")
+        return GENERATED[name]()
+    if stream == "always" or (stream == "auto" and _is_large(decoded_bytes(name, image_size))):
+        return stream_tfds(name, image_size, workers, skip_bad)
+    if image_size is not None:
+        raise UserError("--image-size is of streams and folders: add --stream always")
+    return load_tfds(name)
+
+
+def _shapes() -> Dataset:
+    made = shapes.generate(SHAPES_TRAIN + SHAPES_TEST)
+    every = Split(made.images, made.labels)
+    training, test = every.slice(0, SHAPES_TRAIN), every.slice(SHAPES_TRAIN, every.size)
+    return Dataset("shapes", shapes.VERSION, shapes.CLASS_NAMES, training, test)
+
+
+GENERATED = {
+    "shapes": lambda: cached(f"shapes-{shapes.VERSION}-{SHAPES_TRAIN}-{SHAPES_TEST}", _shapes),
+    "digits": lambda: cached("digits-32", digits),
+}
+
+
+def _is_large(size: int) -> bool:
+    return size > LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, skip_bad: bool) -> Dataset:
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    if image_size is None or image_size < 1:
+        raise UserError(f"--image-size must be at least 1 for the images of a folder, got {image_size}")
+    names, splits = folder_splits(root)
+    held_out = next((split for split in HELD_OUT if split in splits), None)
+    if held_out is None:
+        raise UserError(f"{root} has no folder of images to judge by: expected one of {', '.join(HELD_OUT)}")
+    fingerprint = _fingerprint(splits["train"], splits[held_out])
+    parts = [
+        Stream(source, (image_size, image_size), 0, len(source), workers, skip_bad)
+        for source in (splits["train"], splits[held_out])
+    ]
+    dataset = Dataset(str(root), fingerprint, names, *parts)
+    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
+        return dataset
+    key = f"folder-{fingerprint}-{image_size}"
+    return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(_decode_all, parts)))
+
+
+def _fingerprint(*sources: FolderSource) -> str:
+    """Changes with a file's name, size or time."""
+    digest = hashlib.sha256()
+    for source in sources:
+        for file in source.files:
+            stat = os.stat(file)
+            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _decode_all(stream: Stream) -> Split:
+    batch = 256
+    steps = -(-stream.size // batch)
+    indices = np.resize(np.arange(stream.size), (steps, batch))
+    weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)
+    images, labels = np.empty((stream.size, *stream.image_shape), np.uint8), np.empty(stream.size, np.int32)
+    kept = 0
+    for image, label, weight in stream.batches(indices, weights):
+        good = weight > 0
+        images[kept : kept + good.sum()], labels[kept : kept + good.sum()] = image[good], label[good]
+        kept += good.sum()
+    return Split(images[:kept], labels[:kept])

@@ -1,0 +1,223 @@
+"""Images that are decoded while a network trains: folder trees and TFDS sets that do not fit into memory.
+
+The order is the same function of seed and epoch as for data in memory (`epoch_order`), so both paths see the same
+examples in the same order, and a resumed run needs nothing but its step. Reading, decoding and resizing run ahead of
+the steps in Grain's threads or worker processes.
+"""
+
+import functools
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from cnnjax.data.dataset import Batches, Split
+from cnnjax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+THREADS = 4  # a process decodes with; Pillow releases Python's lock while it does
+BATCHES_AHEAD = 4
+
+
+class Source(Protocol):
+    """Encoded images by number."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return what a person finds the image by."""
+        ...
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Return an image's file and its label."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Files of a folder tree, one folder a class."""
+
+    files: tuple[str, ...]
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index]
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return Path(self.files[index]).read_bytes(), self.targets[index]
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """Records of a TFDS split, not yet decoded."""
+
+    records: Any
+    label: str = "label"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, index: int) -> str:
+        return f"record {index}"
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        record = self.records[index]
+        return record["image"], int(record[self.label])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Labelled images of one size, decoded on the way; stands wherever a `Split` does.
+
+    Attributes:
+        source: where the encoded images come from.
+        image_size: (height, width) that every image is resized to: scaled until it covers them, then cut in the middle.
+        start: first image.
+        stop: after the last image.
+        workers: processes that decode beside this one; 0: threads of this one.
+        skip_bad: whether an image that cannot be decoded is named and left out, instead of ending the run.
+    """
+
+    source: Source
+    image_size: tuple[int, int]
+    start: int
+    stop: int
+    workers: int = 0
+    skip_bad: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.stop - self.start
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self.image_size, 3)
+
+    def slice(self, start: int, stop: int) -> "Stream":
+        """Return images `start` to `stop`."""
+        return replace(self, start=self.start + start, stop=min(self.start + stop, self.stop))
+
+    def first(self, count: int) -> Split:
+        """Return the first images, decoded."""
+        count = min(count, self.size)
+        images, labels, _ = next(self.batches(np.arange(count)[None], np.ones((1, count), np.float32)))
+        return Split(images, labels)
+
+    def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
+        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch).
+
+        Raises:
+            UserError: an image cannot be decoded, and `skip_bad` is off. With it on, its weight is 0.
+        """
+        import grain
+
+        steps, batch_size = indices.shape
+        load = functools.partial(_load, source=self.source, size=self.image_size)
+        examples = grain.MapDataset.source(_Numbers(indices.ravel() + self.start)).map(load).batch(batch_size)
+        read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+        loaded = examples.to_iter_dataset(read)
+        if self.workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which no one else here does
+            loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(min(self.workers, steps), BATCHES_AHEAD))
+        for weight, batch in zip(weights, loaded, strict=True):
+            bad = batch["error"] != ""
+            for error in batch["error"][bad & (weight > 0)]:
+                if not self.skip_bad:
+                    raise UserError(f"{error}: remove the file, or go on without it with --skip-bad")
+                log.warning("skipped: %s", error)
+            yield batch["image"], batch["label"], np.where(bad, np.float32(0), weight)
+
+
+class _Numbers:
+    """Which example comes when, as Grain's random-access source."""
+
+    def __init__(self, numbers: np.ndarray):
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> int:
+        return int(self._numbers[index])
+
+    def __repr__(self) -> str:
+        return f"_Numbers({len(self)})"  # Grain prints its sources
+
+
+def _load(index: int, source: Source, size: tuple[int, int]) -> dict[str, Any]:
+    encoded, label = source.read(index)
+    try:
+        return {"image": decode(encoded, size), "label": np.int32(label), "error": ""}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        name = f"{source.name(index)} is no image that can be read ({error})"
+        return {"image": np.zeros((*size, 3), np.uint8), "label": np.int32(label), "error": name}
+
+
+def decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return an image file as uint8 (height, width, 3).
+
+    It is scaled (bilinear with antialiasing, Pillow's) until it just covers `size`, and its middle is kept: what
+    evaluation on ImageNet does.
+    """
+    height, width = size
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("RGB", (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
+        rgb = image.convert("RGB")
+    if rgb.size != (width, height):
+        scale = max(width / rgb.width, height / rgb.height)
+        scaled = max(round(rgb.width * scale), width), max(round(rgb.height * scale), height)
+        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        rgb = rgb.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    return np.asarray(rgb)
+
+
+def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
+    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split, in the order of their names.
+
+    Raises:
+        UserError: no split named train, a split without classes, an empty class, or splits of different classes.
+    """
+    folders = {split.name: sorted(_folders(split)) for split in _folders(root)}
+    if "train" not in folders:
+        raise UserError(f"{root} has no folder train: expected {root}/train/CLASS/*.jpg, and test or validation beside")
+    names = tuple(folder.name for folder in folders["train"])
+    if not names:
+        raise UserError(f"{root / 'train'} has no folders: expected one for every class, with its images")
+    files = {
+        split: [(str(file), label) for label, folder in enumerate(classes) for file in _images(folder)]
+        for split, classes in folders.items()
+    }
+    for split, classes in folders.items():
+        if odd := {folder.name for folder in classes} ^ set(names):
+            raise UserError(f"{root / split} has other classes than {root / 'train'}: {', '.join(sorted(odd))}")
+    return names, {split: FolderSource(*map(tuple, zip(*found, strict=True))) for split, found in files.items()}
+
+
+def _folders(root: Path) -> Sequence[Path]:
+    try:
+        return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror})") from error
+
+
+def _images(folder: Path) -> Sequence[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"class folder {folder} has no images ({', '.join(sorted(SUFFIXES))}): fill or remove it")
+    return files

@@ -1,0 +1,141 @@
+"""Streams: folder trees and TFDS sets decoded on the way, in the order of data in memory."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import data
+from cnnjax.data.stream import decode
+from cnnjax.errors import UserError
+
+CLASSES = ("circle", "square")
+
+
+def picture(number, size=(12, 9)):
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes of five training and two test images, of two sizes and formats; PNG, so that pixels are exact."""
+    for split, count in (("train", 5), ("test", 2)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "tree" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture(100 * label + number, (12, 9) if number % 2 else (8, 8)).save(folder / f"{number}.png")
+    return tmp_path / "tree"
+
+
+def everything(split, batch_size=4, seed=0, epoch=0):
+    indices, weights = data.epoch_order(seed, epoch, split.size, batch_size)
+    return [np.concatenate(parts) for parts in zip(*split.batches(indices, weights), strict=True)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_shows_what_the_folder_in_memory_shows_in_the_same_order(tree, workers):
+    stream = data.load(str(tree), image_size=8, stream="always", workers=workers)
+    memory = data.load(str(tree), image_size=8, stream="never")
+    assert isinstance(stream.train, data.Stream)
+    assert isinstance(memory.train, data.Split)
+    assert stream.class_names == memory.class_names == CLASSES
+    assert stream.image_shape == memory.image_shape == (8, 8, 3)
+    for ours, theirs in zip(everything(stream.train), everything(memory.train), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_held_out_parts_of_a_stream_are_those_of_data_in_memory(tree):
+    stream, memory = (data.load(str(tree), image_size=8, stream=how) for how in ("always", "never"))
+    for ours, theirs in zip(data.hold_out(stream.train, 0.3), data.hold_out(memory.train, 0.3), strict=True):
+        assert ours.size == theirs.size
+        np.testing.assert_array_equal(ours.first(ours.size).images, theirs.images)
+
+
+def test_a_stream_goes_on_anywhere_in_an_epoch(tree):
+    stream = data.load(str(tree), image_size=8, stream="always").train
+    indices, weights = data.epoch_order(3, 1, stream.size, 4)
+    whole, rest = stream.batches(indices, weights), stream.batches(indices[1:], weights[1:])
+    next(whole)
+    for ours, theirs in zip(rest, whole, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+def test_small_folders_are_kept_in_memory_and_decoded_again_when_a_file_changes(tree):
+    before = data.load(str(tree), image_size=8)
+    assert isinstance(before.train, data.Split)
+    picture(999, (8, 8)).save(tree / "train" / "circle" / "0.png")
+    after = data.load(str(tree), image_size=8)
+    assert before.version != after.version
+    np.testing.assert_array_equal(after.train.images[0], np.asarray(picture(999, (8, 8))))
+
+
+def test_images_are_scaled_to_cover_and_cut_in_the_middle():
+    encoded = io.BytesIO()
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20] = 255
+    Image.fromarray(stripes).save(encoded, "PNG")
+    np.testing.assert_array_equal(decode(encoded.getvalue(), (10, 10)), 255)
+    assert decode(encoded.getvalue(), (5, 15)).shape == (5, 15, 3)
+
+
+def test_grey_and_transparent_images_become_rgb():
+    for mode in ("L", "RGBA", "P"):
+        encoded = io.BytesIO()
+        picture(0, (8, 8)).convert(mode).save(encoded, "PNG")
+        assert decode(encoded.getvalue(), (8, 8)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_ends_the_run_by_name_or_is_left_out(tree, workers, caplog):
+    broken = tree / "train" / "square" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"3.png is no image that can be read .*--skip-bad"):
+        everything(data.load(str(tree), image_size=8, stream="always", workers=workers).train)
+    stream = data.load(str(tree), image_size=8, stream="always", workers=workers, skip_bad=True).train
+    with caplog.at_level(logging.WARNING):
+        _, _, weights = everything(stream)
+    assert weights.sum() == 9
+    assert [record.getMessage().split(" is no ")[0] for record in caplog.records] == [f"skipped: {broken}"]
+    memory = data.load(str(tree), image_size=8, skip_bad=True).train
+    assert memory.size == 9
+
+
+def test_a_tfds_stream_shows_what_tfds_in_memory_shows(tfds_dir):
+    stream, memory = data.load("tiny_squares", stream="always"), data.load("tiny_squares")
+    assert isinstance(stream.train, data.Stream)
+    assert (stream.class_names, stream.train.size) == (memory.class_names, memory.train.size)
+    for ours, theirs in zip(everything(stream.test), everything(memory.test), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert data.load("tiny_squares", stream="always", image_size=3).image_shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda tree: None, {}, "--image-size must be at least 1 for the images of a folder, got None"),
+        (lambda tree: None, {"image_size": 8, "stream": "sometimes"}, "--stream must be one of auto, always, never"),
+        (lambda tree: (tree / "train" / "empty").mkdir(), {"image_size": 8}, "class folder .*empty has no images"),
+        (lambda tree: (tree / "train").rename(tree / "training"), {"image_size": 8}, "has no folder train"),
+        (lambda tree: (tree / "test").rename(tree / "later"), {"image_size": 8}, "no folder of images to judge by"),
+        (
+            lambda tree: (tree / "test" / "circle").rename(tree / "test" / "round"),
+            {"image_size": 8},
+            "has other classes than .*train: circle, round",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(tree, spoil, options, message):
+    spoil(tree)
+    with pytest.raises(UserError, match=message):
+        data.load(str(tree), **options)
+
+
+def test_generated_data_is_not_streamed():
+    with pytest.raises(UserError, match="shapes is made in memory at one size"):
+        data.load("shapes", stream="always")
+    with pytest.raises(UserError, match="no/such/tree is no folder"):
+        data.load("no/such/tree", image_size=8)
