@@ -1,9 +1,9 @@
 """Flax NNX layers: parameters around the functions of `ops`, with the argument names of `torch.nn`."""
 
 from cnnjax.nn.initializers import SCHEMES
-from cnnjax.nn.layers import Conv, ConvTranspose, DepthwiseConv, Dropout, Flatten, Linear, SeparableConv
+from cnnjax.nn.layers import Conv, ConvTranspose, DepthwiseConv, Flatten, Linear, SeparableConv
 from cnnjax.nn.module import Module, watch_calls
-from cnnjax.nn.norm import BatchNorm, LocalResponseNorm
+from cnnjax.nn.norm import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm, share_batch_statistics
 from cnnjax.nn.pool import (
     AdaptiveAvgPool,
     AvgPool,
@@ -17,6 +17,7 @@ from cnnjax.nn.pool import (
     PixelShuffle,
     Upsample,
 )
+from cnnjax.nn.regularization import Dropout, SpatialDropout, StochasticDepth
 
 __all__ = [
     "SCHEMES",
@@ -31,7 +32,9 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GroupNorm",
     "LPPool",
+    "LayerNorm",
     "Linear",
     "LocalResponseNorm",
     "MaxPool",
@@ -40,6 +43,9 @@ __all__ = [
     "Module",
     "PixelShuffle",
     "SeparableConv",
+    "SpatialDropout",
+    "StochasticDepth",
     "Upsample",
+    "share_batch_statistics",
     "watch_calls",
 ]

@@ -185,22 +185,6 @@ class Flatten(Module):
         return x.reshape(x.shape[0], -1)
 
 
-class Dropout(Module):
-    """Zero a share `rate` of the values in training and scale the rest by `1 / (1 - rate)`; in `eval` the identity.
-
-    Source: Srivastava et al., "Dropout" (2014); claim G5.
-    """
-
-    def __init__(self, rate: float, *, rngs: nnx.Rngs):
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate must be in [0, 1), got {rate}")
-        self.rate = rate
-        self.dropout = nnx.Dropout(rate, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.dropout(x)
-
-
 def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
     for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
         integer(name, value, 1)

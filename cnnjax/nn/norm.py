@@ -7,6 +7,7 @@ from jax import lax
 
 from cnnjax import ops
 from cnnjax.nn.module import Module
+from cnnjax.ops.arguments import integer
 
 
 class BatchNorm(Module):
@@ -33,9 +34,7 @@ class BatchNorm(Module):
         self.use_running_average = False  # set by train() and eval()
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if x.shape[-1] != self.num_features:
-            raise ValueError(f"expected {self.num_features} channels on the last axis of x, got shape {x.shape}")
-        images = x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, self.num_features)
+        images = _as_images(x, self.num_features)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -55,6 +54,78 @@ class BatchNorm(Module):
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             running[...] = (1 - self.momentum) * running[...] + self.momentum * lax.stop_gradient(batch)
         return mean, var
+
+
+def share_batch_statistics(model: nnx.Module, axis_name: str | None) -> None:
+    """Let every `BatchNorm` of a model share its statistics over the replicas of a mapped axis; None: each its own.
+
+    Across replicas, a batch split over many devices is normalised as one device would; on each replica, devices
+    exchange nothing and small shares make noisier statistics.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            module.axis_name = axis_name
+
+
+class GroupNorm(Module):
+    """`ops.group_norm` with its scale and bias, and the arguments of `torch.nn.GroupNorm`; the same in `eval`.
+
+    Args:
+        num_groups: how many groups of neighbouring channels.
+        num_channels: channels, the last axis.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: an argument is out of range, or the channels do not divide into groups.
+
+    Source: Wu & He, "Group normalization" (2018).
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
+        self.num_groups = integer("num_groups", num_groups, 1)
+        self.num_channels = integer("num_channels", num_channels, 1)
+        if num_channels % num_groups:
+            raise ValueError(f"num_groups={num_groups} must divide num_channels={num_channels}")
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(num_channels))
+        self.bias = nnx.Param(jnp.zeros(num_channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        images = _as_images(x, self.num_channels)
+        y = ops.group_norm(images, self.num_groups, self.scale[...], self.bias[...], eps=self.eps)
+        return y.reshape(x.shape)
+
+
+class LayerNorm(Module):
+    """`ops.layer_norm`, over the channels of each pixel, with its scale and bias; the same in `eval`.
+
+    On NHWC images it is `torch.nn.LayerNorm(channels)`, ConvNeXt's normalisation.
+
+    Args:
+        normalized_shape: channels, the last axis.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: there is no channel.
+
+    Source: Ba, Kiros & Hinton, "Layer normalization" (2016).
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5):
+        self.normalized_shape, self.eps = integer("normalized_shape", normalized_shape, 1), eps
+        self.scale = nnx.Param(jnp.ones(normalized_shape))
+        self.bias = nnx.Param(jnp.zeros(normalized_shape))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        images = _as_images(x, self.normalized_shape)
+        return ops.layer_norm(images, self.scale[...], self.bias[...], eps=self.eps).reshape(x.shape)
+
+
+def _as_images(x: jax.Array, channels: int) -> jax.Array:
+    """Any (batch, ..., channels) as (batch, height, width, channels)."""
+    if x.shape[-1] != channels:
+        raise ValueError(f"expected {channels} channels on the last axis of x, got shape {x.shape}")
+    return x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, channels)
 
 
 class LocalResponseNorm(Module):

@@ -1,0 +1,79 @@
+"""Layers that leave parts of the network out in training, scale the rest up, and are the identity in `eval`.
+
+Each layer has a stream of random numbers named "dropout", which `nnx.reseed(model, dropout=key)` starts anew.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnjax.nn.module import Module
+
+
+class Dropout(Module):
+    """Zero a share `rate` of the values in training and scale the rest by `1 / (1 - rate)`; in `eval` the identity.
+
+    Args:
+        rate: probability that a value is zeroed, in [0, 1).
+        rngs: source of the random numbers.
+
+    Raises:
+        ValueError: the rate is out of range.
+
+    Source: Srivastava et al., "Dropout" (2014); claim G5.
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be in [0, 1), got {rate}")
+        self.rate = rate
+        # A stream of that name, also where `rngs` has but a default one: `nnx.reseed` finds streams by their names.
+        self.dropout = nnx.Dropout(rate, rngs=nnx.Rngs(dropout=rngs.dropout()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(x)
+
+
+class SpatialDropout(Dropout):
+    """Dropout of whole feature maps: all pixels of an image's channel together, as `torch.nn.Dropout2d`.
+
+    Neighbouring pixels tell much the same, so that leaving single ones out hides little.
+
+    Args:
+        rate: probability that a feature map is zeroed, in [0, 1).
+        rngs: source of the random numbers.
+
+    Raises:
+        ValueError: the rate is out of range.
+
+    Source: Tompson et al., "Efficient object localization using convolutional networks" (2015).
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _drop_together(self.dropout, x, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
+
+
+class StochasticDepth(Dropout):
+    """Dropout of whole images, for the branch of a residual block: `x + StochasticDepth(rate)(branch(x))`.
+
+    In training a share `rate` of the images passes the block by its shortcut alone; the branch of the others is scaled
+    by `1 / (1 - rate)`, as `torchvision.ops.StochasticDepth(p, "row")`. (The paper does not scale in training, but by
+    `1 - rate` in `eval`, and drops a block for the whole batch.)
+
+    Args:
+        rate: probability that an image's branch is zeroed, in [0, 1); in the paper it grows linearly with depth.
+        rngs: source of the random numbers.
+
+    Raises:
+        ValueError: the rate is out of range.
+
+    Source: Huang et al., "Deep networks with stochastic depth" (2016).
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _drop_together(self.dropout, x, (x.shape[0], *(1,) * (x.ndim - 1)))
+
+
+def _drop_together(dropout: nnx.Dropout, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Dropout of `x` by a mask of this shape, broadcast over all else."""
+    return x * dropout(jnp.ones(shape, x.dtype))

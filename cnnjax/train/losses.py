@@ -1,0 +1,309 @@
+"""What training minimises: losses of examples by name, and penalties on kernels."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from numbers import Real
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from jax import lax
+
+from cnnjax.errors import UserError, unknown_name
+from cnnjax.train.state import Tree
+
+LossFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets) -> (batch,)
+
+
+# ---------------------------------------------------------------- losses, one number for every example
+
+
+def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Return `-sum_j t_j log softmax(logits)_j`, with targets `t = (1 - s) * targets + s / classes` smoothed by s.
+
+    Args:
+        logits: (batch, ..., classes), at least two classes.
+        targets: classes, integers (batch, ...), or probabilities of logits' shape.
+        label_smoothing: s, in [0, 1).
+
+    Returns:
+        (batch,), averaged over axes between batch and classes, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit, or the smoothing is out of range.
+
+    Source: Szegedy et al., "Rethinking the Inception architecture" (2016) for the smoothing; claim G2.
+    """
+    logits, targets = _wide("logits", logits), jnp.asarray(targets)
+    _check_smoothing(label_smoothing)
+    if logits.shape[-1] < 2:
+        raise ValueError(f"logits must have at least two classes on the last axis, got shape {logits.shape}")
+    if label_smoothing == 0 and _are_classes(logits, targets):
+        return _per_example(optax.softmax_cross_entropy_with_integer_labels(logits, targets))
+    probabilities = optax.smooth_labels(_like_outputs(logits, targets), label_smoothing)
+    return _per_example(optax.softmax_cross_entropy(logits, probabilities))
+
+
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Return the mean of `-t log p - (1 - t) log(1 - p)`, p = sigmoid(logits), t = (1 - s) * targets + s / 2.
+
+    The binary cross-entropy, of every class against all others; classes need not exclude each other.
+
+    Args:
+        logits: (batch, ..., classes), or a single logit (batch, ..., 1).
+        targets: probabilities, or 0 and 1, of logits' shape; or integers (batch, ...), which are classes,
+            and 0 and 1 for a single logit.
+        label_smoothing: s, in [0, 1).
+
+    Returns:
+        (batch,), averaged over all other axes, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit, or the smoothing is out of range.
+    """
+    logits = _wide("logits", logits)
+    _check_smoothing(label_smoothing)
+    smooth = (1 - label_smoothing) * _like_outputs(logits, targets) + label_smoothing / 2
+    return _per_example(optax.sigmoid_binary_cross_entropy(logits, smooth))
+
+
+def sigmoid_focal(
+    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0, alpha: float | None = 0.25
+) -> jax.Array:
+    """Return the mean of `-a (1 - q)^gamma log q`, q the probability that is given to the truth.
+
+    With p = sigmoid(logits), q is p where the target is 1 and 1 - p where it is 0; a is alpha and 1 - alpha. The larger
+    gamma, the less count examples that are easy. With gamma 0 and no alpha it is `sigmoid_cross_entropy`.
+
+    Args:
+        logits: as `sigmoid_cross_entropy`.
+        targets: as `sigmoid_cross_entropy`.
+        gamma: at least 0.
+        alpha: weight of the targets 1, between 0 and 1; None: all weigh 1.
+
+    Returns:
+        (batch,), averaged over all other axes, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit, or an argument is out of range.
+
+    Source: Lin et al., "Focal loss for dense object detection" (2017).
+    """
+    logits = _wide("logits", logits)
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
+    targets = _like_outputs(logits, targets)
+    return _per_example(optax.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma))
+
+
+def mean_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the mean of `(outputs - targets)^2`.
+
+    As torch's and Keras's; the sum over outputs that lecture S2 writes is this times their number.
+
+    Args:
+        outputs: (batch, ...), as they are: for probabilities, give `jax.nn.softmax(logits)`.
+        targets: of outputs' shape; or classes, integers (batch, ...), which stand for 1 among zeros.
+
+    Returns:
+        (batch,), averaged over all other axes, in float32 at least.
+
+    Raises:
+        ValueError: shapes do not fit.
+
+    Source: claim G2; Hui & Belkin, "Evaluation of neural architectures trained with square loss" (2021) on logits.
+    """
+    outputs = _wide("outputs", outputs)
+    return _per_example(optax.squared_error(outputs, _like_outputs(outputs, targets)))
+
+
+def _wide(name: str, x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
+        raise ValueError(f"{name} must be floating point with a batch axis, got {x.dtype} of shape {x.shape}")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _are_classes(outputs: jax.Array, targets: jax.Array) -> bool:
+    return targets.shape == outputs.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer)
+
+
+def _like_outputs(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Targets as an array of the outputs' shape and type."""
+    targets = jnp.asarray(targets)
+    if targets.shape == outputs.shape:
+        return targets.astype(outputs.dtype)
+    if not _are_classes(outputs, targets):
+        raise ValueError(
+            f"targets must be of shape {outputs.shape}, or integers of shape {outputs.shape[:-1]}, got {targets.dtype} "
+            f"of shape {targets.shape}"
+        )
+    if outputs.shape[-1] == 1:
+        return targets[..., None].astype(outputs.dtype)
+    return jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+
+
+def _per_example(losses: jax.Array) -> jax.Array:
+    return losses.mean(tuple(range(1, losses.ndim)))
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+
+
+# ---------------------------------------------------------------- penalties on kernels
+
+
+def kernel_mask(params: Tree) -> Tree:
+    """Return which parameters weight decay and penalties act on: True for a "kernel" of two axes or more.
+
+    Kernels of convolutions and of fully connected layers scale what they are given; shrinking a bias, or the scale of a
+    normalisation, only moves activations.
+    """
+
+    def is_kernel(path: Any, param: jax.Array) -> bool:
+        return jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and param.ndim >= 2
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def l1_penalty(params: Tree) -> jax.Array:
+    """Return the sum of `|w|` over all kernels, a scalar, with the gradient sign(w), 0 at 0; claim G5."""
+    return _sum_over_kernels(lambda w: w * lax.stop_gradient(jnp.sign(w)), params)  # abs has the gradient 1 at 0
+
+
+def l2_penalty(params: Tree) -> jax.Array:
+    """Return the sum of `w^2` over all kernels, a scalar, as Keras and lecture S2 have it; claim G5.
+
+    Its gradient is 2 w: torch's `weight_decay` in SGD and Adam is twice the strength of this penalty.
+    """
+    return _sum_over_kernels(jnp.square, params)
+
+
+def _sum_over_kernels(function: Callable[[jax.Array], jax.Array], params: Tree) -> jax.Array:
+    chosen = zip(jax.tree.leaves(params), jax.tree.leaves(kernel_mask(params)), strict=True)
+    return sum((function(param).sum() for param, is_kernel in chosen if is_kernel), start=jnp.float32(0))
+
+
+# ---------------------------------------------------------------- by name
+
+
+class Loss(NamedTuple):
+    """A loss, and which fields of `Objective` are options of it ("focal_gamma" is its argument `gamma`)."""
+
+    compute: Callable[..., jax.Array]
+    options: tuple[str, ...] = ()
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing",)),
+    "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing",)),
+    "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha")),
+    "mse": Loss(mean_squared_error),
+}
+
+
+class Range(NamedTuple):
+    """What an option may be, in words and as a test that NaN fails."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Range("larger than 0 and finite", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Range("at least 0 and finite", lambda value: 0 <= value < math.inf)
+BETWEEN_0_AND_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
+FROM_0_BELOW_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
+
+
+def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:
+    """Raise a UserError for the first field of a dataclass that is out of its range; None is fine as a default."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ranges or (value is None and field.default is None):
+            continue
+        if not isinstance(value, Real) or not ranges[field.name].holds(value):
+            raise UserError(f"{flag(field.name)} must be {ranges[field.name].text}, got {value!r}")
+
+
+def check_applies(config: Any, options: Mapping[str, tuple[str, ...]], what: str, chosen: str) -> None:
+    """Raise a UserError for an option that is given though the chosen thing does not have it.
+
+    Args:
+        config: a dataclass whose options are None unless given.
+        options: for every name that could be chosen, its options.
+        what: kind of thing, e.g. "loss".
+        chosen: the name that is.
+    """
+    for option in sorted({option for names in options.values() for option in names} - set(options[chosen])):
+        if getattr(config, option) is not None:
+            having = " or ".join(name for name, names in options.items() if option in names)
+            raise UserError(f"{flag(option)} is an option of the {what} {having}, not of {chosen}")
+
+
+def flag(name: str) -> str:
+    """Return a field's name as it is written on a command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises: the mean loss of the examples plus penalties on kernels.
+
+    Raises:
+        UserError: unknown loss, an option out of range, or one that the loss does not have.
+    """
+
+    loss: Annotated[str, tyro.conf.arg(help=f"{', '.join(LOSSES)}.")] = "cross-entropy"
+    label_smoothing: Annotated[
+        float | None, tyro.conf.arg(help="Share of a label spread over all classes, in [0, 1); default 0.")
+    ] = None
+    focal_gamma: Annotated[
+        float | None, tyro.conf.arg(help="How much less easy examples count, at least 0; default 2.")
+    ] = None
+    focal_alpha: Annotated[
+        float | None, tyro.conf.arg(help="Weight of the true class, between 0 and 1; default 0.25.")
+    ] = None
+    l1: Annotated[float, tyro.conf.arg(help="Added to the loss: this times the sum of |w| over all kernels.")] = 0.0
+    l2: Annotated[float, tyro.conf.arg(help="Added to the loss: this times the sum of w^2 over all kernels.")] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, LOSSES)
+        check_ranges(self, _RANGES)
+        check_applies(self, {name: loss.options for name, loss in LOSSES.items()}, "loss", self.loss)
+
+
+_RANGES = {
+    "label_smoothing": FROM_0_BELOW_1,
+    "focal_gamma": NOT_NEGATIVE,
+    "focal_alpha": BETWEEN_0_AND_1,
+    "l1": NOT_NEGATIVE,
+    "l2": NOT_NEGATIVE,
+}
+
+
+def make_loss(objective: Objective) -> LossFunction:
+    """Return the loss of an objective as `(outputs, targets) -> (batch,)`, without the penalties."""
+    compute, options = LOSSES[objective.loss]
+    given = {option: getattr(objective, option) for option in options}
+    return partial(compute, **{k.removeprefix("focal_"): value for k, value in given.items() if value is not None})
+
+
+def penalty(objective: Objective, params: Tree) -> jax.Array | float:
+    """Return what an objective adds to the mean loss: `l1 * sum |w| + l2 * sum w^2` over all kernels.
+
+    Once for the whole batch: where replicas add up their gradients, each adds its share.
+    """
+    total: jax.Array | float = 0.0
+    for strength, compute in ((objective.l1, l1_penalty), (objective.l2, l2_penalty)):
+        if strength:
+            total = total + strength * compute(params)
+    return total

@@ -1,0 +1,342 @@
+"""Optimisers and learning-rate schedules by name, from Optax's parts.
+
+An optimiser is a chain: clip the gradient, turn it into a direction, add weight decay, scale by the learning rate,
+average the parameters; what is not asked for is not there. Accumulation of gradients goes around all of it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from optax import contrib
+
+from cnnjax.errors import UserError, unknown_name
+from cnnjax.train.losses import (
+    BETWEEN_0_AND_1,
+    FROM_0_BELOW_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    check_applies,
+    check_ranges,
+    kernel_mask,
+)
+from cnnjax.train.state import Tree
+
+# ---------------------------------------------------------------- optimisers
+
+
+class Rule(NamedTuple):
+    """An optimiser: how a gradient becomes a direction, and its library's defaults.
+
+    Attributes:
+        direction: of the momentum.
+        lr: learning rate.
+        weight_decay: decoupled, see `Optimization`.
+        momentum: None where it is not an option.
+        after_decay: what follows weight decay and precedes the learning rate.
+    """
+
+    direction: Callable[[float], optax.GradientTransformation]
+    lr: float
+    weight_decay: float = 0.0
+    momentum: float | None = None
+    after_decay: optax.GradientTransformation | None = None
+
+
+def _muon(momentum: float) -> optax.GradientTransformation:
+    """Orthogonalised momentum for kernels that mix channels, Adam for the rest.
+
+    A kernel (height, width, in, out) is the matrix (height * width * in, out) that its patches are multiplied by. A
+    depthwise kernel, of one input a group, is no such matrix. Updates are as large as AdamW's, so that one learning
+    rate serves both (Liu et al., 2025).
+    """
+
+    def labels(params: Tree) -> Tree:
+        mixes = lambda kernel, param: "muon" if kernel and param.shape[-2] > 1 else "adam"  # noqa: E731
+        return jax.tree.map(mixes, kernel_mask(params), params)
+
+    def matrices(kernels: Tree) -> Tree:
+        return jax.tree.map(lambda k: contrib.MuonDimensionNumbers(tuple(range(k.ndim - 1)), k.ndim - 1), kernels)
+
+    def as_adamw(kernels: Tree, _: Tree) -> Tree:
+        return jax.tree.map(lambda k: 0.2 * math.sqrt(max(k.size // k.shape[-1], k.shape[-1])) * k, kernels)
+
+    muon = optax.chain(
+        # The published rule: Optax's own, in scale_by_muon, weighs the first steps otherwise.
+        optax.trace(momentum, nesterov=True),
+        contrib.scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=matrices),
+        optax.stateless(as_adamw),
+    )
+    return optax.partition({"muon": muon, "adam": optax.scale_by_adam(eps=1e-7)}, labels)
+
+
+OPTIMIZERS: dict[str, Rule] = {
+    # Robbins & Monro (1951); claim G3.
+    "sgd": Rule(lambda _: optax.identity(), 1e-2),
+    # Polyak (1964), Nesterov (1983); torch's form, whose velocity has no learning rate in it.
+    "momentum": Rule(optax.trace, 1e-2, momentum=0.9),
+    "nesterov": Rule(lambda momentum: optax.trace(momentum, nesterov=True), 1e-2, momentum=0.9),
+    # Kingma & Ba (2015), with Keras's and with torch's epsilon; claim G3.
+    "adam": Rule(lambda _: optax.scale_by_adam(eps=1e-7), 1e-3),
+    "adam-torch": Rule(lambda _: optax.scale_by_adam(eps=1e-8), 1e-3),
+    # Loshchilov & Hutter (2019).
+    "adamw": Rule(lambda _: optax.scale_by_adam(eps=1e-7), 1e-3, weight_decay=4e-3),
+    "adamw-torch": Rule(lambda _: optax.scale_by_adam(eps=1e-8), 1e-3, weight_decay=1e-2),
+    # Hinton (2012): Keras divides by sqrt(v + eps), torch by sqrt(v) + eps and forgets slower.
+    "rmsprop": Rule(lambda momentum: _rms(0.9, 1e-7, True, momentum), 1e-3, momentum=0.0),
+    "rmsprop-torch": Rule(lambda momentum: _rms(0.99, 1e-8, False, momentum), 1e-2, momentum=0.0),
+    # Chen et al. (2023); Optax's weight decay.
+    "lion": Rule(lambda _: optax.scale_by_lion(), 1e-4, weight_decay=1e-3),
+    # You et al. (2020), with the paper's and Optax's epsilon.
+    "lamb": Rule(lambda _: optax.scale_by_adam(eps=1e-6), 1e-3, after_decay=optax.scale_by_trust_ratio()),
+    # Jordan et al. (2024), with Keras's defaults.
+    "muon": Rule(_muon, 1e-3, weight_decay=4e-3, momentum=0.95),
+}
+
+
+def _rms(decay: float, eps: float, eps_in_sqrt: bool, momentum: float) -> optax.GradientTransformation:
+    rms = optax.scale_by_rms(decay, eps, eps_in_sqrt=eps_in_sqrt)
+    return optax.chain(rms, optax.trace(momentum)) if momentum else rms
+
+
+# ---------------------------------------------------------------- schedules
+
+
+class Span(NamedTuple):
+    """What a schedule is made for: `updates` of the parameters from a learning rate `lr` on, after the warm-up."""
+
+    lr: float
+    updates: int
+    decay_rate: float
+    decay_updates: int
+
+
+class ScheduleKind(NamedTuple):
+    """A schedule, and which fields of `Optimization` are options of it."""
+
+    make: Callable[[Span], optax.Schedule]
+    options: tuple[str, ...]
+
+
+_DECAY = ("decay_rate", "decay_epochs")
+SCHEDULES: dict[str, ScheduleKind] = {
+    "constant": ScheduleKind(lambda span: optax.constant_schedule(span.lr), ("warmup_epochs",)),
+    # lr * decay_rate ** floor(t / decay_epochs): in integers, as a quotient just below a whole number would be late.
+    "step": ScheduleKind(
+        lambda span: lambda count: span.lr * span.decay_rate ** (count // span.decay_updates),
+        ("warmup_epochs", *_DECAY),
+    ),
+    # lr * decay_rate ** (t / decay_epochs).
+    "exponential": ScheduleKind(
+        lambda span: optax.exponential_decay(span.lr, span.decay_updates, span.decay_rate), ("warmup_epochs", *_DECAY)
+    ),
+    # lr / 2 * (1 + cos(pi t / T)). Loshchilov & Hutter, "SGDR" (2017).
+    "cosine": ScheduleKind(lambda span: optax.cosine_decay_schedule(span.lr, span.updates), ("warmup_epochs",)),
+    # lr / 25 to lr in 30 % of the training, then to lr / 250,000, both along cosines, as torch's OneCycleLR.
+    # Smith & Topin, "Super-convergence" (2018).
+    "one-cycle": ScheduleKind(lambda span: optax.cosine_onecycle_schedule(span.updates, span.lr), ()),
+}
+
+
+# ---------------------------------------------------------------- what a person chooses
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How parameters are learned.
+
+    Raises:
+        UserError: unknown optimiser or schedule, an option out of range, or one that the chosen ones do not have.
+    """
+
+    optimizer: Annotated[str, tyro.conf.arg(help=f"{', '.join(OPTIMIZERS)}.")] = "adam"
+    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate; default: the optimiser's own.")] = None
+    momentum: Annotated[
+        float | None,
+        tyro.conf.arg(help="Share of the last direction kept, in [0, 1); default: the optimiser's own."),
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        tyro.conf.arg(
+            help="Decoupled: every update also takes lr times this times w off each kernel w, no bias and no norm; "
+            "default: the optimiser's own."
+        ),
+    ] = None
+    schedule: Annotated[
+        str, tyro.conf.arg(help=f"Of the learning rate, after the warm-up: {', '.join(SCHEDULES)}.")
+    ] = "constant"
+    warmup_epochs: Annotated[
+        float | None, tyro.conf.arg(help="Epochs in which the learning rate rises linearly; default: none.")
+    ] = None
+    decay_rate: Annotated[
+        float | None, tyro.conf.arg(help="Factor of a step or exponential decay, between 0 and 1; default 0.1.")
+    ] = None
+    decay_epochs: Annotated[
+        float | None, tyro.conf.arg(help="Epochs for each such factor; default: a third of those after the warm-up.")
+    ] = None
+    clip_norm: Annotated[
+        float | None, tyro.conf.arg(help="Longest gradient, all parameters together; longer ones are scaled down.")
+    ] = None
+    accumulate: Annotated[
+        int, tyro.conf.arg(help="Steps whose gradients are averaged for one update of the parameters.")
+    ] = 1
+    ema: Annotated[
+        float | None,
+        tyro.conf.arg(help="Evaluate a moving average of the parameters that keeps this share at every update."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimiser", self.optimizer, OPTIMIZERS)
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        check_ranges(self, _RANGES)
+        having = {name: () if rule.momentum is None else ("momentum",) for name, rule in OPTIMIZERS.items()}
+        check_applies(self, having, "optimiser", self.optimizer)
+        check_applies(self, {name: kind.options for name, kind in SCHEDULES.items()}, "schedule", self.schedule)
+
+
+_RANGES = {
+    "lr": POSITIVE,
+    "momentum": FROM_0_BELOW_1,
+    "weight_decay": NOT_NEGATIVE,
+    "warmup_epochs": NOT_NEGATIVE,
+    "decay_rate": BETWEEN_0_AND_1,
+    "decay_epochs": POSITIVE,
+    "clip_norm": POSITIVE,
+    "accumulate": Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1),
+    "ema": BETWEEN_0_AND_1,
+}
+
+
+def check_epochs(optimization: Optimization, epochs: float) -> None:
+    """Raise a UserError if the schedule does not fit into the epochs of a training."""
+    warmup, decay = optimization.warmup_epochs or 0, optimization.decay_epochs or 0
+    if warmup >= epochs:
+        raise UserError(f"--warmup-epochs must be less than the {epochs} epochs of the training, got {warmup}")
+    if optimization.schedule == "step" and warmup + decay >= epochs:
+        raise UserError(
+            f"--decay-epochs {decay} after {warmup} epochs of warm-up is no step within the {epochs} epochs of the "
+            "training: choose less, or the schedule constant"
+        )
+
+
+# ---------------------------------------------------------------- what is made of it
+
+
+def make_optimizer(optimization: Optimization, steps_per_epoch: int, epochs: int) -> optax.GradientTransformation:
+    """Return the Optax transformation that was chosen.
+
+    Its state is a pytree of arrays; parameters must be given to `update`. Gradients must be those of the whole batch,
+    summed over replicas. With `accumulate`, one update follows the mean gradient of so many steps: that of their
+    batches together if these are of one size.
+
+    Args:
+        optimization: the choice.
+        steps_per_epoch: calls of `update` in an epoch.
+        epochs: length of the training.
+
+    Raises:
+        UserError: the schedule or the accumulation does not fit into the training.
+    """
+    rule, lr = OPTIMIZERS[optimization.optimizer], _schedule(optimization, steps_per_epoch, epochs)
+    momentum = _or(optimization.momentum, _or(rule.momentum, 0.0))
+    weight_decay = _or(optimization.weight_decay, rule.weight_decay)
+    parts = (
+        optimization.clip_norm and optax.clip_by_global_norm(optimization.clip_norm),
+        rule.direction(momentum),
+        weight_decay and optax.add_decayed_weights(weight_decay, kernel_mask),
+        rule.after_decay,
+        optax.scale_by_learning_rate(lr),
+        optimization.ema and average_params(optimization.ema),
+    )
+    chain = optax.chain(*(part for part in parts if part))
+    if optimization.accumulate == 1:
+        return chain
+    return optax.MultiSteps(chain, optimization.accumulate).gradient_transformation()
+
+
+def learning_rate(optimization: Optimization, steps_per_epoch: int, epochs: int, step: int | jax.Array) -> jax.Array:
+    """Return the learning rate of a step, counted from 0 over the whole training, as a float32 scalar.
+
+    Raises:
+        UserError: as `make_optimizer`.
+    """
+    lr = _schedule(optimization, steps_per_epoch, epochs)
+    return jnp.asarray(lr(step // optimization.accumulate) if callable(lr) else lr, jnp.float32)
+
+
+def _schedule(optimization: Optimization, steps_per_epoch: int, epochs: int) -> optax.Schedule | float:
+    """The learning rate by updates, or the one number that it always is."""
+    check_epochs(optimization, epochs)
+    lr = _or(optimization.lr, OPTIMIZERS[optimization.optimizer].lr)
+    updates = epochs * steps_per_epoch // optimization.accumulate
+    if updates == 0:
+        raise UserError(
+            f"--accumulate {optimization.accumulate} is more than the {epochs * steps_per_epoch} steps of the "
+            "training: nothing would be learned"
+        )
+    per_epoch = steps_per_epoch / optimization.accumulate
+    warmup = math.ceil((optimization.warmup_epochs or 0) * per_epoch)
+    if optimization.schedule == "constant" and not warmup:
+        return lr
+    decay_epochs = optimization.decay_epochs or (epochs - (optimization.warmup_epochs or 0)) / 3
+    span = Span(
+        lr, max(updates - warmup, 1), _or(optimization.decay_rate, 0.1), max(round(decay_epochs * per_epoch), 1)
+    )
+    schedule = SCHEDULES[optimization.schedule].make(span)
+    if not warmup:
+        return schedule
+    # From lr / warmup and not from 0, with which the first update would change nothing.
+    return optax.join_schedules([optax.linear_schedule(lr / warmup, lr, warmup - 1), schedule], [warmup])
+
+
+def _or(chosen: float | None, default: float) -> float:
+    return default if chosen is None else chosen
+
+
+# ---------------------------------------------------------------- averages of parameters
+
+
+class AverageState(NamedTuple):
+    """How many updates there were, int32, and the average of the parameters after each of them."""
+
+    updates: jax.Array
+    average: Tree
+
+
+def average_params(decay: float) -> optax.GradientTransformation:
+    """Keep `sum_i decay^(t-i) params_i / sum_i decay^(t-i)` of the parameters after each of t updates; last in a chain.
+
+    Without the initial parameters, which a plain moving average drags along for 1 / (1 - decay) updates, and kept
+    normalised: `average += (1 - decay) / (1 - decay^t) * (params - average)`. (`optax.ema` normalises when it is read,
+    by a `1 - decay^t` whose float32 value is off by 0.02 % for decay 0.9999.)
+
+    Source: Polyak & Juditsky (1992) for averaging; Kingma & Ba, "Adam" (2015), section 3, for the normalisation.
+    """
+
+    def init(params: Tree) -> AverageState:
+        return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Tree, state: AverageState, params: Tree | None = None) -> tuple[Tree, AverageState]:
+        if params is None:
+            raise ValueError("an average of parameters needs them: optimizer.update(gradients, state, params)")
+        count = optax.safe_increment(state.updates)
+        weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
+        newest = optax.apply_updates(params, updates)
+        return updates, AverageState(count, optax.incremental_update(newest, state.average, weight))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged_params(opt_state: Tree, params: Tree) -> Tree:
+    """Return the average that an optimiser's state holds, or `params` if it holds none."""
+    is_average = lambda node: isinstance(node, AverageState)  # noqa: E731
+    averages = [node.average for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
+    return averages[0] if averages else params
