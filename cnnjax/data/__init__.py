@@ -1,20 +1,23 @@
 """Data sources: TFDS, folders, generated, and bundled; decoded once and memory-mapped from a cache, or streamed."""
 
-from cnnjax.data import shapes
+from cnnjax.data import augment, shapes
 from cnnjax.data.bundled import digits
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import Dataset, Examples, Split, hold_out
 from cnnjax.data.order import epoch_order
-from cnnjax.data.sources import STREAMING, load
+from cnnjax.data.sources import KINDS, STREAMING, Source, load
 from cnnjax.data.stream import Stream
 from cnnjax.data.tfds_source import is_prepared, load_tfds
 
 __all__ = [
+    "KINDS",
     "STREAMING",
     "Dataset",
     "Examples",
+    "Source",
     "Split",
     "Stream",
+    "augment",
     "cache_dir",
     "cached",
     "digits",

@@ -3,9 +3,12 @@
 import hashlib
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from cnnjax.data import shapes
 from cnnjax.data.bundled import digits
@@ -21,6 +24,31 @@ SHAPES_TRAIN, SHAPES_TEST = 5000, 2000  # enough for a CNN to learn from, and ma
 STREAMING = ("auto", "always", "never")
 LARGEST_SHARE = 0.25  # of the memory that decoded images may take
 HELD_OUT = ("test", "validation", "val", "valid")
+
+
+KINDS = "shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where labelled images come from, as options; see `load`."""
+
+    data: Annotated[str, tyro.conf.arg(help=KINDS)] = "shapes"
+    image_size: Annotated[
+        int | None, tyro.conf.arg(help="Height and width that images of a folder or a stream are resized to.")
+    ] = None
+    stream: Annotated[
+        str,
+        tyro.conf.arg(help="always: decode while training; never: before, into memory; auto: by what memory there is."),
+    ] = "auto"
+    workers: Annotated[int, tyro.conf.arg(help="Processes that decode a stream; 0: threads.")] = 0
+    skip_bad: Annotated[bool, tyro.conf.arg(help="Go on without images that cannot be decoded; each is named.")] = False
+
+    def dataset(self) -> Dataset:
+        """Load what the options name."""
+        return load(
+            self.data, image_size=self.image_size, stream=self.stream, workers=self.workers, skip_bad=self.skip_bad
+        )
 
 
 def load(
@@ -42,6 +70,8 @@ def load(
     """
     if stream not in STREAMING:
         raise UserError(f"--stream must be one of {', '.join(STREAMING)}, got {stream!r}")
+    if workers < 0:
+        raise UserError(f"--workers must be at least 0, got {workers}")
     if os.sep in name or Path(name).is_dir():
         return _load_folder(Path(name), image_size, stream, workers, skip_bad)
     if name in GENERATED:

@@ -1,0 +1,106 @@
+"""Augmentations in a row, and by name."""
+
+import inspect
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import jax
+
+from cnnjax.data.augment import geometry, mixing, pixels
+from cnnjax.data.augment.geometry import Geometric, in_a_row
+from cnnjax.data.augment.policy import rand_augment
+from cnnjax.data.augment.sample import Augmentation, Sample, stored
+from cnnjax.errors import UserError, unknown_name
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "translate": geometry.translate,
+    "random-crop": geometry.random_crop,
+    "resized-crop": geometry.resized_crop,
+    "mirror": geometry.mirror,
+    "flip-vertical": geometry.flip_vertical,
+    "rotate": geometry.rotate,
+    "rotate90": geometry.rotate90,
+    "zoom": geometry.zoom,
+    "rgb-intensity": pixels.rgb_intensity,
+    "brightness": pixels.brightness,
+    "contrast": pixels.contrast,
+    "saturation": pixels.saturation,
+    "hue": pixels.hue,
+    "gaussian-noise": pixels.gaussian_noise,
+    "salt-and-pepper": pixels.salt_and_pepper,
+    "cutout": pixels.cutout,
+    "mixup": mixing.mixup,
+    "cutmix": mixing.cutmix,
+    "rand-augment": rand_augment,
+}
+
+
+def chain(*augmentations: Augmentation) -> Augmentation:
+    """Return one augmentation that applies several in order; number k draws from the key folded with k.
+
+    Geometric ones next to each other that share a fill are multiplied into one map: an image is interpolated once, and
+    what one moves out of the image another may move back in.
+    """
+
+    def apply(key: jax.Array, sample: Sample) -> Sample:
+        for fill, run in groupby(enumerate(augmentations), _fill):
+            numbers, steps = zip(*run, strict=True)
+            if fill is not None:
+                sample = in_a_row(steps, numbers[0])(key, sample)
+            else:
+                for number, step in zip(numbers, steps, strict=True):
+                    sample = step(jax.random.fold_in(key, number), sample)
+        return sample
+
+    return lambda key, sample: stored(apply, key, sample)
+
+
+def _fill(numbered: tuple[int, Augmentation]) -> float | None:
+    return numbered[1].fill if isinstance(numbered[1], Geometric) else None
+
+
+def parse(text: str) -> Augmentation:
+    """Return the chain that a line names, e.g. "random-crop:padding=4 zoom:scale=0.9..1.1 rand-augment:layers=1".
+
+    Names are those of `AUGMENTATIONS`, with spaces between; options follow a colon, with commas between, as
+    option=value; a pair is written low..high. An empty line names the chain that does nothing.
+
+    Raises:
+        UserError: an unknown name or option, a value of another kind, or one out of range.
+    """
+    return chain(*map(_parse_one, text.split()))
+
+
+def _parse_one(word: str) -> Augmentation:
+    name, _, rest = word.partition(":")
+    if name not in AUGMENTATIONS:
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(AUGMENTATIONS[name]).parameters.items()}
+    given = {}
+    for assignment in filter(None, rest.split(",")):
+        option, _, value = assignment.partition("=")
+        if option not in defaults or not isinstance(defaults[option], _KINDS):
+            settable = [key for key, default in defaults.items() if isinstance(default, _KINDS)]
+            if not settable:
+                raise UserError(f"augmentation {name!r} has no options, got {rest!r}")
+            raise unknown_name(f"option of {name}", option, settable)
+        given[option] = _value(assignment, value, defaults[option])
+    try:
+        return AUGMENTATIONS[name](**given)
+    except UserError as error:
+        raise UserError(f"augmentation {word!r}: {error}") from None
+
+
+_KINDS = (int, float, tuple, type(None))  # of the defaults of options that a line can set; None is for an integer
+
+
+def _value(assignment: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, tuple):
+            low, high = text.split("..")
+            return float(low), float(high)
+        return float(text) if isinstance(default, float) else int(text)
+    except ValueError:
+        kind = "low..high" if isinstance(default, tuple) else "a number" if isinstance(default, float) else "an integer"
+        raise UserError(f"{assignment!r}: expected {kind} after the =") from None

@@ -1,0 +1,96 @@
+"""What an augmentation takes and gives: a batch of images with all that is known of them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from cnnjax.errors import UserError
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["images", "labels", "boxes", "masks", "keypoints"],
+    meta_fields=["mask_fill", "keypoint_pairs"],
+)
+@dataclass(frozen=True)
+class Sample:
+    """N images of H x W pixels, and what is known of them; None where nothing is.
+
+    Coordinates are pixels, x right and y down: pixel (i, j) covers the square from (i, j) to (i + 1, j + 1).
+
+    Attributes:
+        images: float (N, H, W, C) in [0, 1].
+        labels: float (N, K), the probability of each class; one-hot until images are mixed.
+        boxes: float (N, B, 4): x_min, y_min, x_max, y_max; (0, 0, 0, 0) is no box.
+        masks: integer or bool (N, H, W), the class of every pixel.
+        keypoints: float (N, P, 3): x, y, and visible, 0 or larger.
+        mask_fill: class of the pixels that come from outside the image.
+        keypoint_pairs: indices of keypoints that trade places in a mirror image, e.g. (left eye, right eye).
+    """
+
+    images: jax.Array
+    labels: jax.Array | None = None
+    boxes: jax.Array | None = None
+    masks: jax.Array | None = None
+    keypoints: jax.Array | None = None
+    mask_fill: int = 0
+    keypoint_pairs: tuple[tuple[int, int], ...] = ()
+
+
+Augmentation = Callable[[jax.Array, Sample], Sample]
+"""A pure function of a key (`jax.random.key`) and a batch; what is random is drawn for every image on its own."""
+
+
+def change_images(sample: Sample, change: Callable[[jax.Array], jax.Array]) -> Sample:
+    """Return the sample with other values in its pixels, clipped to [0, 1]."""
+    check_images(sample)
+    return replace(sample, images=jnp.clip(change(sample.images), 0, 1))
+
+
+def check_images(sample: Sample) -> None:
+    """Raise a UserError unless the images are a batch of floats."""
+    shape, dtype = sample.images.shape, sample.images.dtype
+    if len(shape) != 4 or not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"images: expected floats in [0, 1], (N, H, W, C), got {dtype} {shape}: divide bytes by 255")
+
+
+def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise a UserError unless `value` is a number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        upper = "" if high == math.inf else f" to {high:g}"
+        raise UserError(f"{name}={value!r}: expected a number from {low:g}{upper or ' up'}")
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise a UserError unless `value` is an integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"{name}={value!r}: expected an integer of at least {low}")
+
+
+def check_interval(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise a UserError unless `value` is a pair of rising numbers, above `low` and at most `high`."""
+    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
+    if not pair or not low < value[0] <= value[1] <= high:
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        raise UserError(f"{name}={value!r}: expected a pair of rising numbers above {low:g}{upper}")
+
+
+def stored(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `function(*arguments)`, on a CPU computed once from stored arguments and stored itself.
+
+    XLA:CPU fuses what is elementwise, gathers included, into every reader and repeats it there: two warps in a row took
+    seven times as long as one. It drops `lax.optimization_barrier`, but leaves a call alone that it may not inline.
+    """
+
+    def call(*arguments: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*arguments)
+
+    return lax.platform_dependent(*arguments, cpu=call, default=function)
