@@ -3,21 +3,22 @@
 import dataclasses
 import importlib
 import logging
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from cnnjax import train
+from cnnjax import data, train
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.train.devices import (
     describe_device,
@@ -29,11 +30,13 @@ from cnnjax.train.devices import (
 from experiments import EXPERIMENTS, Claim, load_experiment
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
+OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 USAGE = """\
 usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or go on with it; --help lists its options
        python launch.py list                              what there is
        python launch.py verify                            check the lectures' claims; exit 1 if one fails
-       python launch.py report                            write results/README.md from the published runs
+       python launch.py report                            write results/README.md and README's option table
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
@@ -51,6 +54,10 @@ class Launch:
     parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the local devices: shard_map or pmap.")] = (
         "shard_map"
     )
+    profile: Annotated[
+        bool,
+        tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
+    ] = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def run_experiment(name: str, arguments: list[str]) -> int:
@@ -78,7 +88,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
     config, launch = _parse(name, experiment, arguments)
     options = train.as_config(config)
     out = launch.out or RESULTS / "runs" / f"{name}-{train.config_hash(options)}"
-    run = train.Run(out, name, options)
+    run = train.Run(out, name, options, launch.profile)
     if launch.overwrite:
         run.clear()
     run.check()
@@ -131,7 +141,7 @@ def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, p
 def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> str:
     """One run as a page: what it is, its table, its claims, its figures, and the command that makes it again."""
     idea, _, rest = (experiment.__doc__ or "").strip().partition("\n\n")
-    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in run.config.items())
+    options = _options(run.config)
     figures = sorted(path.name for path in run.figures.glob("*.png"))
     return "\n\n".join(
         [
@@ -145,6 +155,12 @@ def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> 
             f"Device: {summary['device']}. Versions: {summary['versions']}. Seconds: {summary['seconds']}.\n",
         ]
     )
+
+
+def _options(config: Mapping[str, Any]) -> str:
+    """A config as it is written on a command line; what is off or not given is left out."""
+    given = {f"--{key.replace('_', '-')}": value for key, value in config.items() if value not in (None, False, "")}
+    return " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
 
 
 def _claims_table(claims: Sequence[Claim]) -> str:
@@ -185,7 +201,7 @@ def verify(arguments: list[str]) -> int:
 
 
 def report(arguments: list[str]) -> int:
-    """Write `results/README.md`: the published runs with their tables and figures."""
+    """Write `results/README.md`, the published runs with their tables and figures, and README's option table."""
     _no_arguments("report", arguments)
     parts = [
         "# Results",
@@ -200,8 +216,24 @@ def report(arguments: list[str]) -> int:
                 f"![{path.stem}]({name}/figures/{path.name})" for path in sorted((RESULTS / name / "figures").iterdir())
             ]
     train.write_text(RESULTS / "README.md", "\n\n".join(parts) + "\n")
-    print(f"wrote {RESULTS / 'README.md'}")
+    head, _, rest = README.read_text().partition(OPTIONS_BEGIN)
+    train.write_text(README, f"{head}{OPTIONS_BEGIN}\n{option_table()}\n{OPTIONS_END}{rest.partition(OPTIONS_END)[2]}")
+    print(f"wrote {RESULTS / 'README.md'} and the option table of {README}")
     return 0
+
+
+def option_table() -> str:
+    """Return README's table of the options that experiments share, read from their dataclasses."""
+    lines = ["| option | default | what |", "| --- | --- | --- |"]
+    for part in (train.Recipe, data.Source):
+        hints = get_type_hints(part, include_extras=True)
+        for field in dataclasses.fields(part):
+            (argument,) = hints[field.name].__metadata__
+            default = "" if field.default in (None, "") else f"`{field.default}`"
+            lines.append(
+                f"| `--{field.name.replace('_', '-')}` | {default} | {argument.help.replace('|', chr(92) + '|')} |"
+            )
+    return "\n".join(lines)
 
 
 def publish(arguments: list[str]) -> int:

@@ -31,6 +31,7 @@ from rich.table import Table
 from cnnjax import geometry, models, train, viz
 from cnnjax.errors import UserError
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
@@ -132,10 +133,11 @@ def _time_workload(workload: Workload, options: Options) -> dict[str, Any]:
 
 def _ours(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Contender:
     model = models.create_model(workload.name, num_classes=CLASSES, in_channels=workload.image[2])
-    optimizer = optax.adam(**ADAM)
+    recipe = train.Recipe()
+    optimizer = make_optimizer(recipe, 1, 1)
     structure, state = train.split_model(model, optimizer)
     parallel = train.Parallel(devices=jax.local_devices()[:1])
-    compiled = parallel.map(make_train_step(structure, optimizer))
+    compiled = parallel.map(make_train_step(structure, optimizer, recipe))
     constants = parallel.replicate(Constants(jax.random.key(0)))
     batch = train.Batch(images, labels, np.ones(len(labels), np.float32))  # type: ignore[arg-type]
     carried = [parallel.replicate(state)]

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import optax
 import tyro
 
 from cnnjax import data, models, train, viz
+from cnnjax.data import KINDS
 from cnnjax.errors import UserError
 from cnnjax.viz.figures import Curve
 from experiments import Claim, check
@@ -34,37 +34,25 @@ POINTS = 0.025  # how far a test accuracy may be from the lecture's: seeds, and 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(train.Recipe, data.Source):
     """Train a fully connected and a convolutional network and compare them."""
 
-    data: Annotated[
-        str,
-        tyro.conf.arg(help="shapes, digits, or a TFDS set; default: cifar10 where it is prepared, else shapes."),
-    ] = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes")
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 20
-    batch_size: Annotated[int, tyro.conf.arg(help="Images a step, over all devices.")] = 128
-    lr: Annotated[float, tyro.conf.arg(help="Learning rate of Adam.")] = 1e-3
+    data: Annotated[str, tyro.conf.arg(help=f"{KINDS} Default: cifar10 where it is prepared, else shapes.")] = field(
+        default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes"
+    )
     validation_split: Annotated[float, tyro.conf.arg(help="Share of the training images held out, the last ones.")] = (
         0.3
     )
-    seed: Annotated[int, tyro.conf.arg(help="Decides initial parameters and the order of the images.")] = 0
-    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise UserError(f"--lr must be larger than 0, got {self.lr}")
+        train.Recipe.__post_init__(self)
         if not 0 < self.validation_split < 1:
             raise UserError(f"--validation-split must be between 0 and 1, got {self.validation_split}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
 
 
 def load(config: Config) -> data.Dataset:
     """Return the data set; raise a UserError if the config does not fit it."""
-    dataset = data.load(config.data)
+    dataset = config.dataset()
     train.check_batch_size(config.batch_size, data.hold_out(dataset.train, config.validation_split)[0])
     height, width, _ = dataset.image_shape
     if height != width or height < SMALLEST_IMAGE:
@@ -111,17 +99,15 @@ def _train(
     training, validation = data.hold_out(dataset.train, config.validation_split)
     fit = train.fit(
         _build(name, dataset, seed),
-        optax.adam(config.lr, eps=1e-7),  # Keras's epsilon
+        config,
         training,
         validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
         seed=seed,
         run=run,
         tag=f"{name}/seed{seed}",
         parallel=parallel,
     )
-    judged = train.evaluate(fit.network, fit.state, dataset.test, parallel)
+    judged = train.evaluate(fit.network, fit.state, dataset.test, parallel, config)
     return fit._replace(state=fit.state._replace(opt_state=())), judged  # two thirds of the memory, needed no more
 
 

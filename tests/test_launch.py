@@ -77,10 +77,10 @@ def test_help_lists_every_option_with_its_default(capsys):
     [
         (["fcn-vs-cn"], "unknown experiment or command 'fcn-vs-cn': did you mean fcn-vs-cnn?"),
         (["fcn-vs-cnn", "--epoch", "3"], "--epochs"),
-        (["fcn-vs-cnn", "--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["fcn-vs-cnn", "--epochs", "-1"], "--epochs must be at least 1, got -1"),
+        (["fcn-vs-cnn", "--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
+        (["fcn-vs-cnn", "--epochs", "-1"], "--epochs must be an integer of at least 1, got -1"),
         (["fcn-vs-cnn", "--epochs", "many"], "many"),
-        (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0, got 0"),
+        (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0 and finite, got 0"),
         (["fcn-vs-cnn", "--validation-split", "1"], "--validation-split must be between 0 and 1"),
         (["fcn-vs-cnn", "--seed", "-1"], "--seed must be from 0"),
         (["fcn-vs-cnn", "--data", "shape"], "unknown data set 'shape': did you mean"),
@@ -230,3 +230,7 @@ def _wait(process, condition):
 
 def _lines(out):
     return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+
+
+def test_readme_has_the_option_table_of_the_code():
+    assert launch.option_table() in (ROOT / "README.md").read_text()

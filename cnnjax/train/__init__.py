@@ -2,14 +2,20 @@
 
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.loop import Evaluation, Fit, check_batch_size, evaluate, fit
+from cnnjax.train.losses import LOSSES, make_loss
 from cnnjax.train.metrics import Recorder, read_history
+from cnnjax.train.optimizers import OPTIMIZERS, SCHEDULES, averaged_params, learning_rate, make_optimizer
 from cnnjax.train.parallel import MODES, Parallel
+from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run, as_config, config_hash, read_json, write_json, write_text
 from cnnjax.train.signals import Interrupted, raised_signals
 from cnnjax.train.state import Batch, Network, TrainState, params_sha256, split_model
 
 __all__ = [
+    "LOSSES",
     "MODES",
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Batch",
     "Checkpoints",
     "Evaluation",
@@ -17,14 +23,19 @@ __all__ = [
     "Interrupted",
     "Network",
     "Parallel",
+    "Recipe",
     "Recorder",
     "Run",
     "TrainState",
     "as_config",
+    "averaged_params",
     "check_batch_size",
     "config_hash",
     "evaluate",
     "fit",
+    "learning_rate",
+    "make_loss",
+    "make_optimizer",
     "params_sha256",
     "raised_signals",
     "read_history",

@@ -2,27 +2,32 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
-from cnnjax.data import Examples, Split, epoch_order
+from cnnjax.data import Examples, Split, augment, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.metrics import Recorder, read_history
+from cnnjax.train.optimizers import averaged_params, learning_rate, make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.progress import Display, display
+from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.signals import StopRequest, deferred_signals
 from cnnjax.train.state import Batch, Network, TrainState, Tree, split_model, zero_sums
-from cnnjax.train.step import Constants, make_eval_step, make_train_step
+from cnnjax.train.step import Constants, make_eval_step, make_train_step, scale_pixels
 
 EVAL_BATCH = 512
+SHOWN = 16  # images in TensorBoard
+TRACED = slice(5, 15)  # steps of a profile
 
 
 class Fit(NamedTuple):
@@ -57,12 +62,10 @@ def check_batch_size(batch_size: int, train: Examples) -> None:
 
 def fit(
     model: Module,
-    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
     train: Examples,
     validation: Examples,
     *,
-    epochs: int,
-    batch_size: int,
     seed: int,
     run: Run,
     tag: str,
@@ -71,45 +74,48 @@ def fit(
 ) -> Fit:
     """Train a classifier, or go on where a killed process left it; a finished training is only read back.
 
-    One seed decides the order of the examples and every random layer: interrupted or not, the result is the same bits.
-    A state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
+    One seed decides the order of the examples, augmentation and every random layer: interrupted or not, the result is
+    the same bits. A state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
 
     Args:
         model: the network with its initial parameters.
-        optimizer: an Optax transformation.
-        train: examples to learn from.
-        validation: examples to judge every epoch by.
-        epochs: passes over `train`.
-        batch_size: examples a step, over all devices; the last step of an epoch takes what is left.
-        seed: of the order and of random layers.
+        recipe: how it is trained.
+        train: examples to learn from; the last step of an epoch takes what is left.
+        validation: examples to judge every epoch by, with averaged parameters if the recipe averages them.
+        seed: of the order, of augmentation and of random layers; the recipe's own counts for whoever repeats trainings.
         run: the directory that metrics and checkpoints go to.
         tag: names this training within the run.
         parallel: the devices and how they are mapped.
         epoch_program: as `make_advance`.
 
     Raises:
-        UserError: the batch is larger than the data, or cannot be split over the devices.
+        UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not fit.
         Interrupted: a signal came; the state is saved.
     """
+    epochs, batch_size = recipe.epochs, recipe.batch_size
     check_batch_size(batch_size, train)
     parallel.check_batch(batch_size)
+    steps = -(-train.size // batch_size)
+    optimizer = make_optimizer(recipe, steps, epochs)
     network, initial = split_model(model, optimizer)
     checkpoints = Checkpoints(run.checkpoints / tag)
     state = checkpoints.restore(initial) or initial
-    steps, first_step = -(-train.size // batch_size), int(state.step)
+    first_step = int(state.step)
     if first_step == epochs * steps:
         checkpoints.close()
         return Fit(network, state, read_history(run.metrics, tag))
 
     constants, state = parallel.replicate((Constants(jax.random.key(seed)), state))
-    advance = make_advance(make_train_step(network, optimizer), train, parallel, epoch_program)
-    judge = make_evaluator(network, initial, validation, parallel)
+    advance = make_advance(make_train_step(network, optimizer, recipe), train, parallel, epoch_program)
+    judge = make_evaluator(network, initial, validation, parallel, recipe)
     with (
         closing(checkpoints),
         closing(Recorder(run.metrics, tag, first_step)) as recorder,
         closing(display(tag, epochs, steps, first_step)) as shown,
         deferred_signals() as stop,
     ):
+        if first_step == 0:
+            recorder.write_pictures(0, _examples(train, recipe, seed))
         for epoch in range(first_step // steps, epochs):
             done = max(first_step - epoch * steps, 0)
             indices, weights = epoch_order(seed, epoch, train.size, batch_size)
@@ -119,20 +125,49 @@ def fit(
                 step = int(step) - epoch * steps
                 shown.update(epoch + 1, step, _means(sums), (step - done) * batch_size / seconds)
 
-            states = advance(state, constants, indices[done:], weights[done:])
+            first = epoch == first_step // steps
+            go = _traced(advance, run.path / "profile" / tag) if run.profile and first else advance
+            states = go(state, constants, indices[done:], weights[done:])
             state, seconds = _follow(states, stop, shown, show)
             step, sums = parallel.one_copy((state.step, state.sums))
             if int(step) == (epoch + 1) * steps:
-                timing = {"seconds": seconds, "step_ms": seconds / (steps - done) * 1e3}
-                trained, judged = _means(sums) | timing, judge(state)
+                trained = _means(sums) | {
+                    "lr": float(learning_rate(recipe, steps, epochs, int(step) - 1)),
+                    "seconds": seconds,
+                    "step_ms": seconds / (steps - done) * 1e3,
+                    "images_per_second": (steps - done) * batch_size / seconds,
+                }
+                judged = judge(state)
                 validated = {"loss": judged.loss, "accuracy": judged.accuracy}
                 recorder.write(int(step), epoch + 1, "train", trained)
                 recorder.write(int(step), epoch + 1, "validation", validated)
+                recorder.write_weights(int(step), parallel.one_copy(state.params))
                 shown.epoch_done(epoch + 1, trained | {f"val_{name}": value for name, value in validated.items()})
                 state = state._replace(sums=parallel.replicate(zero_sums()))
             checkpoints.save(parallel.one_copy(state))
             stop.raise_if_set()
     return Fit(network, parallel.one_copy(state), read_history(run.metrics, tag))
+
+
+def _examples(train: Examples, recipe: Recipe, seed: int) -> np.ndarray:
+    """The first images as training sees them, with the recipe's augmentation."""
+    images, labels = train.first(SHOWN)
+    sample = augment.Sample(scale_pixels(jnp.asarray(images)), jax.nn.one_hot(labels, int(labels.max()) + 1))
+    return np.asarray(augment.parse(recipe.augment)(jax.random.key(seed), sample).images)
+
+
+def _traced(advance: Advance, folder: Path) -> Advance:
+    """Write a trace of the steps `TRACED`, after those that compile, for TensorBoard or Perfetto."""
+
+    def run(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
+        for part in (slice(0, TRACED.start), TRACED, slice(TRACED.stop, None)):
+            if len(indices[part]):
+                with jax.profiler.trace(str(folder)) if part is TRACED else nullcontext():
+                    for state in advance(carry, constants, indices[part], weights[part]):
+                        carry = jax.block_until_ready(state) if part is TRACED else state
+                        yield carry
+
+    return run
 
 
 def _follow(
@@ -149,12 +184,14 @@ def _follow(
     return state, time.perf_counter() - started
 
 
-def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel) -> Evaluation:
+def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel, recipe: Recipe) -> Evaluation:
     """Judge a network, as one device has it, by labelled images."""
-    return make_evaluator(network, state, split, parallel)(parallel.replicate(state))
+    return make_evaluator(network, state, split, parallel, recipe)(parallel.replicate(state))
 
 
-def make_evaluator(network: Network, like: TrainState, split: Examples, parallel: Parallel) -> Any:
+def make_evaluator(
+    network: Network, like: TrainState, split: Examples, parallel: Parallel, recipe: Recipe
+) -> Callable[[TrainState], Evaluation]:
     """Return a compiled `judge(replicated state) -> Evaluation` over the images of `split`.
 
     Args:
@@ -162,21 +199,24 @@ def make_evaluator(network: Network, like: TrainState, split: Examples, parallel
         like: a state of the right shapes.
         split: the images.
         parallel: the devices.
+        recipe: the loss and the precision; with a moving average of the parameters, that is judged.
     """
     image = jax.ShapeDtypeStruct((1, *split.image_shape), np.float32)
     logits = jax.eval_shape(lambda x: network.merge(like.params, like.model_state)(x), image)
-    zeros = zero_sums() | {"confusion": np.zeros((logits.shape[1],) * 2, np.float32)}
-    advance = make_advance(make_eval_step(network, logits.shape[1]), split, parallel)
+    zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
+    zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
+    advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
     batch_size = EVAL_BATCH * len(parallel.devices)
     steps = -(-split.size // batch_size)
     indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
     weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
 
     def judge(state: TrainState) -> Evaluation:
-        *_, sums = advance(parallel.replicate(zeros), (state.params, state.model_state), indices, weights)
+        variables = averaged_params(state.opt_state, state.params), state.model_state
+        *_, sums = advance(parallel.replicate(zeros), variables, indices, weights)
         sums = parallel.one_copy(sums)
-        means = _means(sums)
-        return Evaluation(means["loss"], means["accuracy"], np.asarray(sums["confusion"]).astype(int))
+        confusion = np.asarray(sums.pop("confusion")).astype(int)
+        return Evaluation(**_means(sums), confusion=confusion)
 
     return judge
 
@@ -224,5 +264,6 @@ def make_advance(step: Any, split: Examples, parallel: Parallel, epoch_program: 
 
 def _means(sums: Tree) -> dict[str, float]:
     """Waits for the device."""
-    loss, correct, count = (float(sums[name]) for name in ("loss", "correct", "count"))
-    return {"loss": loss / count, "accuracy": correct / count}
+    count = float(sums["count"])
+    means = {name: float(value) / count for name, value in sums.items() if name != "count"}
+    return {name: value for name, value in means.items() if name != "gradient_norm" or value}  # 0: not asked for

@@ -5,7 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from cnnjax.train.run import write_text
+
+MOST_WEIGHTS = 10_000
 
 
 class Recorder:
@@ -36,6 +41,17 @@ class Recorder:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def write_pictures(self, step: int, images: np.ndarray) -> None:
+        """Show images (batch, height, width, channels), bytes or floats in [0, 1], in TensorBoard."""
+        self._board.add_images("examples", images, step, dataformats="NHWC")
+
+    def write_weights(self, step: int, params: Any) -> None:
+        """Show a histogram of every parameter array in TensorBoard, of at most `MOST_WEIGHTS` values evenly apart."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            values = np.asarray(leaf).ravel()
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            self._board.add_histogram(name, values[:: -(-values.size // MOST_WEIGHTS)], step)
 
     def close(self) -> None:
         """Flush the event file."""

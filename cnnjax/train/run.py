@@ -24,11 +24,13 @@ class Run:
         path: the directory.
         experiment: name of the experiment.
         config: everything that decides the result.
+        profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
     """
 
     path: Path
     experiment: str
     config: Config
+    profile: bool = False
 
     @property
     def figures(self) -> Path:

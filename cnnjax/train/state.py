@@ -61,8 +61,8 @@ def split_model(model: Module, optimizer: optax.GradientTransformation) -> tuple
 
 
 def zero_sums() -> dict[str, jax.Array]:
-    """Return the metrics of no examples."""
-    return {name: jnp.float32(0) for name in ("loss", "correct", "count")}
+    """Return the metrics of no examples: sums over examples, and their count."""
+    return {name: jnp.float32(0) for name in ("loss", "accuracy", "gradient_norm", "count")}
 
 
 def params_sha256(params: Tree) -> str:

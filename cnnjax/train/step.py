@@ -8,9 +8,13 @@ import optax
 from flax import nnx
 from jax import lax
 
+from cnnjax.data import augment
+from cnnjax.train.losses import make_loss, penalty
+from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Batch, Network, TrainState, Tree
 
 AXIS = "data"  # the mapped axis over which a batch is split
+AUGMENTATION = 1  # what a step's key is folded with for it; random layers take the key itself
 
 
 class Constants(NamedTuple):
@@ -24,32 +28,42 @@ def scale_pixels(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def make_train_step(network: Network, optimizer: optax.GradientTransformation) -> Any:
+def make_train_step(network: Network, optimizer: optax.GradientTransformation, recipe: Recipe) -> Any:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
-    The loss is the weighted mean of the categorical cross-entropy over the whole batch, all replicas together; batch
-    statistics are each replica's own, and their running averages are averaged. Random layers draw from a key folded
-    from the run's key, the step and the replica, so that a resumed run repeats them.
+    The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; batch statistics are
+    each replica's own unless the model's layers share them, and their running averages are averaged. Augmentation and
+    random layers draw from a key folded from the run's key, the step and the replica, so that a resumed run repeats
+    them.
     """
+    compute, change = make_loss(recipe), augment.parse(recipe.augment)
 
     def step(state: TrainState, constants: Constants, batch: Batch) -> TrainState:
         total = _psum(batch.weights.sum())
         key = jax.random.fold_in(jax.random.fold_in(constants.key, state.step), lax.axis_index(AXIS))
+        images = scale_pixels(batch.images)
+        targets: Any = batch.labels
+        if recipe.augment:
+            classes = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), images).shape[-1]
+            sample = augment.Sample(images, jax.nn.one_hot(targets, classes))
+            changed = change(jax.random.fold_in(key, AUGMENTATION), sample)
+            images, targets = changed.images, changed.labels
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
             model = network.merge(params, state.model_state)
             model.train()
             nnx.reseed(model, graph=False, dropout=key)
-            logits = model(scale_pixels(batch.images))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+            logits = model(images.astype(recipe.precision)).astype(jnp.float32)
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
-            return jnp.sum(losses * batch.weights) / total, (logits, model_state)
+            loss = jnp.sum(compute(logits, targets) * batch.weights) / total
+            return loss + penalty(recipe, params) / lax.axis_size(AXIS), (logits, model_state)
 
         (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients, loss = _psum((gradients, loss))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         correct = _psum(jnp.sum((logits.argmax(-1) == batch.labels) * batch.weights))
-        sums = {"loss": loss * total, "correct": correct, "count": total}
+        norm = optax.tree.norm(gradients) if recipe.gradient_norm else jnp.float32(0)
+        sums = {"loss": loss * total, "accuracy": correct, "gradient_norm": norm * total, "count": total}
         return TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -61,23 +75,23 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation) -
     return step
 
 
-def make_eval_step(network: Network, num_classes: int) -> Any:
+def make_eval_step(network: Network, num_classes: int, recipe: Recipe) -> Any:
     """Return `step(sums, (params, model_state), batch) -> sums` for one replica, to be mapped over `AXIS`.
 
-    The sums are those of training and "confusion" (num_classes, num_classes): how many images of class `row` were
-    taken for `column`.
+    The sums are "loss" (the recipe's, without its penalties), "accuracy", "count", and "confusion" (num_classes,
+    num_classes): how many images of class `row` were taken for `column`.
     """
+    compute = make_loss(recipe)
 
     def step(sums: dict[str, jax.Array], variables: tuple[Tree, Tree], batch: Batch) -> dict[str, jax.Array]:
         model = network.merge(*variables)
         model.eval()
-        logits = model(scale_pixels(batch.images))
+        logits = model(scale_pixels(batch.images).astype(recipe.precision)).astype(jnp.float32)
         predicted = logits.argmax(-1)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         pairs = jnp.zeros((num_classes, num_classes)).at[batch.labels, predicted].add(batch.weights)
         new = {
-            "loss": jnp.sum(losses * batch.weights),
-            "correct": jnp.sum((predicted == batch.labels) * batch.weights),
+            "loss": jnp.sum(compute(logits, batch.labels) * batch.weights),
+            "accuracy": jnp.sum((predicted == batch.labels) * batch.weights),
             "count": batch.weights.sum(),
             "confusion": pairs,
         }

@@ -1,12 +1,12 @@
 """Training learns, is the same bits however it is interrupted, and the same numbers on any number of devices."""
 
+import dataclasses
 import io
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from PIL import Image
@@ -82,9 +82,12 @@ def streamed(split):
 def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
     run = train.Run(path, "test", {})
     run.create()
-    settings = {"epochs": epochs, "batch_size": 16, "seed": 1, "run": run, "tag": "small", "parallel": parallel}
+    names = {field.name for field in dataclasses.fields(train.Recipe)}
+    chosen = {"lr": 1e-2, "epochs": epochs, "batch_size": 16} | {k: v for k, v in options.items() if k in names}
+    settings = {"seed": 1, "run": run, "tag": "small", "parallel": parallel}
+    settings |= {name: value for name, value in options.items() if name not in names}
     splits = source(images(72)), source(images(20, 1))
-    return train.fit(model(nnx.Rngs(0)), optax.adam(1e-2), *splits, **(settings | options))
+    return train.fit(model(nnx.Rngs(0)), train.Recipe(**chosen), *splits, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
 
     def values(folder):
         rows = read_rows(folder / "metrics.jsonl")
-        return [row for row in rows if not row["name"].endswith(("seconds", "step_ms"))]
+        return [row for row in rows if not row["name"].endswith(("second", "seconds", "step_ms"))]
 
     assert values(tmp_path) == values(path)
 
@@ -187,7 +190,7 @@ def test_an_epoch_as_one_program_is_the_loop_of_steps(mode, tmp_path, one_device
 
 def test_evaluation_counts_every_image_in_the_confusion_matrix(undisturbed, one_device):
     result, _ = undisturbed
-    judged = train.evaluate(result.network, result.state, images(20, 1), one_device)
+    judged = train.evaluate(result.network, result.state, images(20, 1), one_device, train.Recipe())
     assert judged.confusion.sum() == 20
     np.testing.assert_array_equal(judged.confusion.sum(1), [5, 5, 5, 5])
     assert judged.accuracy == pytest.approx(np.trace(judged.confusion) / 20)

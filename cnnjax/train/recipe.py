@@ -1,0 +1,59 @@
+"""How a network is trained, as one set of options that every experiment shares."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from cnnjax.data.augment import AUGMENTATIONS, parse
+from cnnjax.errors import UserError
+from cnnjax.train.losses import Objective, Range, check_ranges
+from cnnjax.train.optimizers import Optimization, check_epochs
+
+PRECISIONS = ("float32", "bfloat16")
+_WHOLE = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
+_RANGES = {
+    "epochs": _WHOLE,
+    "batch_size": _WHOLE,
+    "seeds": _WHOLE,
+    "seed": Range(f"from 0 to {2**31 - 1}", lambda value: isinstance(value, int) and 0 <= value < 2**31),
+}
+
+
+@dataclass(frozen=True)
+class Recipe(Optimization, Objective):
+    """Epochs, batches and seeds, data augmentation, precision, and all of `Optimization` and `Objective`.
+
+    Raises:
+        UserError: an unknown name, an option out of range, or options that do not go together.
+    """
+
+    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 20
+    batch_size: Annotated[int, tyro.conf.arg(help="Images a step, over all devices.")] = 128
+    seed: Annotated[int, tyro.conf.arg(help="Decides initial parameters, order, augmentation and dropout.")] = 0
+    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 1
+    augment: Annotated[
+        str,
+        tyro.conf.arg(
+            help='What changes training images, in order, e.g. "random-crop:padding=4 mirror mixup:alpha=0.2"; of: '
+            f"{', '.join(AUGMENTATIONS)}."
+        ),
+    ] = ""
+    precision: Annotated[
+        str,
+        tyro.conf.arg(help="float32, or bfloat16 for activations while parameters and statistics stay float32."),
+    ] = "float32"
+
+    gradient_norm: Annotated[
+        bool,
+        tyro.conf.arg(help="Record the gradient's norm, which takes up to a tenth of a step."),
+    ] = False
+
+    def __post_init__(self) -> None:
+        Optimization.__post_init__(self)
+        Objective.__post_init__(self)
+        check_ranges(self, _RANGES)
+        check_epochs(self, self.epochs)
+        parse(self.augment)
+        if self.precision not in PRECISIONS:
+            raise UserError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
