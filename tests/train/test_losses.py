@@ -252,7 +252,6 @@ def test_penalties_are_sums_over_kernels_with_their_gradients():
         (Objective("focal", focal_gamma=0.0, focal_alpha=0.5), sigmoid_focal, {"gamma": 0.0, "alpha": 0.5}),
         (Objective("mse"), mean_squared_error, {}),
     ],
-    ids=str,
 )
 def test_a_loss_by_name_is_the_function_with_its_options(objective, compute, options):
     ours = make_loss(objective)(LOGITS, CLASSES)
@@ -272,7 +271,6 @@ def test_a_loss_by_name_is_the_function_with_its_options(objective, compute, opt
         ({"l2": math.nan}, "--l2 must be at least 0 and finite, got nan"),
         ({"l2": None}, "--l2 must be at least 0 and finite, got None"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(UserError, match=message):

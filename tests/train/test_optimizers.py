@@ -171,7 +171,6 @@ def test_ten_steps_are_those_of_the_published_rule(name):
             (lambda g, memory, t: velocity(0.9)(keras_rmsprop(g, memory, t), memory, t), 0.001, 0),
         ),
     ],
-    ids=str,
 )
 def test_options_replace_defaults(chosen, rule):
     with jax.enable_x64(True):
@@ -268,7 +267,6 @@ def cosine(share):
         ),
         ({"warmup_epochs": 2, "accumulate": 2}, {0: 0.01, 1: 0.01, 2: 0.02, 18: 0.1, 20: 0.1}),
     ],
-    ids=str,
 )
 def test_schedules_pass_through_the_points_of_their_formulas(options, points):
     chosen = Optimization(lr=0.1, **options)
@@ -465,7 +463,6 @@ def test_parameters_and_their_average_can_be_donated_together():
         ({"accumulate": None}, "--accumulate must be an integer of at least 1, got None"),
         ({"ema": 1.0}, "--ema must be between 0 and 1, got 1.0"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(UserError, match=message):
@@ -482,7 +479,6 @@ def test_what_cannot_be_is_refused(options, message):
         ),
         ({"accumulate": 31}, "--accumulate 31 is more than the 30 steps of the training"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_into_the_training_is_refused(options, message):
     for make in (make_optimizer, partial(learning_rate, step=0)):
