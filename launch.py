@@ -40,6 +40,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
+       python launch.py bench augment                     time every augmentation beside a training step
 """
 
 
@@ -102,7 +103,8 @@ def run_experiment(name: str, arguments: list[str]) -> int:
             use_compilation_cache()
             keep_freed_memory()
             parallel = train.Parallel(launch.parallel)
-            parallel.check_batch(config.batch_size)
+            if isinstance(config, train.Recipe):
+                parallel.check_batch(config.batch_size)
             loaded = experiment.load(config)
             run.create()
             _execute(experiment, config, loaded, run, parallel)
@@ -159,7 +161,11 @@ def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> 
 
 def _options(config: Mapping[str, Any]) -> str:
     """A config as it is written on a command line; what is off or not given is left out."""
-    given = {f"--{key.replace('_', '-')}": value for key, value in config.items() if value not in (None, False, "")}
+    given = {
+        f"--{key.replace('_', '-')}": value
+        for key, value in config.items()
+        if not (value in (None, "") or value is False)
+    }
     return " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
 
 
@@ -277,7 +283,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "publish": publish,
     "bench": bench,
 }
-BENCHES = {"ops": "experiments.bench_ops", "train": "experiments.bench_train"}
+BENCHES = {
+    "ops": "experiments.bench_ops",
+    "train": "experiments.bench_train",
+    "augment": "experiments.bench_augment",
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,6 +13,7 @@ from cnnjax.errors import unknown_name
 
 EXPERIMENTS = {
     "fcn-vs-cnn": "experiments.fcn_vs_cnn",
+    "augmentations": "experiments.augmentations",
 }
 
 

@@ -234,3 +234,10 @@ def _lines(out):
 
 def test_readme_has_the_option_table_of_the_code():
     assert launch.option_table() in (ROOT / "README.md").read_text()
+
+
+def test_a_report_repeats_every_option_that_was_given():
+    config = {"seed": 0, "weight_decay": 0.0, "lr": None, "augment": "mirror zoom", "skip_bad": True, "ema": None}
+    assert launch._options(config | {"gradient_norm": False, "stream": ""}) == (
+        "--seed 0 --weight-decay 0.0 --augment 'mirror zoom' --skip-bad"
+    )

@@ -1,0 +1,227 @@
+"""Every augmentation on photographs, and boxes, masks and keypoints that move along.
+
+Lecture S2, "Data Augmentation": translation, cropping, changed intensities of RGB channels, scaling and rotation,
+mirror images, salt and pepper noise (claim G6 trains with them; this experiment shows them).
+
+    python launch.py augmentations                    # CIFAR-10 where TFDS has it prepared, else two photographs
+    python launch.py augmentations --data photographs
+
+Takes about half a minute on two cores. Expect a figure for each family of augmentations, a row for each, originals in
+the first columns; one of labels that mixing changes; and one of annotated shapes, whose outlines follow the pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from sklearn.datasets import load_sample_image
+
+from cnnjax import data, train, viz
+from cnnjax.data import augment, shapes
+from cnnjax.errors import UserError
+from cnnjax.viz.figures import COLOURS
+from experiments import Claim, check
+from experiments.timing import result_path
+
+TOGETHER = "the lecture's together"  # in the results of `bench augment`
+LECTURE = "translate random-crop zoom rotate:degrees=90 mirror rgb-intensity salt-and-pepper"
+FIGURES: dict[str, tuple[str, ...]] = {  # a row each
+    "geometry": (
+        "translate",
+        "random-crop",
+        "resized-crop",
+        "mirror",
+        "flip-vertical",
+        "rotate:degrees=90",
+        "rotate90",
+        "zoom",
+    ),
+    "colour": (
+        "rgb-intensity:std=0.5",
+        "brightness:amount=0.5",
+        "contrast:amount=0.5",
+        "saturation:amount=0.8",
+        "hue:amount=0.2",
+    ),
+    "noise": ("gaussian-noise", "salt-and-pepper", "cutout:size=16"),
+    "mixing": ("mixup:alpha=1", "cutmix"),
+    "policies": ("rand-augment", "rand-augment:magnitude=20", LECTURE),
+}
+MOVED = ("translate", "random-crop:padding=8", "resized-crop", "mirror", "rotate:degrees=90", "zoom:scale=0.5..1.5")
+COLUMNS = 8
+SIDE = 64  # of the pieces of photographs and of the shapes, in pixels
+MOST_PERCENT = 10  # of a training step that the lecture's augmentations together may take
+
+Picture = tuple[jax.Array, str]  # (H, W, 3), and its title
+
+
+@dataclass(frozen=True)
+class Config:
+    """Draw every augmentation."""
+
+    data: Annotated[
+        str,
+        tyro.conf.arg(help="photographs (scikit-learn's), or a data set; default: cifar10 where it is prepared."),
+    ] = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "photographs")
+    seed: Annotated[int, tyro.conf.arg(help="Decides what is drawn.")] = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+
+
+def load(config: Config) -> np.ndarray:
+    """Return eight colour images, bytes (8, H, W, 3)."""
+    if config.data == "photographs":
+        return _pieces()
+    images = np.asarray(data.load(config.data).train.first(COLUMNS).images)
+    if images.shape[0] < COLUMNS or images.shape[1] != images.shape[2]:
+        raise UserError(f"data set {config.data!r}: expected {COLUMNS} square images or more, got {images.shape}")
+    return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _pieces() -> np.ndarray:
+    """Squares out of scikit-learn's two photographs, four from each."""
+    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    side, places = 256, [(60, 20), (150, 180), (171, 330), (40, 384)]
+    pieces = np.stack([photo[y : y + side, x : x + side] for y, x in places for photo in photographs])
+    return pieces.reshape(len(pieces), SIDE, side // SIDE, SIDE, side // SIDE, 3).mean((2, 4)).astype(np.uint8)
+
+
+def run(config: Config, images: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Draw the figures, and return how far each augmentation changes an image and whether annotations kept up."""
+    keys = iter(jax.random.split(jax.random.key(config.seed), 100))  # one a row
+    floats = jnp.asarray(images / np.float32(255))
+    changes: dict[str, float] = {}
+    for name, lines in FIGURES.items():
+        rows: dict[str, list[Picture]] = {}
+        for number, line in enumerate(lines):
+            one = jnp.broadcast_to(floats[3 * number % COLUMNS], floats[1:].shape)
+            sample = augment.Sample(floats, jnp.eye(COLUMNS)) if name == "mixing" else augment.Sample(one)
+            result = jax.jit(augment.parse(line))(next(keys), sample)
+            changes[line] = float(jnp.abs(result.images - sample.images).mean())
+            rows[line] = _pictures(result) if name == "mixing" else [(one[0], "original"), *_pictures(result)]
+        if name == "mixing":
+            rows = {"originals": [(image, str(number)) for number, image in enumerate(floats)], **rows}
+        viz.save(_sheet(rows), run.figures / f"{name}.png")
+    sample = shapes_sample(config.seed)
+    moved = {line: jax.jit(augment.parse(line))(next(keys), sample) for line in MOVED}
+    viz.save(_annotated({"original": sample, **moved}), run.figures / "annotations.png")
+    return {
+        "data": {"name": config.data, "image": list(images.shape[1:])},
+        "mean_change": changes,
+        "mask_in_box": {line: _mask_in_box(result) for line, result in moved.items()},
+    }
+
+
+def shapes_sample(seed: int) -> augment.Sample:
+    """Return eight generated shapes with boxes, masks, and every second point of their outlines as keypoints."""
+    drawn = shapes.generate(COLUMNS, size=SIDE, seed=seed)
+    outlines = SIDE * drawn.outlines[:, ::2, ::-1]
+    return augment.Sample(
+        jnp.asarray(drawn.images / np.float32(255)),
+        boxes=jnp.asarray(SIDE * drawn.boxes[:, None, [1, 0, 3, 2]]),
+        masks=jnp.asarray(drawn.masks),
+        keypoints=jnp.asarray(np.concatenate([outlines, np.ones_like(outlines[..., :1])], -1)),
+    )
+
+
+def _mask_in_box(sample: augment.Sample) -> float:
+    """Share of the mask's pixels whose centres lie in the box."""
+    masks, boxes = np.asarray(sample.masks), np.asarray(sample.boxes)[:, 0, :, None, None]
+    y, x = np.mgrid[: masks.shape[1], : masks.shape[2]] + 0.5
+    x0, y0, x1, y1 = boxes.transpose(1, 0, 2, 3)
+    inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    return float((masks & inside).sum() / masks.sum())
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _pictures(result: augment.Sample) -> list[Picture]:
+    """The images, with what their labels say if they have any."""
+    if result.labels is None:
+        return [(image, "") for image in result.images]
+    shares = [
+        " + ".join(f"{row[k]:.2f} of {k}" for k in np.flatnonzero(row > 0.005)) for row in np.asarray(result.labels)
+    ]
+    return list(zip(result.images, shares, strict=True))
+
+
+def _sheet(rows: dict[str, list[Picture]]) -> Figure:
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * len(rows)), layout="constrained")
+    for part, (line, pictures) in zip(_parts(figure, len(rows)), rows.items(), strict=True):
+        part.suptitle(line, fontsize=10, x=0.01, ha="left")
+        for axes, (image, title) in zip(_cells(part, len(pictures)), pictures, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_title(title, fontsize=7)
+    return figure
+
+
+def _annotated(rows: dict[str, augment.Sample]) -> Figure:
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * len(rows)), layout="constrained")
+    for part, (line, sample) in zip(_parts(figure, len(rows)), rows.items(), strict=True):
+        part.suptitle(line, fontsize=10, x=0.01, ha="left")
+        parts = (np.asarray(x) for x in (sample.images, sample.boxes, sample.masks, sample.keypoints))
+        for axes, image, ((x0, y0, x1, y1),), mask, points in zip(_cells(part, COLUMNS), *parts, strict=True):
+            height, width = mask.shape
+            axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
+            axes.imshow(np.ma.masked_where(~mask, mask), extent=(0, width, height, 0), cmap="cool", alpha=0.35)
+            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=COLOURS[1], linewidth=1.4))
+            seen = points[:, 2] > 0
+            order = np.flatnonzero(seen) / len(points)  # along the outline: a mirror image runs the other way
+            axes.scatter(*points[seen, :2].T, s=4, c=order, cmap="viridis", vmin=0, vmax=1)
+            axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _parts(figure: Figure, count: int) -> Sequence[Any]:
+    return np.atleast_1d(np.asarray(figure.subfigures(count, 1), dtype=object)).tolist()
+
+
+def _cells(part: Any, count: int) -> list[Axes]:
+    cells = [part.add_subplot(1, count, number + 1) for number in range(count)]
+    for axes in cells:
+        axes.set_axis_off()
+    return cells
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as a Markdown table how far each augmentation changes an image, and whether boxes kept up with masks."""
+    lines = ["| augmentation | mean change of a value | mask inside its box |", "| --- | --- | --- |"]
+    in_box = summary["mask_in_box"]
+    names = [*summary["mean_change"], *(line for line in in_box if line not in summary["mean_change"])]
+    for line in names:
+        change = f"{summary['mean_change'][line]:.3f}" if line in summary["mean_change"] else ""
+        lines.append(f"| {line} | {change} | {f'{in_box[line]:.1%}' if line in in_box else ''} |")
+    return "\n".join(lines)
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return claim G7, read from the results of `bench augment`."""
+    statement = "augmentation can be done with minimal computation cost inside the training process"
+    measured = train.read_json(result_path("augment", ".json"))
+    if measured is None:
+        return [Claim("G7", statement, "", "", "", "not run: needs python launch.py bench augment")]
+    together = next(row for row in measured["rows"] if row["name"] == TOGETHER)
+    return [
+        check(
+            "G7",
+            statement,
+            "minimal",
+            f"{together['milliseconds']:.1f} ms for a batch of 128, {together['percent_of_step']:.1f} % of a step of "
+            "the lecture's CNN",
+            f"all of the lecture's together at most {MOST_PERCENT} % of a step",
+            together["percent_of_step"] <= MOST_PERCENT,
+        )
+    ]
