@@ -169,6 +169,8 @@ def test_another_config_in_the_same_place_is_an_error_that_names_the_difference(
 def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_path, monkeypatch):
     out, _ = finished
     monkeypatch.setattr(launch, "RESULTS", tmp_path)
+    monkeypatch.setattr(launch, "README", tmp_path / "front.md")
+    launch.README.write_text(f"above\n{launch.OPTIONS_BEGIN}\nold\n{launch.OPTIONS_END}\nbelow\n")
     assert call(capsys, "publish", str(out))[0] == 0
     assert (tmp_path / "fcn-vs-cnn" / "summary.json").exists()
     assert not (tmp_path / "fcn-vs-cnn" / "checkpoints").exists()
@@ -178,7 +180,9 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
         assert (tmp_path / figure).exists()
     status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
     assert status == 1
-    assert "2 of 6 claims hold" in printed
+    assert "3 of 7 claims hold" in printed  # the two of parameters, and what augmentation costs, from its bench
+    front = f"above\n{launch.OPTIONS_BEGIN}\n{launch.option_table()}\n{launch.OPTIONS_END}\nbelow\n"
+    assert launch.README.read_text() == front
     assert (tmp_path / "CLAIMS.md").exists()
 
 
