@@ -10,8 +10,9 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "errors": set(),
     "geometry": set(),
-    "ops": set(),
-    "data": {"errors"},
+    "fusion": set(),
+    "ops": {"fusion"},
+    "data": {"errors", "fusion"},
     "nn": {"ops", "geometry", "errors"},
     "models": {"nn", "ops", "geometry", "errors"},
     "interop": {"models", "nn", "ops", "geometry", "errors"},

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.fusion import stored
 from cnnjax.ops import conv_cpu_depthwise
-from cnnjax.ops.apart import apart
 from cnnjax.ops.conv_cpu_parts import (
     Pair,
     Sides,
@@ -205,11 +205,12 @@ def _sum_of_products(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sid
     size = output_size(x, window, stride, padding, dilation)
 
     def products(x: jax.Array) -> jax.Array:
-        pixels = [tap[..., c, None] for tap in taps_of(x, window, stride, dilation, size) for c in range(x.shape[3])]
+        taps = taps_of(x, window, stride, dilation, size)
+        pixels = [pixel for tap in taps for pixel in lax.split(tap, [1] * x.shape[3], axis=3)]
         weights = kernel.reshape(-1, kernel.shape[3])
         return functools.reduce(jnp.add, [pixel * weight for pixel, weight in zip(pixels, weights, strict=True)])
 
-    return apart(products, apart(lambda x: pad(x, padding), x))
+    return stored(products, stored(lambda x: pad(x, padding), x))
 
 
 def _off_library_fusion(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:

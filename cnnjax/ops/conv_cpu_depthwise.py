@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.apart import apart
+from cnnjax.fusion import stored
 from cnnjax.ops.conv_cpu_parts import (
     Pair,
     Sides,
@@ -47,7 +47,7 @@ def kernel_gradient(
     x: jax.Array, dy: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
     """`conv_cpu.kernel_gradient` with a group for every channel of x."""
-    x = apart(lambda x: pad(_repeat_channels(x, dy), padding), x)
+    x = stored(lambda x: pad(_repeat_channels(x, dy), padding), x)
     taps = taps_of(x, kernel_size, stride, dilation, dy.shape[1:3])
     # One reduction with an output per tap reads x and dy once; over rows and columns only, so that the images are
     # shared among threads.
@@ -72,7 +72,7 @@ def _weighted_windows(
     if kernel.size == 0:
         return jnp.broadcast_to(zero, (x.shape[0], *size, x.shape[3]))
     if kernel.shape[0] * kernel.shape[1] > ONE_PASS_TAPS:
-        x, padding = apart(lambda x: pad(x, padding), x), ((0, 0), (0, 0))
+        x, padding = stored(lambda x: pad(x, padding), x), ((0, 0), (0, 0))
     axes = zip(x.shape[1:3], kernel.shape[:2], stride, (lo for lo, _ in padding), dilation, size, strict=True)
     rows, columns = (Axis(*axis) for axis in axes)
     weights = kernel.reshape(-1, kernel.shape[-1])

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.fusion import stored_on_cpu
 from cnnjax.ops import arguments
-from cnnjax.ops.apart import apart
 from cnnjax.ops.arguments import Ints, Pair
 
 
@@ -92,8 +92,8 @@ def upsample_bilinear(x: jax.Array, scale: Ints, *, align_corners: bool = False)
     vertical, horizontal = _scale(x, scale)
     mix = _mix_by_matrix if align_corners else _mix_phases
     for axis, times in ((1, vertical), (2, horizontal)):
-        if times > 1:
-            x = apart(partial(mix, axis=axis, scale=times), x)  # fused, the rows are made again for every column
+        if times > 1:  # fused, the rows would be made again for every column
+            x = stored_on_cpu(partial(mix, axis=axis, scale=times), x)
     return x
 
 

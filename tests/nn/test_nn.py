@@ -46,6 +46,15 @@ def test_initial_kernels_have_the_variance_of_their_scheme(scheme, layer):
     assert float(jnp.abs(bias).max()) <= (1 / np.sqrt(fan_in) if scheme == "torch" else 0)
 
 
+@pytest.mark.parity
+def test_torch_layers_start_within_the_bounds_of_the_scheme_of_that_name():
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    bound = 1 / np.sqrt(144)
+    for layer in (torch.nn.Conv2d(16, 64, 3), torch.nn.Linear(144, 512)):
+        assert 0.98 * bound < layer.weight.abs().max().item() <= bound
+        assert 0.9 * bound < layer.bias.abs().max().item() <= bound
+
+
 def test_batch_norm_normalises_in_training_and_follows_its_averages_in_eval():
     layer = nn.BatchNorm(3, momentum=0.5)
     x = 5 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3))

@@ -1,7 +1,9 @@
-"""Every operation against direct sums in double precision, and its gradients against their complex step.
+"""Every operation against direct sums in double precision, its gradients against their complex step, and both torch's.
 
-`pytest --long tests/ops/test_properties.py` runs 5,000 random cases of each.
+`pytest --long tests/ops/test_properties.py` runs 5,000 random cases of each. torch is compared where it is installed.
 """
+
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +12,11 @@ from hypothesis import given
 from cnnjax import ops
 from tests.ops import cases
 from tests.ops.operations import OPERATIONS, PRECISION, by_name, values_and_gradients
+
+if find_spec("torch"):
+    from tests.ops import reference_torch
+else:
+    reference_torch = None
 
 STEP = 1e-30
 
@@ -25,44 +32,51 @@ def derivative(function, arrays, options, name, direction):
     return [value.imag / STEP for value in leaves(function(**moved, **options))[0]]
 
 
-def check(operation, case):
+def check_sums(operation, case, expected, whole, cotangents, ours):
+    """Assert that our values, integers and gradients are those of the direct sums."""
     arrays, options, tolerance = case.arrays, case.options, PRECISION[case.dtype]
     at = arrays if operation.signed else {name: np.abs(a) if name in case.floats else a for name, a in arrays.items()}
     magnitude = operation.magnitude or operation.reference
-    expected, whole = leaves(operation.reference(**arrays, **options))
-    if operation.sizes and (size := operation.sizes(**arrays, **options)):
-        assert (expected[0].shape[2:] if options.get("layout") == "NCHW" else expected[0].shape[1:3]) == size
+    values, integers, gradients = ours
+    for mine, theirs in zip(integers, whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs, bound in zip(values, expected, leaves(magnitude(**at, **options))[0], strict=True):
+        if operation.exact:
+            np.testing.assert_array_equal(mine, theirs)
+        else:
+            excess = np.abs(mine - theirs) - tolerance * np.abs(bound)
+            assert (excess <= 0).all(), f"values are off by {np.abs(mine - theirs).max()}, {(excess > 0).sum()} of them"
 
     rng = np.random.default_rng(case.seed)
-    dtype = np.float32 if operation.at_least_float32 and case.dtype == "bfloat16" else cases.DTYPES[case.dtype]
-    cotangents = [rng.standard_normal(value.shape).astype(dtype) for value in expected]
-    values, integers, gradients = values_and_gradients(operation.compute, case, cotangents)
-    for ours, theirs in zip(integers, whole, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs, bound in zip(values, expected, leaves(magnitude(**at, **options))[0], strict=True):
-        if operation.exact:
-            np.testing.assert_array_equal(ours, theirs)
-        else:
-            excess = np.abs(ours - theirs) - tolerance * np.abs(bound)
-            assert (excess <= 0).all(), f"values are off by {np.abs(ours - theirs).max()}, {(excess > 0).sum()} of them"
-
     for name in case.floats:
         direction = rng.standard_normal(arrays[name].shape)
         moved = derivative(operation.reference, arrays, options, name, direction)
         largest = derivative(magnitude, at, options, name, np.abs(direction))
-        ours = (gradients[name].astype(float) * direction).sum()
+        mine = (gradients[name].astype(float) * direction).sum()
         theirs = sum((g.astype(float) * dy).sum() for g, dy in zip(cotangents, moved, strict=True))
         bound = sum((np.abs(g).astype(float) * np.abs(dy)).sum() for g, dy in zip(cotangents, largest, strict=True))
-        assert np.abs(ours - theirs) <= tolerance * bound, (
-            f"the gradient of {name}: {ours} is not {theirs} +- {tolerance * bound}"
+        assert np.abs(mine - theirs) <= tolerance * bound, (
+            f"the gradient of {name}: {mine} is not {theirs} +- {tolerance * bound}"
         )
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
-def test_values_and_gradients_are_those_of_the_direct_sums(operation):
+def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operation):
     @given(operation.cases)
     def holds(case):
-        check(operation, case)
+        expected, whole = leaves(operation.reference(**case.arrays, **case.options))
+        if operation.sizes and (size := operation.sizes(**case.arrays, **case.options)):
+            channels_first = case.options.get("layout") == "NCHW"
+            assert (expected[0].shape[2:] if channels_first else expected[0].shape[1:3]) == size
+
+        rng = np.random.default_rng(case.seed + 1)
+        dtype = np.float32 if operation.at_least_float32 and case.dtype == "bfloat16" else cases.DTYPES[case.dtype]
+        cotangents = [rng.standard_normal(value.shape).astype(dtype) for value in expected]
+        ours = values_and_gradients(operation.compute, case, cotangents)
+        check_sums(operation, case, expected, whole, cotangents, ours)
+        if reference_torch and reference_torch.takes(operation, case):
+            reference_torch.check(operation, case, cotangents, ours)
 
     holds()
 

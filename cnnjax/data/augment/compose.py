@@ -10,8 +10,9 @@ import jax
 from cnnjax.data.augment import geometry, mixing, pixels
 from cnnjax.data.augment.geometry import Geometric, in_a_row
 from cnnjax.data.augment.policy import rand_augment
-from cnnjax.data.augment.sample import Augmentation, Sample, stored
+from cnnjax.data.augment.sample import Augmentation, Sample
 from cnnjax.errors import UserError, unknown_name
+from cnnjax.fusion import stored_on_cpu
 
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "translate": geometry.translate,
@@ -53,7 +54,7 @@ def chain(*augmentations: Augmentation) -> Augmentation:
                     sample = step(jax.random.fold_in(key, number), sample)
         return sample
 
-    return lambda key, sample: stored(apply, key, sample)
+    return lambda key, sample: stored_on_cpu(apply, key, sample)
 
 
 def _fill(numbered: tuple[int, Augmentation]) -> float | None:

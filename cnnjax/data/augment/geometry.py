@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.data.augment.sample import Sample, check_images, check_interval, check_range, check_whole, stored
+from cnnjax.data.augment.sample import Sample, check_images, check_interval, check_range, check_whole
 from cnnjax.errors import UserError
+from cnnjax.fusion import stored_on_cpu
 
 Size = tuple[int, int]  # height, width
 
@@ -244,7 +245,7 @@ def move(sample: Sample, map: Map, fill: float) -> Sample:
     boxes, masks, keypoints = sample.boxes, sample.masks, sample.keypoints
     return replace(
         sample,
-        images=stored(lambda images: _read_bilinear(images, map, fill), sample.images),
+        images=stored_on_cpu(lambda images: _read_bilinear(images, map, fill), sample.images),
         boxes=None if boxes is None else _move_boxes(boxes, map),
         masks=None if masks is None else _read_nearest(masks, map, sample.mask_fill),
         keypoints=None if keypoints is None else _move_keypoints(keypoints, map, sample.keypoint_pairs),

@@ -8,8 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from cnnjax.errors import UserError
 
@@ -80,17 +78,3 @@ def check_interval(name: str, value: Any, low: float, high: float = math.inf) ->
     if not pair or not low < value[0] <= value[1] <= high:
         upper = "" if high == math.inf else f" and at most {high:g}"
         raise UserError(f"{name}={value!r}: expected a pair of rising numbers above {low:g}{upper}")
-
-
-def stored(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return `function(*arguments)`, on a CPU computed once from stored arguments and stored itself.
-
-    XLA:CPU fuses what is elementwise, gathers included, into every reader and repeats it there: two warps in a row took
-    seven times as long as one. It drops `lax.optimization_barrier`, but leaves a call alone that it may not inline.
-    """
-
-    def call(*arguments: Any) -> Any:
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*arguments)
-
-    return lax.platform_dependent(*arguments, cpu=call, default=function)
