@@ -1,7 +1,8 @@
 """Training: state, step, loop, checkpoints, devices, logging; pure functions of pytrees around NNX modules."""
 
 from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.loop import Evaluation, Fit, check_batch_size, evaluate, fit
+from cnnjax.train.evaluation import Evaluation, evaluate
+from cnnjax.train.loop import Fit, check_batch_size, fit
 from cnnjax.train.losses import LOSSES, make_loss
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import OPTIMIZERS, SCHEDULES, averaged_params, learning_rate, make_optimizer

@@ -4,28 +4,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from cnnjax.data import Examples, Split, augment, epoch_order
+from cnnjax.data import Examples, augment, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
+from cnnjax.train.advance import Advance, make_advance
 from cnnjax.train.checkpoints import Checkpoints
+from cnnjax.train.evaluation import make_evaluator
 from cnnjax.train.metrics import Recorder, read_history
-from cnnjax.train.optimizers import averaged_params, learning_rate, make_optimizer
+from cnnjax.train.optimizers import learning_rate, make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.progress import Display, display
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.signals import StopRequest, deferred_signals
-from cnnjax.train.state import Batch, Network, TrainState, Tree, split_model, zero_sums
-from cnnjax.train.step import Constants, make_eval_step, make_train_step, scale_pixels
+from cnnjax.train.state import Network, TrainState, Tree, means, split_model, zero_sums
+from cnnjax.train.step import Constants, make_train_step, scale_pixels
 
-EVAL_BATCH = 512
 SHOWN = 16  # images in TensorBoard
 TRACED = slice(5, 15)  # steps of a profile
 
@@ -36,22 +36,6 @@ class Fit(NamedTuple):
     network: Network
     state: TrainState
     history: dict[str, list[float]]
-
-
-class Evaluation(NamedTuple):
-    """Mean loss and accuracy, and how many images of class `row` were taken for `column`."""
-
-    loss: float
-    accuracy: float
-    confusion: np.ndarray
-
-
-class Advance(Protocol):
-    """Runs steps over the examples that `indices` and `weights` (steps, batch) name; yields the carry as it goes."""
-
-    def __call__(self, carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-        """Yield the carry after every step, or once after all of them."""
-        ...
 
 
 def check_batch_size(batch_size: int, train: Examples) -> None:
@@ -123,7 +107,7 @@ def fit(
             def show(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
                 step, sums = parallel.one_copy((state.step, state.sums))
                 step = int(step) - epoch * steps
-                shown.update(epoch + 1, step, _means(sums), (step - done) * batch_size / seconds)
+                shown.update(epoch + 1, step, means(sums), (step - done) * batch_size / seconds)
 
             first = epoch == first_step // steps
             go = _traced(advance, run.path / "profile" / tag) if run.profile and first else advance
@@ -131,7 +115,7 @@ def fit(
             state, seconds = _follow(states, stop, shown, show)
             step, sums = parallel.one_copy((state.step, state.sums))
             if int(step) == (epoch + 1) * steps:
-                trained = _means(sums) | {
+                trained = means(sums) | {
                     "lr": float(learning_rate(recipe, steps, epochs, int(step) - 1)),
                     "seconds": seconds,
                     "step_ms": seconds / (steps - done) * 1e3,
@@ -182,88 +166,3 @@ def _follow(
             show(state, time.perf_counter() - started)
     jax.block_until_ready(state)
     return state, time.perf_counter() - started
-
-
-def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel, recipe: Recipe) -> Evaluation:
-    """Judge a network, as one device has it, by labelled images."""
-    return make_evaluator(network, state, split, parallel, recipe)(parallel.replicate(state))
-
-
-def make_evaluator(
-    network: Network, like: TrainState, split: Examples, parallel: Parallel, recipe: Recipe
-) -> Callable[[TrainState], Evaluation]:
-    """Return a compiled `judge(replicated state) -> Evaluation` over the images of `split`.
-
-    Args:
-        network: the structure to judge.
-        like: a state of the right shapes.
-        split: the images.
-        parallel: the devices.
-        recipe: the loss and the precision; with a moving average of the parameters, that is judged.
-    """
-    image = jax.ShapeDtypeStruct((1, *split.image_shape), np.float32)
-    logits = jax.eval_shape(lambda x: network.merge(like.params, like.model_state)(x), image)
-    zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
-    zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
-    advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
-    batch_size = EVAL_BATCH * len(parallel.devices)
-    steps = -(-split.size // batch_size)
-    indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
-    weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
-
-    def judge(state: TrainState) -> Evaluation:
-        variables = averaged_params(state.opt_state, state.params), state.model_state
-        *_, sums = advance(parallel.replicate(zeros), variables, indices, weights)
-        sums = parallel.one_copy(sums)
-        confusion = np.asarray(sums.pop("confusion")).astype(int)
-        return Evaluation(**_means(sums), confusion=confusion)
-
-    return judge
-
-
-def make_advance(step: Any, split: Examples, parallel: Parallel, epoch_program: bool | None = None) -> Advance:
-    """Compile a per-replica `step(carry, constants, batch) -> carry` for running over many batches.
-
-    Args:
-        step: as `make_train_step` and `make_eval_step` return it.
-        split: the examples.
-        parallel: the devices.
-        epoch_program: True: the examples lie on the device and all steps are one compiled program; False, and always
-            of a stream: a loop of compiled steps fed from the host. Default: one program except on CPUs, where XLA
-            runs convolutions inside a compiled loop on one thread (measured: 10 to 27 times slower).
-    """
-    if epoch_program is None:
-        epoch_program = parallel.devices[0].platform != "cpu"
-    if not epoch_program or not isinstance(split, Split):
-        one_step = parallel.map(step)
-
-        def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-            for batch in split.batches(indices, weights):
-                carry = one_step(carry, constants, parallel.split(Batch(*batch)))  # type: ignore[arg-type]
-                yield carry
-
-        return from_host
-
-    def all_steps(carry: Tree, constants: Tree, order: Tree) -> Tree:
-        examples, constants = constants
-
-        def body(carry: Tree, batch: Tree) -> tuple[Tree, None]:
-            index, weight = batch
-            return step(carry, constants, Batch(examples.images[index], examples.labels[index], weight)), None
-
-        return lax.scan(body, carry, order)[0]
-
-    examples = parallel.replicate(Split(*map(np.asarray, split)))
-    program = parallel.map(all_steps, axis=1)
-
-    def on_device(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-        yield program(carry, (examples, constants), parallel.split((indices, weights), axis=1))
-
-    return on_device
-
-
-def _means(sums: Tree) -> dict[str, float]:
-    """Waits for the device."""
-    count = float(sums["count"])
-    means = {name: float(value) / count for name, value in sums.items() if name != "count"}
-    return {name: value for name, value in means.items() if name != "gradient_norm" or value}  # 0: not asked for

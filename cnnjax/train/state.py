@@ -65,6 +65,13 @@ def zero_sums() -> dict[str, jax.Array]:
     return {name: jnp.float32(0) for name in ("loss", "accuracy", "gradient_norm", "count")}
 
 
+def means(sums: Tree) -> dict[str, float]:
+    """Return sums over examples divided by their count; waits for the device."""
+    count = float(sums["count"])
+    means = {name: float(value) / count for name, value in sums.items() if name != "count"}
+    return {name: value for name, value in means.items() if name != "gradient_norm" or value}  # 0: not asked for
+
+
 def params_sha256(params: Tree) -> str:
     """Return a fingerprint of parameters: their names, shapes, types and bytes."""
     digest = hashlib.sha256()

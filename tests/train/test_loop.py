@@ -14,7 +14,7 @@ from PIL import Image
 from cnnjax import nn, train
 from cnnjax.data import Split, Stream
 from cnnjax.errors import UserError
-from cnnjax.train import loop
+from cnnjax.train import evaluation, loop
 from cnnjax.train.metrics import read_rows
 
 
@@ -104,7 +104,13 @@ def test_training_learns(undisturbed):
 
 def test_every_image_counts_once_in_an_epoch(undisturbed, monkeypatch, tmp_path, one_device):
     counts = []
-    monkeypatch.setattr(loop, "_means", lambda sums: counts.append(float(sums["count"])) or {"loss": 0, "accuracy": 0})
+
+    def means(sums):
+        counts.append(float(sums["count"]))
+        return {"loss": 0, "accuracy": 0}
+
+    for module in (loop, evaluation):
+        monkeypatch.setattr(module, "means", means)
     fit(tmp_path, one_device, epochs=1)
     assert counts == [72, 20]  # 72 images in batches of 16: the last step has 8
 

@@ -1,0 +1,62 @@
+"""Judging a network by labelled images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax.data import Examples
+from cnnjax.train.advance import make_advance
+from cnnjax.train.optimizers import averaged_params
+from cnnjax.train.parallel import Parallel
+from cnnjax.train.recipe import Recipe
+from cnnjax.train.state import Network, TrainState, means
+from cnnjax.train.step import make_eval_step
+
+EVAL_BATCH = 512
+
+
+class Evaluation(NamedTuple):
+    """Mean loss and accuracy, and how many images of class `row` were taken for `column`."""
+
+    loss: float
+    accuracy: float
+    confusion: np.ndarray
+
+
+def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel, recipe: Recipe) -> Evaluation:
+    """Judge a network, as one device has it, by labelled images."""
+    return make_evaluator(network, state, split, parallel, recipe)(parallel.replicate(state))
+
+
+def make_evaluator(
+    network: Network, like: TrainState, split: Examples, parallel: Parallel, recipe: Recipe
+) -> Callable[[TrainState], Evaluation]:
+    """Return a compiled `judge(replicated state) -> Evaluation` over the images of `split`.
+
+    Args:
+        network: the structure to judge.
+        like: a state of the right shapes.
+        split: the images.
+        parallel: the devices.
+        recipe: the loss and the precision; with a moving average of the parameters, that is judged.
+    """
+    image = jax.ShapeDtypeStruct((1, *split.image_shape), np.float32)
+    logits = jax.eval_shape(lambda x: network.merge(like.params, like.model_state)(x), image)
+    zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
+    zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
+    advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
+    batch_size = EVAL_BATCH * len(parallel.devices)
+    steps = -(-split.size // batch_size)
+    indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
+    weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
+
+    def judge(state: TrainState) -> Evaluation:
+        variables = averaged_params(state.opt_state, state.params), state.model_state
+        *_, sums = advance(parallel.replicate(zeros), variables, indices, weights)
+        sums = parallel.one_copy(sums)
+        confusion = np.asarray(sums.pop("confusion")).astype(int)
+        return Evaluation(**means(sums), confusion=confusion)
+
+    return judge
