@@ -65,13 +65,7 @@ def load(config: Config) -> data.Dataset:
 
 def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
-    trained = {
-        name: [
-            _train(name, seed, config, dataset, run, parallel)
-            for seed in range(config.seed, config.seed + config.seeds)
-        ]
-        for name in MODELS
-    }
+    trained = {name: _train(name, config, dataset, run, parallel) for name in MODELS}
     _draw(run.figures, dataset, trained)
     fits = [fit for runs in trained.values() for fit, _ in runs]
     return {
@@ -94,21 +88,15 @@ def _build(name: str, dataset: data.Dataset, seed: int) -> models.Module:
 
 
 def _train(
-    name: str, seed: int, config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel
-) -> tuple[train.Fit, train.Evaluation]:
+    name: str, config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel
+) -> list[tuple[train.Fit, train.Evaluation]]:
     training, validation = data.hold_out(dataset.train, config.validation_split)
-    fit = train.fit(
-        _build(name, dataset, seed),
-        config,
-        training,
-        validation,
-        seed=seed,
-        run=run,
-        tag=f"{name}/seed{seed}",
-        parallel=parallel,
+    fits = train.fit_seeds(
+        lambda seed: _build(name, dataset, seed), config, training, validation, run=run, name=name, parallel=parallel
     )
-    judged = train.evaluate(fit.network, fit.state, dataset.test, parallel, config)
-    return fit._replace(state=fit.state._replace(opt_state=())), judged  # two thirds of the memory, needed no more
+    judged = ((fit, train.evaluate(fit.network, fit.state, dataset.test, parallel, config)) for fit in fits)
+    # Optimiser states are two thirds of the memory, and needed no more.
+    return [(fit._replace(state=fit.state._replace(opt_state=())), result) for fit, result in judged]
 
 
 def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, train.Evaluation]]) -> dict[str, Any]:
@@ -179,7 +167,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = [head + (["lecture's test"] if lecture else [])]
     for name, result in summary["models"].items():
         accuracies = result["test_accuracy_by_seed"]
-        spread = f" ({min(accuracies):.1%} to {max(accuracies):.1%})" if len(accuracies) > 1 else ""
+        spread = f" ± {statistics.stdev(accuracies):.1%} ({len(accuracies)} seeds)" if len(accuracies) > 1 else ""
         row = [
             name,
             f"{result['params']:,}",

@@ -57,7 +57,7 @@ class Split(NamedTuple):
         return self.slice(0, count)
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
-        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch)."""
+        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, ..., batch)."""
         for index, weight in zip(indices, weights, strict=True):
             yield np.asarray(self.images[index]), np.asarray(self.labels[index]), weight
 

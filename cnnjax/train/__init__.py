@@ -2,12 +2,13 @@
 
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.evaluation import Evaluation, evaluate
-from cnnjax.train.loop import Fit, check_batch_size, fit
+from cnnjax.train.loop import Fit, check_batch_size, fit, fit_together
 from cnnjax.train.losses import LOSSES, make_loss
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import OPTIMIZERS, SCHEDULES, averaged_params, learning_rate, make_optimizer
 from cnnjax.train.parallel import MODES, Parallel
 from cnnjax.train.recipe import Recipe
+from cnnjax.train.repeats import fit_seeds
 from cnnjax.train.run import Run, as_config, config_hash, read_json, write_json, write_text
 from cnnjax.train.signals import Interrupted, raised_signals
 from cnnjax.train.state import Batch, Network, TrainState, params_sha256, split_model
@@ -34,6 +35,8 @@ __all__ = [
     "config_hash",
     "evaluate",
     "fit",
+    "fit_seeds",
+    "fit_together",
     "learning_rate",
     "make_loss",
     "make_optimizer",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax.train.state import TrainState
@@ -26,7 +27,7 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Begin to save; the state may be overwritten at once."""
-        step = int(state.step)
+        step = int(np.max(state.step))  # of several seeds, all have done the same
         if step != self._manager.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,21 @@ import jax
 
 from cnnjax import __version__
 from cnnjax.data import cache_dir
+
+# Dense matrix products by what `device_kind` contains, the first match counts: (float32, bfloat16), from the makers'
+# data sheets.
+TERAFLOPS = {
+    "H200": (494.7, 989.4),
+    "H100 PCIe": (378.0, 756.0),
+    "H100": (494.7, 989.4),
+    "A100": (156.0, 312.0),
+    "L40S": (183.0, 362.0),
+    "L4": (60.5, 121.0),
+    "TPU v4": (275.0, 275.0),
+    "TPU v5 lite": (197.0, 197.0),
+    "TPU v5": (459.0, 459.0),
+    "TPU v6 lite": (918.0, 918.0),
+}
 
 
 def use_compilation_cache() -> None:
@@ -40,6 +56,23 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
     for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20)):
         libc.mallopt(option, value)
+
+
+def peak_flops(devices: Sequence[jax.Device], precision: str) -> float | None:
+    """Return the floating-point operations a second that the devices' makers state, all together; None if unknown.
+
+    Args:
+        devices: of one kind.
+        precision: "bfloat16", or "float32", which XLA multiplies as TF32 on GPUs that have it and as bfloat16 on TPUs.
+    """
+    kind = devices[0].device_kind
+    known = next((peaks for name, peaks in TERAFLOPS.items() if name in kind), None)
+    return known and 1e12 * known[precision == "bfloat16"] * len(devices)
+
+
+def memory_limit(device: jax.Device) -> int | None:
+    """Return how many bytes JAX may take of a device's memory; None if it does not say, as of CPUs."""
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def describe_device() -> dict[str, str | int]:

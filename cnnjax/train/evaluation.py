@@ -27,13 +27,13 @@ class Evaluation(NamedTuple):
 
 def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel, recipe: Recipe) -> Evaluation:
     """Judge a network, as one device has it, by labelled images."""
-    return make_evaluator(network, state, split, parallel, recipe)(parallel.replicate(state))
+    return make_evaluator(network, state, split, parallel, recipe)(state)
 
 
 def make_evaluator(
     network: Network, like: TrainState, split: Examples, parallel: Parallel, recipe: Recipe
 ) -> Callable[[TrainState], Evaluation]:
-    """Return a compiled `judge(replicated state) -> Evaluation` over the images of `split`.
+    """Return a compiled `judge(state as one device has it) -> Evaluation` over the images of `split`.
 
     Args:
         network: the structure to judge.
@@ -42,8 +42,12 @@ def make_evaluator(
         parallel: the devices.
         recipe: the loss and the precision; with a moving average of the parameters, that is judged.
     """
-    image = jax.ShapeDtypeStruct((1, *split.image_shape), np.float32)
-    logits = jax.eval_shape(lambda x: network.merge(like.params, like.model_state)(x), image)
+    def logits_of(images: jax.Array) -> jax.Array:
+        model = network.merge(like.params, like.model_state)
+        model.eval()
+        return model(images)
+
+    logits = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((1, *split.image_shape), np.float32))
     zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
     zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
     advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
@@ -54,7 +58,8 @@ def make_evaluator(
 
     def judge(state: TrainState) -> Evaluation:
         variables = averaged_params(state.opt_state, state.params), state.model_state
-        *_, sums = advance(parallel.replicate(zeros), variables, indices, weights)
+        sums, variables = parallel.replicate((zeros, variables))
+        *_, sums = advance(sums, variables, indices, weights)
         sums = parallel.one_copy(sums)
         confusion = np.asarray(sums.pop("confusion")).astype(int)
         return Evaluation(**means(sums), confusion=confusion)

@@ -1,30 +1,36 @@
 """The one loop: epochs of steps, validation, metrics, checkpoints."""
 
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from cnnjax.data import Examples, augment, epoch_order
+from cnnjax.data import Examples, augment
 from cnnjax.errors import UserError
-from cnnjax.nn import Module
+from cnnjax.models import layer_rows
+from cnnjax.nn import Module, share_batch_statistics
 from cnnjax.train.advance import Advance, make_advance
 from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.evaluation import make_evaluator
+from cnnjax.train.devices import peak_flops
+from cnnjax.train.evaluation import Evaluation, make_evaluator
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import learning_rate, make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.progress import Display, display
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
+from cnnjax.train.seeds import orders, over_seeds, stack, unstack
 from cnnjax.train.signals import StopRequest, deferred_signals
 from cnnjax.train.state import Network, TrainState, Tree, means, split_model, zero_sums
-from cnnjax.train.step import Constants, make_train_step, scale_pixels
+from cnnjax.train.step import AXIS, Constants, make_train_step, scale_pixels
 
 SHOWN = 16  # images in TensorBoard
 TRACED = slice(5, 15)  # steps of a profile
@@ -76,61 +82,125 @@ def fit(
         UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not fit.
         Interrupted: a signal came; the state is saved.
     """
-    epochs, batch_size = recipe.epochs, recipe.batch_size
+    options: Any = {"run": run, "parallel": parallel, "epoch_program": epoch_program}
+    return fit_together([model], recipe, train, validation, seeds=[seed], tags=[tag], **options)[0]
+
+
+def fit_together(
+    models: Sequence[Module],
+    recipe: Recipe,
+    train: Examples,
+    validation: Examples,
+    *,
+    seeds: Sequence[int],
+    run: Run,
+    tags: Sequence[str],
+    parallel: Parallel,
+    epoch_program: bool | None = None,
+) -> list[Fit]:
+    """Train a network for each seed in one program, every step of all of them at once (`jax.vmap`).
+
+    Each ends as `fit` would end with its seed, up to rounding. Seconds and milliseconds in the metrics are a seed's
+    share. Arguments are as `fit` has them, a model, a seed and a tag for each network; more than one network is not
+    trained from a stream.
+    """
+    epochs, batch_size, count = recipe.epochs, recipe.batch_size, len(seeds)
     check_batch_size(batch_size, train)
     parallel.check_batch(batch_size)
     steps = -(-train.size // batch_size)
     optimizer = make_optimizer(recipe, steps, epochs)
-    network, initial = split_model(model, optimizer)
-    checkpoints = Checkpoints(run.checkpoints / tag)
+    networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
+    network, initial = networks[0], stack(states)
+    title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
+    checkpoints = Checkpoints(run.checkpoints / title)
     state = checkpoints.restore(initial) or initial
-    first_step = int(state.step)
+    first_step = int(np.max(state.step))
     if first_step == epochs * steps:
         checkpoints.close()
-        return Fit(network, state, read_history(run.metrics, tag))
+        return [Fit(network, s, read_history(run.metrics, t)) for s, t in zip(unstack(state, count), tags, strict=True)]
 
-    constants, state = parallel.replicate((Constants(jax.random.key(seed)), state))
-    advance = make_advance(make_train_step(network, optimizer, recipe), train, parallel, epoch_program)
-    judge = make_evaluator(network, initial, validation, parallel, recipe)
+    constants, state = parallel.replicate((stack([Constants(jax.random.key(seed)) for seed in seeds]), state))
+    step = over_seeds(make_train_step(network, optimizer, recipe), count)
+    advance = make_advance(step, train, parallel, epoch_program, batch_axis=int(count > 1))
+    judge = make_evaluator(network, states[0], validation, parallel, recipe)
+    speed = partial(_speed, flops=_flops(models[0], train), peak=peak_flops(parallel.devices, recipe.precision))
     with (
         closing(checkpoints),
-        closing(Recorder(run.metrics, tag, first_step)) as recorder,
-        closing(display(tag, epochs, steps, first_step)) as shown,
+        ExitStack() as recording,
+        closing(display(title, epochs, steps, first_step)) as shown,
         deferred_signals() as stop,
     ):
+        recorders = [recording.enter_context(closing(Recorder(run.metrics, tag, first_step))) for tag in tags]
         if first_step == 0:
-            recorder.write_pictures(0, _examples(train, recipe, seed))
+            for recorder, seed in zip(recorders, seeds, strict=True):
+                recorder.write_pictures(0, _examples(train, recipe, seed))
         for epoch in range(first_step // steps, epochs):
             done = max(first_step - epoch * steps, 0)
-            indices, weights = epoch_order(seed, epoch, train.size, batch_size)
+            indices, weights = orders(seeds, epoch, train.size, batch_size)
 
             def show(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
                 step, sums = parallel.one_copy((state.step, state.sums))
-                step = int(step) - epoch * steps
-                shown.update(epoch + 1, step, means(sums), (step - done) * batch_size / seconds)
+                step = int(np.max(step)) - epoch * steps
+                values = _mean([means(one) for one in unstack(sums, count)])
+                shown.update(epoch + 1, step, values, (step - done) * batch_size * count / seconds)
 
             first = epoch == first_step // steps
-            go = _traced(advance, run.path / "profile" / tag) if run.profile and first else advance
-            states = go(state, constants, indices[done:], weights[done:])
-            state, seconds = _follow(states, stop, shown, show)
-            step, sums = parallel.one_copy((state.step, state.sums))
-            if int(step) == (epoch + 1) * steps:
-                trained = means(sums) | {
-                    "lr": float(learning_rate(recipe, steps, epochs, int(step) - 1)),
-                    "seconds": seconds,
-                    "step_ms": seconds / (steps - done) * 1e3,
-                    "images_per_second": (steps - done) * batch_size / seconds,
-                }
-                judged = judge(state)
-                validated = {"loss": judged.loss, "accuracy": judged.accuracy}
-                recorder.write(int(step), epoch + 1, "train", trained)
-                recorder.write(int(step), epoch + 1, "validation", validated)
-                recorder.write_weights(int(step), parallel.one_copy(state.params))
-                shown.epoch_done(epoch + 1, trained | {f"val_{name}": value for name, value in validated.items()})
-                state = state._replace(sums=parallel.replicate(zero_sums()))
+            go = _traced(advance, run.path / "profile" / title) if run.profile and first else advance
+            state, seconds = _follow(go(state, constants, indices[done:], weights[done:]), stop, shown, show)
+            each = unstack(parallel.one_copy(state), count)
+            if int(each[0].step) == (epoch + 1) * steps:
+                common = {"lr": float(learning_rate(recipe, steps, epochs, int(each[0].step) - 1))}
+                common |= speed(seconds / count, steps - done, batch_size)
+                _write_epoch(epoch + 1, each, common, [judge(one) for one in each], recorders, shown)
+                state = state._replace(sums=parallel.replicate(stack([zero_sums()] * count)))
             checkpoints.save(parallel.one_copy(state))
             stop.raise_if_set()
-    return Fit(network, parallel.one_copy(state), read_history(run.metrics, tag))
+    each = unstack(parallel.one_copy(state), count)
+    return [Fit(network, one, read_history(run.metrics, tag)) for one, tag in zip(each, tags, strict=True)]
+
+
+def _prepared(model: Module, recipe: Recipe) -> Module:
+    """The model, or where its replicas share batch statistics a copy that does."""
+    if recipe.sync_batch_norm:
+        model = nnx.clone(model)
+        share_batch_statistics(model, AXIS)
+    return model
+
+
+def _flops(model: Module, train: Examples) -> float:
+    """Floating-point operations of training on one image: two a multiply-add, the backward pass twice the forward."""
+    model = nnx.clone(model)
+    model.eval()
+    return 6 * sum(row.macs for row in layer_rows(model, train.image_shape))
+
+
+def _speed(seconds: float, steps: int, batch_size: int, flops: float, peak: float | None) -> dict[str, float]:
+    """Metrics of how fast an epoch was; of the devices' peak the share that the model's own operations take."""
+    rate = steps * batch_size / seconds
+    speed = {"seconds": seconds, "step_ms": seconds / steps * 1e3, "images_per_second": rate}
+    return speed | ({"flop_utilization": rate * flops / peak} if peak else {})
+
+
+def _write_epoch(
+    epoch: int,
+    states: Sequence[TrainState],
+    common: dict[str, float],
+    judged: Sequence[Evaluation],
+    recorders: Sequence[Recorder],
+    shown: Display,
+) -> None:
+    """Write what an epoch ended with, a network of each seed after the other; show their means."""
+    step, trained = int(states[0].step), [means(state.sums) | common for state in states]
+    validated = [{"loss": one.loss, "accuracy": one.accuracy} for one in judged]
+    for recorder, state, *values in zip(recorders, states, trained, validated, strict=True):
+        for split, ours in zip(("train", "validation"), values, strict=True):
+            recorder.write(step, epoch, split, ours)
+        recorder.write_weights(step, state.params)
+    shown.epoch_done(epoch, _mean(trained) | {f"val_{name}": value for name, value in _mean(validated).items()})
+
+
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
 
 
 def _examples(train: Examples, recipe: Recipe, seed: int) -> np.ndarray:

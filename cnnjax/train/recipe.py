@@ -11,6 +11,7 @@ from cnnjax.train.losses import Objective, Range, check_ranges
 from cnnjax.train.optimizers import Optimization, check_epochs
 
 PRECISIONS = ("float32", "bfloat16")
+VMAP_SEEDS = ("auto", "always", "never")
 _WHOLE = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
 _RANGES = {
     "epochs": _WHOLE,
@@ -43,7 +44,17 @@ class Recipe(Optimization, Objective):
         str,
         tyro.conf.arg(help="float32, or bfloat16 for activations while parameters and statistics stay float32."),
     ] = "float32"
-
+    vmap_seeds: Annotated[
+        str,
+        tyro.conf.arg(
+            help="always: all seeds in one program; never: one after another; auto: in one on accelerators with "
+            "enough memory."
+        ),
+    ] = "auto"
+    sync_batch_norm: Annotated[
+        bool,
+        tyro.conf.arg(help="Batch statistics of all devices' images together, instead of each device's own."),
+    ] = False
     gradient_norm: Annotated[
         bool,
         tyro.conf.arg(help="Record the gradient's norm, which takes up to a tenth of a step."),
@@ -57,3 +68,5 @@ class Recipe(Optimization, Objective):
         parse(self.augment)
         if self.precision not in PRECISIONS:
             raise UserError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.vmap_seeds not in VMAP_SEEDS:
+            raise UserError(f"--vmap-seeds must be one of {', '.join(VMAP_SEEDS)}, got {self.vmap_seeds!r}")

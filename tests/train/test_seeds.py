@@ -1,0 +1,175 @@
+"""Several seeds in one program train to what each trains to alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import nn, train
+from cnnjax.errors import UserError
+from cnnjax.train import loop, repeats
+from tests.train.test_loop import Plain, Small, StopAfter, fit, images, streamed
+
+SEEDS = [3, 4]
+
+
+def together(path, parallel, model=Small, epochs=2, seeds=SEEDS, **options):
+    run = train.Run(path, "test", {})
+    run.create()
+    names = {field.name for field in dataclasses.fields(train.Recipe)}
+    chosen = {name: options.pop(name) for name in names & options.keys()}
+    return train.fit_together(
+        [model(nnx.Rngs(seed)) for seed in seeds],
+        train.Recipe(lr=1e-2, epochs=epochs, batch_size=16, **chosen),
+        images(72),
+        images(20, 1),
+        seeds=seeds,
+        tags=[f"small/seed{seed}" for seed in seeds],
+        run=run,
+        parallel=parallel,
+        **options,
+    )
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
+)
+def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, epoch_program, tmp_path):
+    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    # Not Adam: a bias before a normalisation has a gradient of rounding errors, which Adam scales up.
+    options = {"optimizer": "momentum", "augment": "mirror brightness", "epoch_program": epoch_program}
+    fits = together(tmp_path / "all", parallel, **options)
+    assert len({train.params_sha256(result.state.params) for result in fits}) == len(SEEDS)
+    for seed, result in zip(SEEDS, fits, strict=True):
+        alone = fit(
+            tmp_path / str(seed),
+            parallel,
+            lambda rngs, seed=seed: Small(nnx.Rngs(seed)),
+            epochs=2,
+            seed=seed,
+            **options,
+        )
+        assert_same(result.state, alone.state)
+        for name in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy"):
+            np.testing.assert_allclose(result.history[name], alone.history[name], rtol=1e-5)
+
+
+def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_path, one_device):
+    whole = together(tmp_path / "whole", one_device)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "display", lambda *_: StopAfter(7))
+        with pytest.raises(train.Interrupted):
+            together(tmp_path / "stopped", one_device)
+    resumed = together(tmp_path / "stopped", one_device)
+    again = together(tmp_path / "stopped", one_device)
+    for a, b, c in zip(whole, resumed, again, strict=True):
+        assert train.params_sha256(a.state.params) == train.params_sha256(b.state.params)
+        assert train.params_sha256(a.state.params) == train.params_sha256(c.state.params)
+        assert a.history["train/loss"] == b.history["train/loss"] == c.history["train/loss"]
+
+
+def seeds_of(path, parallel, source=lambda split: split, **options):
+    run = train.Run(path, "test", {})
+    run.create()
+    recipe = train.Recipe(lr=1e-2, epochs=1, batch_size=16, seed=3, seeds=3, **options)
+    splits = source(images(72)), source(images(20, 1))
+    build = lambda seed: Plain(nnx.Rngs(seed))  # noqa: E731
+    return list(train.fit_seeds(build, recipe, *splits, run=run, name="plain", parallel=parallel))
+
+
+def test_seeds_are_one_program_or_one_after_another_to_the_same_numbers(tmp_path, one_device):
+    turns = seeds_of(tmp_path / "turns", one_device)
+    assert sorted(p.name for p in (tmp_path / "turns" / "checkpoints" / "plain").iterdir()) == [
+        "seed3",
+        "seed4",
+        "seed5",
+    ]
+    one = seeds_of(tmp_path / "one", one_device, vmap_seeds="always")
+    assert [p.name for p in (tmp_path / "one" / "checkpoints" / "plain").iterdir()] == ["seed3-5"]
+    for a, b in zip(turns, one, strict=True):
+        assert_same(a.state.params, b.state.params)
+        assert a.history.keys() == b.history.keys()
+
+
+def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypatch):
+    class Accelerator:
+        platform = "gpu"
+
+    recipe = train.Recipe(seeds=8)
+    parallel = train.Parallel(devices=[Accelerator()])
+    count = lambda: repeats._seeds_at_once(lambda seed: None, recipe, images(72), parallel)  # noqa: E731
+    monkeypatch.setattr(repeats, "_bytes_needed", lambda model, recipe, train, parallel, count: 100 + 10 * count)
+    monkeypatch.setattr(repeats, "memory_limit", lambda device: None)
+    assert count() == 8
+    monkeypatch.setattr(repeats, "memory_limit", lambda device: 150)
+    assert count() == 4
+    monkeypatch.setattr(repeats, "memory_limit", lambda device: 5)
+    assert count() == 1
+
+
+def test_the_memory_of_a_step_grows_with_its_seeds(one_device):
+    recipe = train.Recipe(batch_size=16)
+    one, eight = (repeats._bytes_needed(Small(nnx.Rngs(0)), recipe, images(72), one_device, count) for count in (1, 8))
+    parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.state(Small(nnx.Rngs(0)), nnx.Param)))
+    assert one > 3 * parameters  # Adam's two moments beside them
+    assert eight - one > 7 * 3 * parameters
+
+
+def test_a_stream_has_one_order_so_its_seeds_take_turns(tmp_path, one_device):
+    assert len(seeds_of(tmp_path / "turns", one_device, streamed)) == 3
+    with pytest.raises(UserError, match="--vmap-seeds always needs the images in memory"):
+        seeds_of(tmp_path / "one", one_device, streamed, vmap_seeds="always")
+
+
+class Normalised(Plain):
+    """Batch normalisation and nothing random."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.norm = nn.BatchNorm(3)
+
+    def __call__(self, x):
+        return super().__call__(self.norm(x))
+
+
+def test_replicas_that_share_batch_statistics_train_as_one_device_does(tmp_path, one_device):
+    four = train.Parallel(devices=jax.local_devices()[:4])
+    one = fit(tmp_path / "one", one_device, Normalised, epochs=2)
+    shared = fit(tmp_path / "shared", four, Normalised, epochs=2, sync_batch_norm=True)
+    own = fit(tmp_path / "own", four, Normalised, epochs=2)
+    np.testing.assert_allclose(shared.history["train/loss"], one.history["train/loss"], rtol=1e-4)
+    assert abs(own.history["train/loss"][0] / one.history["train/loss"][0] - 1) > 1e-3
+
+
+def test_flop_utilization_is_recorded_where_the_peak_is_known(monkeypatch, tmp_path, one_device):
+    assert "train/flop_utilization" not in fit(tmp_path / "unknown", one_device, Plain, epochs=1).history
+    monkeypatch.setattr(loop, "peak_flops", lambda devices, precision: 1e12)
+    history = fit(tmp_path / "known", one_device, Plain, epochs=1).history
+    multiply_adds = 6 * 6 * 27 * 8 + 288 * 4
+    expected = history["train/images_per_second"][0] * 6 * multiply_adds / 1e12
+    assert history["train/flop_utilization"] == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "count", "expected"),
+    [
+        ("NVIDIA H200", "float32", 1, 494.7e12),
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", 8, 8 * 312e12),
+        ("TPU v5 lite", "float32", 4, 4 * 197e12),
+        ("cpu", "float32", 1, None),
+    ],
+)
+def test_peaks_are_those_of_the_data_sheets(kind, precision, count, expected):
+    class Device:
+        device_kind = kind
+
+    from cnnjax.train.devices import peak_flops
+
+    assert peak_flops([Device()] * count, precision) == (expected and pytest.approx(expected))
