@@ -1,5 +1,7 @@
 """Eight virtual devices for every test, caches of the tests' own, and how many random cases a property gets."""
 
+import os
+
 import jax
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -22,6 +24,15 @@ def pytest_configure(config):
     settings.register_profile("ordinary", max_examples=200, derandomize=True, **common)
     settings.register_profile("long", max_examples=5000, **common)
     settings.load_profile("long" if config.getoption("long") else "ordinary")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """Tests compile the same steps again and again: all workers of a run share one cache of programs."""
+    own = tmp_path_factory.getbasetemp()
+    whole_run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    jax.config.update("jax_compilation_cache_dir", str(whole_run / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True)
