@@ -41,6 +41,8 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
        python launch.py bench augment                     time every augmentation beside a training step
+       python launch.py bench run                         time the whole of fcn-vs-cnn against Keras on torch and torch
+       python launch.py bench stream                      train from 100,000 streamed images: waiting, and memory
 """
 
 
@@ -258,7 +260,7 @@ def publish(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time something against its peers: `bench ops`, `bench train`."""
+    """Time something: `BENCHES` has what."""
     if not arguments:
         raise UserError(f"bench takes what to time: {', '.join(BENCHES)}")
     if arguments[0] not in BENCHES:
@@ -287,6 +289,8 @@ BENCHES = {
     "ops": "experiments.bench_ops",
     "train": "experiments.bench_train",
     "augment": "experiments.bench_augment",
+    "run": "experiments.bench_run",
+    "stream": "experiments.bench_stream",
 }
 
 if __name__ == "__main__":

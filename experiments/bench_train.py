@@ -6,7 +6,8 @@
 A step is all that happens from a batch of bytes in the host's memory to updated parameters: scaling to [0, 1], forward,
 cross-entropy, backward and Adam with Keras's defaults, in float32. Ours is the step that the experiments run; the peers
 are what their documentation shows. The contenders take turns, so that whatever else the machine does hits all alike,
-and the median counts. The first call, which compiles, is timed on its own. Writes results/bench/train.json
+and the median counts. The first call, which compiles, is timed on its own. Then a step of eight networks with seeds of
+their own, one network after the other and all in one program. Writes results/bench/train.json
 (train-gpu.json on a GPU) and a chart. Contenders that are not installed are left out: `pip install keras torch`.
 """
 
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -28,14 +30,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cnnjax import geometry, models, train, viz
+from cnnjax import models, train, viz
 from cnnjax.errors import UserError
 from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.step import Constants, make_train_step
+from experiments.peers import ADAM, CLASSES, WORKLOADS, Workload, keras_layers, torch_adam, torch_network, with_inputs
 from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
-CLASSES, ADAM = 10, {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-7}
+SEEDS = 8  # that are trained together, and one after another
 
 
 class Contender(NamedTuple):
@@ -43,39 +47,6 @@ class Contender(NamedTuple):
 
     parameters: int
     step: Callable[[], float]
-
-
-class Workload(NamedTuple):
-    """One comparison: a model of `cnnjax.models`, and its layers in order for the peers to build the same."""
-
-    name: str
-    image: tuple[int, int, int]
-    batch_size: int
-    layers: tuple[tuple[str, int], ...]  # ("conv", channels) is 3x3, valid; every layer but the last has a ReLU
-
-
-WORKLOADS = (
-    Workload(
-        "lecture-fcn",
-        (32, 32, 3),
-        128,
-        (("flatten", 0), ("dense", 2048), ("dense", 1024), ("dense", 512), ("dense", 128), ("dense", CLASSES)),
-    ),
-    Workload(
-        "lecture-cnn",
-        (32, 32, 3),
-        128,
-        (
-            ("conv", 32),
-            ("max pool", 2),
-            ("conv", 64),
-            ("conv", 128),
-            ("flatten", 0),
-            ("dense", 128),
-            ("dense", CLASSES),
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -102,7 +73,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"no network matches --networks {options.networks!r}: there are {names}")
     keep_freed_memory()
     rows = [_time_workload(workload, options) for workload in track(chosen, "timing", console=Console(stderr=True))]
-    summary = {"rows": rows, "matrix_product_gflops": matrix_product_gflops()}
+    seeds = [_time_seeds(workload, options.seconds) for workload in chosen]
+    summary = {"rows": rows, "seeds": seeds, "matrix_product_gflops": matrix_product_gflops()}
     _print(summary)
     if options.networks == "*":
         write_results("train", summary)
@@ -111,9 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _time_workload(workload: Workload, options: Options) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (workload.batch_size, *workload.image), dtype=np.uint8)
-    labels = rng.integers(0, CLASSES, workload.batch_size).astype(np.int32)
+    images, labels = _batch(workload)
     makers = {who: make for who, (module, make) in CONTENDERS.items() if importlib.util.find_spec(module)}
     first_calls: dict[str, list[float]] = {who: [] for who in makers}
     steps: dict[str, Callable[[], float]] = {}
@@ -126,6 +96,40 @@ def _time_workload(workload: Workload, options: Options) -> dict[str, Any]:
     milliseconds = race(steps, options.seconds)
     compilation = {who: statistics.median(taken) - milliseconds[who] / 1e3 for who, taken in first_calls.items()}
     return {"name": workload.name, "milliseconds": milliseconds, "compilation_seconds": compilation}
+
+
+def _time_seeds(workload: Workload, seconds: float) -> dict[str, Any]:
+    """Time a step of `SEEDS` networks: one network's step after the other, and all in one program by `vmap`."""
+    recipe = train.Recipe()
+    optimizer = make_optimizer(recipe, 1, 1)
+    parallel = train.Parallel(devices=jax.local_devices()[:1])
+    build = partial(models.create_model, workload.name, num_classes=CLASSES, in_channels=workload.image[2])
+    networks, states = zip(*[train.split_model(build(seed=seed), optimizer) for seed in range(SEEDS)], strict=True)
+    step = make_train_step(networks[0], optimizer, recipe)
+    images, labels = _batch(workload)
+    batch = train.Batch(images, labels, np.ones(len(labels), np.float32))  # type: ignore[arg-type]
+    keys = [Constants(jax.random.key(seed)) for seed in range(SEEDS)]
+
+    one, all_of_them = parallel.map(step), parallel.map(over_seeds(step, SEEDS), axis=1)
+    apart, together = list(map(parallel.replicate, states)), [parallel.replicate(stack(states))]
+    batches, constants = jax.tree.map(lambda x: np.stack([x] * SEEDS), batch), stack(keys)
+
+    def in_turn() -> None:
+        apart[:] = [jax.block_until_ready(one(state, key, batch)) for state, key in zip(apart, keys, strict=True)]
+
+    def in_one_program() -> None:
+        together[0] = jax.block_until_ready(all_of_them(together[0], constants, batches))
+
+    in_turn()
+    in_one_program()
+    contenders = {"one after another": in_turn, "in one program": in_one_program}
+    return {"name": workload.name, "count": SEEDS, "milliseconds": race(contenders, seconds)}
+
+
+def _batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (workload.batch_size, *workload.image), dtype=np.uint8)
+    return images, rng.integers(0, CLASSES, workload.batch_size).astype(np.int32)
 
 
 # ---------------------------------------------------------------- contenders: make(workload, images, labels) -> step
@@ -153,7 +157,7 @@ def _ours(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Contend
 class _FlaxNetwork(nnx.Module):
     def __init__(self, workload: Workload, rngs: nnx.Rngs):
         self.layers: Any = nnx.List()
-        for kind, inputs, outputs in _with_inputs(workload):
+        for kind, inputs, outputs in with_inputs(workload):
             if kind == "conv":
                 self.layers.append(nnx.Conv(inputs, outputs, (3, 3), padding="VALID", rngs=rngs))
             elif kind == "max pool":
@@ -198,15 +202,7 @@ def _keras(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Conten
 
     if keras.backend.backend() != "jax":
         raise UserError(f"KERAS_BACKEND is {keras.backend.backend()!r}: Keras is compared on JAX, KERAS_BACKEND=jax")
-    make = {
-        "conv": lambda size: keras.layers.Conv2D(size, 3, activation="relu"),
-        "max pool": lambda size: keras.layers.MaxPooling2D(size),
-        "flatten": lambda size: keras.layers.Flatten(),
-        "dense": lambda size: keras.layers.Dense(size, activation=None if size == CLASSES else "relu"),
-    }
-    model = keras.Sequential([keras.Input(workload.image), keras.layers.Rescaling(1 / 255)])
-    for kind, size in workload.layers:
-        model.add(make[kind](size))
+    model = keras.Sequential([keras.Input(workload.image), keras.layers.Rescaling(1 / 255), *keras_layers(workload)])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     weight = model.trainable_weights[-1]
 
@@ -218,22 +214,12 @@ def _keras(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Conten
     return Contender(model.count_params(), step)
 
 
-def _torch(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Contender:
+def _torch(workload: Workload, images: np.ndarray, labels: np.ndarray, fused: bool = False) -> Contender:
     import torch
 
-    device, layers = torch_device(), list[Any]()
-    for kind, inputs, outputs in _with_inputs(workload):
-        if kind == "conv":
-            layers += [torch.nn.Conv2d(inputs, outputs, 3), torch.nn.ReLU()]
-        elif kind == "max pool":
-            layers.append(torch.nn.MaxPool2d(2))
-        elif kind == "flatten":
-            layers.append(torch.nn.Flatten())
-        else:
-            layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
-    model: Any = torch.nn.Sequential(*layers[:-1])
-    model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(ADAM["b1"], ADAM["b2"]), eps=ADAM["eps"])
+    device = torch_device()
+    model = torch_network(workload).to(device)
+    optimizer = torch_adam(model, fused=fused)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -248,28 +234,12 @@ def _torch(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Conten
     return Contender(sum(p.numel() for p in model.parameters()), step)
 
 
-def _with_inputs(workload: Workload) -> Sequence[tuple[str, int, int]]:
-    """Return (kind, input channels or features, output channels or features) of every layer."""
-    (size, _, channels), layers = workload.image, []
-    for kind, outputs in workload.layers:
-        inputs = channels
-        if kind == "conv":
-            size, channels = geometry.conv_output_size(size, 3), outputs
-        elif kind == "max pool":
-            size = geometry.conv_output_size(size, outputs, stride=outputs)
-        elif kind == "flatten":
-            channels = size * size * channels
-        else:
-            channels = outputs
-        layers.append((kind, inputs, channels))
-    return layers
-
-
 CONTENDERS: dict[str, tuple[str, Callable[[Workload, np.ndarray, np.ndarray], Contender]]] = {
     "cnnjax": ("cnnjax", _ours),
     "plain Flax": ("flax", _flax),
     "Keras on JAX": ("keras", _keras),
     "torch": ("torch", _torch),
+    "torch, fused Adam": ("torch", partial(_torch, fused=True)),
 }
 
 
@@ -283,7 +253,7 @@ def _print(summary: dict[str, Any]) -> None:
     for row in summary["rows"]:
         ms, seconds = row["milliseconds"], row["compilation_seconds"]
         for who in ms:
-            compiles = who != "torch"
+            compiles = not who.startswith("torch")
             table.add_row(
                 row["name"] if who == "cnnjax" else "",
                 who,
@@ -295,6 +265,12 @@ def _print(summary: dict[str, Any]) -> None:
         table.add_section()
     console = Console()
     console.print(table)
+    for row in summary["seeds"]:
+        turns, one = row["milliseconds"].values()
+        console.print(
+            f"{row['count']} seeds of {row['name']}: {turns:.0f} ms a step one after another, {one:.0f} ms in one "
+            f"program, {turns / one:.2f} times the throughput"
+        )
     console.print(f"matrix product: {summary['matrix_product_gflops']:.0f} GFLOP/s")
 
 
