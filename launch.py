@@ -61,6 +61,13 @@ class Launch:
         bool,
         tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
     ] = False
+    save_every: Annotated[
+        float, tyro.conf.arg(help="Minutes after which the state is saved within an epoch, besides at its end.")
+    ] = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.save_every > 0:
+            raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +98,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
     config, launch = _parse(name, experiment, arguments)
     options = train.as_config(config)
     out = launch.out or RESULTS / "runs" / f"{name}-{train.config_hash(options)}"
-    run = train.Run(out, name, options, launch.profile)
+    run = train.Run(out, name, options, launch.profile, launch.save_every)
     if launch.overwrite:
         run.clear()
     run.check()
@@ -109,7 +116,8 @@ def run_experiment(name: str, arguments: list[str]) -> int:
                 parallel.check_batch(config.batch_size)
             loaded = experiment.load(config)
             run.create()
-            _execute(experiment, config, loaded, run, parallel)
+            with run.locked():
+                _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
         command = shlex.join(["python", "launch.py", name, *arguments])
         print(f"\nstopped; what is done is saved. Go on with: {command}", file=sys.stderr)

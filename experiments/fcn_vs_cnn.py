@@ -76,7 +76,7 @@ def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.P
             "first_nine": [dataset.class_names[label] for label in dataset.train.first(9).labels],
         },
         "models": {name: _describe(name, dataset, runs) for name, runs in trained.items()},
-        "params_sha256": train.params_sha256([fit.state.params for fit in fits]),
+        "params_sha256": train.tree_sha256([fit.state.params for fit in fits]),
     }
 
 
@@ -113,7 +113,7 @@ def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, trai
         "step_ms": min(value for fit, _ in runs for value in fit.history["train/step_ms"]),  # the least disturbed epoch
         "train_seconds": sum(value for fit, _ in runs for value in fit.history["train/seconds"]),
         "curves": {key: [round(float(value), 5) for value in values] for key, values in curves.items()},
-        "params_sha256": [train.params_sha256(fit.state.params) for fit, _ in runs],
+        "params_sha256": [train.tree_sha256(fit.state.params) for fit, _ in runs],
     }
 
 

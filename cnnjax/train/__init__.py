@@ -11,7 +11,7 @@ from cnnjax.train.recipe import Recipe
 from cnnjax.train.repeats import fit_seeds
 from cnnjax.train.run import Run, as_config, config_hash, read_json, write_json, write_text
 from cnnjax.train.signals import Interrupted, raised_signals
-from cnnjax.train.state import Batch, Network, TrainState, params_sha256, split_model
+from cnnjax.train.state import Batch, Network, TrainState, split_model, tree_sha256
 
 __all__ = [
     "LOSSES",
@@ -40,11 +40,11 @@ __all__ = [
     "learning_rate",
     "make_loss",
     "make_optimizer",
-    "params_sha256",
     "raised_signals",
     "read_history",
     "read_json",
     "split_model",
+    "tree_sha256",
     "write_json",
     "write_text",
 ]

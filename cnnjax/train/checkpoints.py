@@ -1,46 +1,151 @@
-"""States on disk through Orbax: written in the background, complete or not there."""
+"""States on disk through Orbax: written in the background, each with its checksum, complete or not there."""
 
 import logging
+import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from cnnjax.train.state import TrainState
+from cnnjax.errors import UserError
+from cnnjax.train.devices import describe_versions
+from cnnjax.train.state import TrainState, tree_sha256
 
-_KEPT = 2
+NEWEST_KEPT = 2  # one to go back to where the other is damaged
+SET_ASIDE = "damaged"  # the folder for those
+SHOWN = 3  # differences that a message names
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The newest states of one training.
+    """The newest states of one training, and the best.
+
+    What cannot be saved is reported and training goes on; what was damaged since is noticed by its checksum, set aside,
+    and the state before it taken.
 
     Args:
         folder: its own directory; made if need be.
+        every: minutes after which a state is due to be saved within an epoch.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, every: float = math.inf):
         logging.getLogger("absl").setLevel(logging.ERROR)  # a line for every phase of every save
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder.absolute()
+        self._manager = self._open()
+        self._seconds, self._saved = 60 * every, time.monotonic()
 
-    def save(self, state: TrainState) -> None:
-        """Begin to save; the state may be overwritten at once."""
-        step = int(np.max(state.step))  # of several seeds, all have done the same
-        if step != self._manager.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+    def due(self) -> bool:
+        """Return whether the last state was saved long enough ago."""
+        return time.monotonic() - self._saved >= self._seconds
+
+    def _open(self) -> ocp.CheckpointManager:
+        best = BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
+        kept = AnyPreservationPolicy([LatestN(NEWEST_KEPT), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=True)
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Begin to save; the state may be overwritten at once.
+
+        Args:
+            state: as one device has it.
+            score: the higher the better; the best is kept.
+        """
+        step, self._saved = _step(state), time.monotonic()
+        try:
+            if step == self._manager.latest_step():
+                return
+            about = {"sha256": tree_sha256(state), "arrays": _describe(state), "versions": describe_versions()}
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+            metrics = None if score is None else {"score": float(score)}
+            self._manager.save(step, args=items, metrics=metrics)
+        except Exception as error:  # whatever a disk does: a run of a week does not end for it
+            self._report(f"the state of step {step}, or the one before it, cannot be saved", error)
+
+    def _report(self, what: str, error: Exception) -> None:
+        log.warning("%s in %s (%s): training goes on, older states are intact", what, self._folder, _one_line(error))
+        self._manager.close()
+        self._manager = self._open()
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """Return the newest state, with the placement of `like`; None if there is none yet."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        """Return the newest state that is whole, with the placement of `like`; None if there is none yet.
+
+        Raises:
+            UserError: it is of another network or optimiser, or there are states and each is damaged.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._read(step, like)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore say in many ways that a file is not what it was
+                damaged[step] = _one_line(error)
+            else:
+                self._set_aside(damaged, step)
+                return state
+        if damaged:
+            found = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
+            raise UserError(
+                f"every checkpoint in {self._folder} is damaged ({found}): nothing was changed; put back a copy, or "
+                "start over with --overwrite"
+            )
+        return None
+
+    def _read(self, step: int, like: TrainState) -> TrainState:
+        about: Any = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        differences = list(_differences(about["arrays"], _describe(like)))
+        if differences:
+            more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+            named = "; ".join([*differences[:SHOWN], *more, f"written with {about['versions']}"])
+            raise UserError(
+                f"{self._folder / str(step)} is of another network or optimiser ({named}): choose another --out, or "
+                "start over with --overwrite"
+            )
         abstract: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state: TrainState = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state: TrainState = self._manager.restore(step, args=items)["state"]
+        if tree_sha256(state) != about["sha256"]:
+            raise ValueError("its checksum is wrong")
         return state
+
+    def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+        for step, error in damaged.items():
+            aside = self._folder / SET_ASIDE / str(step)
+            log.warning("checkpoint %s is damaged (%s): going on from step %d", aside, error, good)
+            aside.parent.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(aside)
+        if damaged:
+            self._manager.reload()
 
     def close(self) -> None:
         """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._report("the last state cannot be saved", error)
         self._manager.close()
+
+
+def _step(state: TrainState) -> int:
+    return int(np.max(state.step))  # of several seeds, all have done the same
+
+
+def _describe(state: TrainState) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _differences(there: dict[str, str], here: dict[str, str]) -> Iterator[str]:
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            yield f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

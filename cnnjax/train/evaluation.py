@@ -42,6 +42,7 @@ def make_evaluator(
         parallel: the devices.
         recipe: the loss and the precision; with a moving average of the parameters, that is judged.
     """
+
     def logits_of(images: jax.Array) -> jax.Array:
         model = network.merge(like.params, like.model_state)
         model.eval()

@@ -112,7 +112,7 @@ def fit_together(
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
     network, initial = networks[0], stack(states)
     title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
-    checkpoints = Checkpoints(run.checkpoints / title)
+    checkpoints = Checkpoints(run.checkpoints / title, run.save_every)
     state = checkpoints.restore(initial) or initial
     first_step = int(np.max(state.step))
     if first_step == epochs * steps:
@@ -138,22 +138,30 @@ def fit_together(
             done = max(first_step - epoch * steps, 0)
             indices, weights = orders(seeds, epoch, train.size, batch_size)
 
-            def show(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
+            def watch(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
+                to_save, to_show = checkpoints.due(), shown.due()
+                if not (to_save or to_show):
+                    return  # without waiting for the device
                 step, sums = parallel.one_copy((state.step, state.sums))
                 step = int(np.max(step)) - epoch * steps
+                if to_save and step < steps:  # the state of an epoch's end is saved once that is written down
+                    checkpoints.save(parallel.one_copy(state))
                 values = _mean([means(one) for one in unstack(sums, count)])
                 shown.update(epoch + 1, step, values, (step - done) * batch_size * count / seconds)
 
             first = epoch == first_step // steps
             go = _traced(advance, run.path / "profile" / title) if run.profile and first else advance
-            state, seconds = _follow(go(state, constants, indices[done:], weights[done:]), stop, shown, show)
-            each = unstack(parallel.one_copy(state), count)
+            states = go(state, constants, indices[done:], weights[done:])
+            state, seconds = _follow(states, stop, watch)
+            each, score = unstack(parallel.one_copy(state), count), None
             if int(each[0].step) == (epoch + 1) * steps:
                 common = {"lr": float(learning_rate(recipe, steps, epochs, int(each[0].step) - 1))}
                 common |= speed(seconds / count, steps - done, batch_size)
-                _write_epoch(epoch + 1, each, common, [judge(one) for one in each], recorders, shown)
+                judged = [judge(one) for one in each]
+                score = statistics.fmean(one.accuracy for one in judged)
+                _write_epoch(epoch + 1, each, common, judged, recorders, shown)
                 state = state._replace(sums=parallel.replicate(stack([zero_sums()] * count)))
-            checkpoints.save(parallel.one_copy(state))
+            checkpoints.save(parallel.one_copy(state), score)
             stop.raise_if_set()
     each = unstack(parallel.one_copy(state), count)
     return [Fit(network, one, read_history(run.metrics, tag)) for one, tag in zip(each, tags, strict=True)]
@@ -225,14 +233,13 @@ def _traced(advance: Advance, folder: Path) -> Advance:
 
 
 def _follow(
-    states: Iterator[TrainState], stop: StopRequest, shown: Display, show: Callable[[TrainState, float], None]
+    states: Iterator[TrainState], stop: StopRequest, watch: Callable[[TrainState, float], None]
 ) -> tuple[TrainState, float]:
     """Run the steps of an epoch, or those up to a signal; return the last state and the seconds it took."""
     started = time.perf_counter()
     for state in states:
         if stop.signum is not None:
             break
-        if shown.due():
-            show(state, time.perf_counter() - started)
+        watch(state, time.perf_counter() - started)
     jax.block_until_ready(state)
     return state, time.perf_counter() - started

@@ -1,12 +1,17 @@
 """The directory that one run owns: its config, its metrics, and what it ends with."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from typing import Any
 from cnnjax.errors import UserError
 
 Config = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,14 @@ class Run:
         experiment: name of the experiment.
         config: everything that decides the result.
         profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
+        save_every: minutes after which a state is saved within an epoch, besides those at its end.
     """
 
     path: Path
     experiment: str
     config: Config
     profile: bool = False
+    save_every: float = math.inf
 
     @property
     def figures(self) -> Path:
@@ -88,6 +96,28 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from error
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the directory inside the block; the system ends that however this one ends.
+
+        Raises:
+            UserError: another process is in it.
+        """
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another --out"
+                ) from None
+            except OSError as error:
+                log.warning("%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
     def clear(self) -> None:
         """Delete what a run left in the directory; refuse a directory that is not a run's."""
         if not self.path.is_dir() or not any(self.path.iterdir()):
@@ -95,7 +125,8 @@ class Run:
         if read_json(self.path / "config.json") is None:
             raise UserError(f"--overwrite: {self.path} holds files that are not a run's (no config.json); not deleted")
         try:
-            shutil.rmtree(self.path)
+            with self.locked():
+                shutil.rmtree(self.path)
         except OSError as error:
             raise UserError(f"--overwrite: cannot delete {self.path} ({error.strerror})") from error
 

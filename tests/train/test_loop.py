@@ -119,7 +119,7 @@ def test_every_image_counts_once_in_an_epoch(undisturbed, monkeypatch, tmp_path,
 def test_a_stream_trains_to_the_same_bits_as_data_in_memory(undisturbed, tmp_path, one_device):
     whole, _ = undisturbed
     result = fit(tmp_path, one_device, source=streamed)
-    assert train.params_sha256(result.state.params) == train.params_sha256(whole.state.params)
+    assert train.tree_sha256(result.state.params) == train.tree_sha256(whole.state.params)
     assert result.history["validation/loss"] == whole.history["validation/loss"]
 
 
@@ -151,7 +151,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
             fit(tmp_path, one_device)
     assert stop.value.signum == signal.SIGTERM
     resumed = fit(tmp_path, one_device)
-    assert train.params_sha256(resumed.state) == train.params_sha256(whole.state)
+    assert train.tree_sha256(resumed.state) == train.tree_sha256(whole.state)
 
     def values(folder):
         rows = read_rows(folder / "metrics.jsonl")
@@ -160,10 +160,21 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
     assert values(tmp_path) == values(path)
 
 
+def test_a_state_is_saved_within_an_epoch_when_it_is_due(undisturbed, monkeypatch, tmp_path, one_device):
+    saved, save = [], train.Checkpoints.save
+    monkeypatch.setattr(train.Checkpoints, "save", lambda *args: saved.append(int(args[1].step)) or save(*args))
+    run = train.Run(tmp_path, "test", {}, save_every=1e-9)
+    run.create()
+    whole, _ = undisturbed
+    result = fit(tmp_path, one_device, run=run)
+    assert saved == list(range(1, 16))
+    assert train.tree_sha256(result.state) == train.tree_sha256(whole.state)
+
+
 def test_a_finished_training_is_read_back(undisturbed):
     whole, path = undisturbed
     again = fit(path, train.Parallel(devices=jax.local_devices()[:1]))
-    assert train.params_sha256(again.state.params) == train.params_sha256(whole.state.params)
+    assert train.tree_sha256(again.state.params) == train.tree_sha256(whole.state.params)
     assert again.history == whole.history
 
 

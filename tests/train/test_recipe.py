@@ -19,8 +19,8 @@ def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_de
     assert whole.history["validation/accuracy"][-1] > 0.5
     again = fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     plain = fit(tmp_path / "plain", one_device, epochs=3)
-    assert train.params_sha256(again.state.params) == train.params_sha256(whole.state.params)
-    assert train.params_sha256(plain.state.params) != train.params_sha256(whole.state.params)
+    assert train.tree_sha256(again.state.params) == train.tree_sha256(whole.state.params)
+    assert train.tree_sha256(plain.state.params) != train.tree_sha256(whole.state.params)
 
 
 @pytest.mark.parametrize("epoch_program", [False, True])
@@ -78,7 +78,7 @@ def test_a_moving_average_is_what_validation_judges(tmp_path, one_device):
     result = fit(tmp_path, one_device, ema=0.9)
     recipe = train.Recipe(ema=0.9)
     average = averaged_params(result.state.opt_state, result.state.params)
-    assert train.params_sha256(average) != train.params_sha256(result.state.params)
+    assert train.tree_sha256(average) != train.tree_sha256(result.state.params)
     judged = train.evaluate(result.network, result.state, images(20, 1), one_device, recipe)
     assert judged.loss == pytest.approx(result.history["validation/loss"][-1], rel=1e-6)
     plain = train.evaluate(
@@ -134,7 +134,7 @@ def test_a_profile_is_written_and_changes_nothing(tmp_path, one_device):
     run = train.Run(tmp_path / "traced", "test", {}, profile=True)
     run.create()
     traced = fit(tmp_path / "traced", one_device, batch_size=4, epochs=1, run=run)
-    assert train.params_sha256(traced.state.params) == train.params_sha256(plain.state.params)
+    assert train.tree_sha256(traced.state.params) == train.tree_sha256(plain.state.params)
     assert list((tmp_path / "traced" / "profile" / "small").rglob("*.trace.json.gz"))
 
 

@@ -46,7 +46,7 @@ def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, ep
     # Not Adam: a bias before a normalisation has a gradient of rounding errors, which Adam scales up.
     options = {"optimizer": "momentum", "augment": "mirror brightness", "epoch_program": epoch_program}
     fits = together(tmp_path / "all", parallel, **options)
-    assert len({train.params_sha256(result.state.params) for result in fits}) == len(SEEDS)
+    assert len({train.tree_sha256(result.state.params) for result in fits}) == len(SEEDS)
     for seed, result in zip(SEEDS, fits, strict=True):
         alone = fit(
             tmp_path / str(seed),
@@ -70,8 +70,8 @@ def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_
     resumed = together(tmp_path / "stopped", one_device)
     again = together(tmp_path / "stopped", one_device)
     for a, b, c in zip(whole, resumed, again, strict=True):
-        assert train.params_sha256(a.state.params) == train.params_sha256(b.state.params)
-        assert train.params_sha256(a.state.params) == train.params_sha256(c.state.params)
+        assert train.tree_sha256(a.state.params) == train.tree_sha256(b.state.params)
+        assert train.tree_sha256(a.state.params) == train.tree_sha256(c.state.params)
         assert a.history["train/loss"] == b.history["train/loss"] == c.history["train/loss"]
 
 
