@@ -19,7 +19,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from cnnjax import data, train
-from cnnjax.errors import UserError, unknown_name
+from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.train.devices import (
     describe_device,
     describe_versions,
@@ -87,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

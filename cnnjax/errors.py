@@ -1,7 +1,11 @@
-"""Mistakes that a person can mend: one message, no stack trace."""
+"""What a person is told in one message, without a stack trace."""
 
 import difflib
 from collections.abc import Iterable
+
+
+class RunError(Exception):
+    """A run cannot go on, for a reason that its message names; no mistake in how it was called."""
 
 
 class UserError(ValueError):

@@ -236,6 +236,27 @@ def _lines(out):
     return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
 
 
+def test_a_run_whose_loss_is_not_finite_fails_and_says_where(tmp_path, cache):
+    process = start(*SMALL, "--lr", "1e30", "--out", str(tmp_path / "run"), cache=cache)
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert re.search(r"error: lecture-fcn/seed0: step \d+ ends in a loss .* not finite; .*--on-nan rollback", error)
+    assert "Traceback" not in error
+
+
+def test_a_directory_in_use_is_refused(tmp_path, cache, capsys):
+    run = tmp_path / "run"
+    first = start(*SMALL, "--epochs", "50", "--out", str(run), cache=cache)
+    try:
+        _wait(first, lambda: _lines(run) >= 1)
+        status, _, error = call(capsys, *SMALL, "--epochs", "50", "--out", str(run))
+        assert status == 2
+        assert f"in use by process {first.pid}" in error
+    finally:
+        first.kill()
+        first.communicate()
+
+
 def test_readme_has_the_option_table_of_the_code():
     assert launch.option_table() in (ROOT / "README.md").read_text()
 

@@ -72,12 +72,18 @@ class Checkpoints:
         self._manager.close()
         self._manager = self._open()
 
+    def newest(self) -> int | None:
+        """Return the step of the newest state; None if there is none yet."""
+        step: int | None = self._manager.latest_step()
+        return step
+
     def restore(self, like: TrainState) -> TrainState | None:
         """Return the newest state that is whole, with the placement of `like`; None if there is none yet.
 
         Raises:
             UserError: it is of another network or optimiser, or there are states and each is damaged.
         """
+        self._wait()
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -125,11 +131,14 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk."""
+        self._wait()
+        self._manager.close()
+
+    def _wait(self) -> None:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._report("the last state cannot be saved", error)
-        self._manager.close()
 
 
 def _step(state: TrainState) -> int:

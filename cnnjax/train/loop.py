@@ -1,5 +1,6 @@
 """The one loop: epochs of steps, validation, metrics, checkpoints."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from cnnjax.data import Examples, augment
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module, share_batch_statistics
 from cnnjax.train.advance import Advance, make_advance
@@ -29,8 +30,11 @@ from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.seeds import orders, over_seeds, stack, unstack
 from cnnjax.train.signals import StopRequest, deferred_signals
+from cnnjax.train.soundness import is_sound, make_careful_advance
 from cnnjax.train.state import Network, TrainState, Tree, means, split_model, zero_sums
 from cnnjax.train.step import AXIS, Constants, make_train_step, scale_pixels
+
+log = logging.getLogger(__name__)
 
 SHOWN = 16  # images in TensorBoard
 TRACED = slice(5, 15)  # steps of a profile
@@ -80,6 +84,7 @@ def fit(
 
     Raises:
         UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not fit.
+        RunError: the loss is not finite, and such steps are not to be left out.
         Interrupted: a signal came; the state is saved.
     """
     options: Any = {"run": run, "parallel": parallel, "epoch_program": epoch_program}
@@ -122,6 +127,8 @@ def fit_together(
     constants, state = parallel.replicate((stack([Constants(jax.random.key(seed)) for seed in seeds]), state))
     step = over_seeds(make_train_step(network, optimizer, recipe), count)
     advance = make_advance(step, train, parallel, epoch_program, batch_axis=int(count > 1))
+    skip = partial(_skip, title, checkpoints, recipe.on_nan)
+    careful = make_careful_advance(step, train, parallel, int(count > 1), skip)
     judge = make_evaluator(network, states[0], validation, parallel, recipe)
     speed = partial(_speed, flops=_flops(models[0], train), peak=peak_flops(parallel.devices, recipe.precision))
     with (
@@ -134,8 +141,9 @@ def fit_together(
         if first_step == 0:
             for recorder, seed in zip(recorders, seeds, strict=True):
                 recorder.write_pictures(0, _examples(train, recipe, seed))
-        for epoch in range(first_step // steps, epochs):
-            done = max(first_step - epoch * steps, 0)
+        at, carefully, profiled = first_step, False, not run.profile
+        while at < epochs * steps:
+            epoch, done = divmod(at, steps)
             indices, weights = orders(seeds, epoch, train.size, batch_size)
 
             def watch(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
@@ -144,18 +152,29 @@ def fit_together(
                     return  # without waiting for the device
                 step, sums = parallel.one_copy((state.step, state.sums))
                 step = int(np.max(step)) - epoch * steps
-                if to_save and step < steps:  # the state of an epoch's end is saved once that is written down
+                # The state of an epoch's end is saved once that is written down.
+                if to_save and step < steps and is_sound(parallel.one_copy(state)):
                     checkpoints.save(parallel.one_copy(state))
                 values = _mean([means(one) for one in unstack(sums, count)])
                 shown.update(epoch + 1, step, values, (step - done) * batch_size * count / seconds)
 
-            first = epoch == first_step // steps
-            go = _traced(advance, run.path / "profile" / title) if run.profile and first else advance
+            go = careful if carefully else advance
+            if not profiled:
+                go, profiled = _traced(go, run.path / "profile" / title), True
             states = go(state, constants, indices[done:], weights[done:])
             state, seconds = _follow(states, stop, watch)
+            if not is_sound(parallel.one_copy(state)):  # since when is seen on the way there again
+                good = checkpoints.restore(initial) or initial
+                if not is_sound(good):
+                    raise RunError(f"{title}: the parameters are not finite before the first step")
+                state, at, carefully = parallel.replicate(good), int(np.max(good.step)), True
+                log.warning("%s: not finite in epoch %d; step by step from step %d on", title, epoch + 1, at)
+                continue
+            carefully = False
             each, score = unstack(parallel.one_copy(state), count), None
-            if int(each[0].step) == (epoch + 1) * steps:
-                common = {"lr": float(learning_rate(recipe, steps, epochs, int(each[0].step) - 1))}
+            at = int(each[0].step)
+            if at == (epoch + 1) * steps:
+                common = {"lr": float(learning_rate(recipe, steps, epochs, at - 1))}
                 common |= speed(seconds / count, steps - done, batch_size)
                 judged = [judge(one) for one in each]
                 score = statistics.fmean(one.accuracy for one in judged)
@@ -165,6 +184,16 @@ def fit_together(
             stop.raise_if_set()
     each = unstack(parallel.one_copy(state), count)
     return [Fit(network, one, read_history(run.metrics, tag)) for one, tag in zip(each, tags, strict=True)]
+
+
+def _skip(title: str, checkpoints: Checkpoints, on_nan: str, step: int) -> None:
+    if on_nan == "stop":
+        raise RunError(
+            f"{title}: step {step} ends in a loss or parameters that are not finite; the last good state is of step "
+            f"{checkpoints.newest() or 0}. Try a lower --lr, --clip-norm 1, or --on-nan rollback, which leaves "
+            "the batch of such a step out"
+        )
+    log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", title, step)
 
 
 def _prepared(model: Module, recipe: Recipe) -> Module:

@@ -10,8 +10,11 @@ from cnnjax.errors import UserError
 from cnnjax.train.losses import Objective, Range, check_ranges
 from cnnjax.train.optimizers import Optimization, check_epochs
 
-PRECISIONS = ("float32", "bfloat16")
-VMAP_SEEDS = ("auto", "always", "never")
+CHOICES = {
+    "precision": ("float32", "bfloat16"),
+    "vmap_seeds": ("auto", "always", "never"),
+    "on_nan": ("stop", "rollback"),
+}
 _WHOLE = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
 _RANGES = {
     "epochs": _WHOLE,
@@ -51,6 +54,13 @@ class Recipe(Optimization, Objective):
             "enough memory."
         ),
     ] = "auto"
+    on_nan: Annotated[
+        str,
+        tyro.conf.arg(
+            help="When a loss or parameter is not finite, stop, or rollback: go back to the last saved state and leave "
+            "out the batch."
+        ),
+    ] = "stop"
     sync_batch_norm: Annotated[
         bool,
         tyro.conf.arg(help="Batch statistics of all devices' images together, instead of each device's own."),
@@ -66,7 +76,7 @@ class Recipe(Optimization, Objective):
         check_ranges(self, _RANGES)
         check_epochs(self, self.epochs)
         parse(self.augment)
-        if self.precision not in PRECISIONS:
-            raise UserError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.vmap_seeds not in VMAP_SEEDS:
-            raise UserError(f"--vmap-seeds must be one of {', '.join(VMAP_SEEDS)}, got {self.vmap_seeds!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")

@@ -1,0 +1,96 @@
+"""A loss or parameter that is not finite stops a run before it is saved, or costs a batch."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import train
+from cnnjax.data import Split, epoch_order
+from cnnjax.errors import RunError
+from cnnjax.train.soundness import is_sound
+from tests.train.test_loop import Plain, fit
+
+BAD = 41  # the image, in its epoch's batches of 16 somewhere
+SEED = 1
+
+
+class Fragile(Plain):
+    """Divides by zero where an image is black."""
+
+    def __call__(self, x):
+        black = (x == 0).all((1, 2, 3))
+        return super().__call__(x) / jnp.where(black, 0.0, 1.0)[:, None]
+
+
+def with_a_black_image(split):
+    if split.size < 72:
+        return split
+    pictures = split.images.copy()
+    pictures[BAD] = 0
+    return Split(pictures, split.labels)
+
+
+def bad_steps(epochs):
+    """The steps, counted from 1, whose batch holds the black image."""
+    orders = [epoch_order(SEED, epoch, 72, 16) for epoch in range(epochs)]
+    return [
+        5 * epoch + step + 1
+        for epoch, (indices, weights) in enumerate(orders)
+        for step in range(5)
+        if BAD in indices[step]
+    ]
+
+
+def run_fragile(path, parallel, **options):
+    return fit(path, parallel, Fragile, source=with_a_black_image, seed=SEED, **options)
+
+
+def test_a_run_stops_at_the_first_step_that_is_not_finite_and_names_it(tmp_path, one_device):
+    first = bad_steps(1)[0]
+    with pytest.raises(RunError, match=f"step {first} ends in .*last good state is of step 0.*--on-nan rollback"):
+        run_fragile(tmp_path, one_device)
+    with pytest.raises(RunError, match=f"step {first} ends in"):  # and again, for no such state was saved
+        run_fragile(tmp_path, one_device)
+
+
+def test_the_last_good_state_is_named(tmp_path, one_device):
+    run = train.Run(tmp_path, "test", {}, save_every=1e-9)
+    run.create()
+    first = bad_steps(1)[0]
+    assert first > 1
+    with pytest.raises(RunError, match=f"step {first} ends in .*last good state is of step {first - 1}"):
+        run_fragile(tmp_path, one_device, run=run)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
+)
+def test_rollback_leaves_out_the_batches_that_are_not_finite_and_no_other(mode, count, epoch_program, tmp_path, caplog):
+    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    with caplog.at_level(logging.WARNING):
+        result = run_fragile(tmp_path, parallel, on_nan="rollback", epochs=2, epoch_program=epoch_program)
+    for step in bad_steps(2):
+        assert f"left out the batch of step {step}," in caplog.text
+    assert caplog.text.count("left out the batch") == len(bad_steps(2))
+    assert int(result.state.step) == 10
+    assert np.isfinite(result.history["train/loss"]).all()
+    assert is_sound(result.state)
+
+
+def test_a_rolled_back_run_is_the_same_bits_again(tmp_path, one_device):
+    one, two = (run_fragile(tmp_path / name, one_device, on_nan="rollback", epochs=2) for name in "ab")
+    assert train.tree_sha256(one.state) == train.tree_sha256(two.state)
+
+
+def test_parameters_that_are_not_finite_from_the_start_are_refused(tmp_path, one_device):
+    class Broken(Plain):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.dense.bias = nnx.Param(jnp.full(4, jnp.nan))
+
+    with pytest.raises(RunError, match="not finite before the first step"):
+        fit(tmp_path, one_device, Broken, on_nan="rollback")
