@@ -178,6 +178,20 @@ def test_a_finished_training_is_read_back(undisturbed):
     assert again.history == whole.history
 
 
+@pytest.mark.parametrize(("first", "then"), [(("shard_map", 8), ("pmap", 1)), (("pmap", 1), ("shard_map", 8))])
+def test_a_state_saved_on_some_devices_goes_on_on_others(first, then, monkeypatch, tmp_path, one_device):
+    whole = fit(tmp_path / "whole", one_device, Plain)
+    first, then = (train.Parallel(mode, jax.local_devices()[:count]) for mode, count in (first, then))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "display", lambda *args: StopAfter(7))
+        with pytest.raises(train.Interrupted):
+            fit(tmp_path / "moved", first, Plain)
+    moved = fit(tmp_path / "moved", then, Plain)
+    for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * float(jnp.abs(a).max()))
+    np.testing.assert_allclose(moved.history["train/loss"], whole.history["train/loss"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", train.MODES)
 @pytest.mark.parametrize("count", [2, 8])
 def test_replicas_end_with_the_parameters_of_one_device(mode, count, tmp_path, one_device):
