@@ -1,7 +1,6 @@
 """What is saved is restored bit by bit, or its damage is noticed."""
 
 import logging
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from flax import nnx
 
 from cnnjax import train
 from cnnjax.errors import UserError
+from tests.train.damage import DAMAGES
 from tests.train.test_loop import Plain, Small
 
 
@@ -60,45 +60,7 @@ def test_a_state_may_be_overwritten_while_it_is_saved(tmp_path):
     assert train.tree_sha256(restored(tmp_path)) == expected
 
 
-def data_files(folder):
-    """The files that hold most of a checkpoint, largest first."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(files, key=lambda path: -path.stat().st_size)
-
-
-def truncate(folder):
-    path = data_files(folder)[0]
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(folder):
-    data_files(folder)[0].write_bytes(b"")
-
-
-def flip(folder):
-    path = data_files(folder)[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def lose_a_file(folder):
-    data_files(folder)[0].unlink()
-
-
-def lose_all(folder):
-    for path in data_files(folder):
-        path.unlink()
-
-
-def lose_what_it_is_about(folder):
-    shutil.rmtree(folder / "about")
-
-
-DAMAGES = [truncate, empty, flip, lose_a_file, lose_all, lose_what_it_is_about]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(damage, tmp_path, caplog):
     saved(tmp_path, 3, 7)
     damage(tmp_path / "7")
@@ -110,7 +72,7 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(damage, tmp_path
     assert train.tree_sha256(restored(saved(tmp_path, 7))) == train.tree_sha256(state_at(7))  # made again
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_where_every_state_is_damaged_that_is_said_and_nothing_changed(damage, tmp_path):
     saved(tmp_path, 3, 7)
     damage(tmp_path / "3")
