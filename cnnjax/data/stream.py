@@ -188,7 +188,9 @@ def decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
-    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split, in the order of their names.
+    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split.
+
+    Classes are in the order of their names; images are mixed, always alike, so that any part of them has every class.
 
     Raises:
         UserError: no split named train, a split without classes, an empty class, or splits of different classes.
@@ -206,7 +208,11 @@ def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]
     for split, classes in folders.items():
         if odd := {folder.name for folder in classes} ^ set(names):
             raise UserError(f"{root / split} has other classes than {root / 'train'}: {', '.join(sorted(odd))}")
-    return names, {split: FolderSource(*map(tuple, zip(*found, strict=True))) for split, found in files.items()}
+    return names, {split: FolderSource(*map(tuple, zip(*_mixed(found), strict=True))) for split, found in files.items()}
+
+
+def _mixed(found: Sequence[Any]) -> list[Any]:
+    return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
 def _folders(root: Path) -> Sequence[Path]:

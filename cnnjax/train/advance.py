@@ -3,12 +3,17 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jax import lax
 
 from cnnjax.data import Examples, Split
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Batch, Tree
+
+# The host hands out steps before they are done, JAX alone up to 32: that many would end before a signal is obeyed,
+# and that many batches lie in memory.
+STEPS_AHEAD = 4
 
 
 class Advance(Protocol):
@@ -42,8 +47,10 @@ def make_advance(
         one_step = parallel.map(step, axis=batch_axis)
 
         def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-            for batch in split.batches(indices, weights):
+            for done, batch in enumerate(split.batches(indices, weights), start=1):
                 carry = one_step(carry, constants, parallel.split(Batch(*batch), axis=batch_axis))  # type: ignore[arg-type]
+                if done % STEPS_AHEAD == 0:
+                    jax.block_until_ready(carry)
                 yield carry
 
         return from_host

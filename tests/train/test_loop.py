@@ -14,7 +14,7 @@ from PIL import Image
 from cnnjax import nn, train
 from cnnjax.data import Split, Stream
 from cnnjax.errors import UserError
-from cnnjax.train import evaluation, loop
+from cnnjax.train import advance, evaluation, loop
 from cnnjax.train.metrics import read_rows
 
 
@@ -121,6 +121,17 @@ def test_a_stream_trains_to_the_same_bits_as_data_in_memory(undisturbed, tmp_pat
     result = fit(tmp_path, one_device, source=streamed)
     assert train.tree_sha256(result.state.params) == train.tree_sha256(whole.state.params)
     assert result.history["validation/loss"] == whole.history["validation/loss"]
+
+
+def test_few_steps_are_handed_out_before_they_are_done(monkeypatch, tmp_path, one_device):
+    handed_out, waited = [], []
+    split = images(72)
+    monkeypatch.setattr(advance.jax, "block_until_ready", lambda carry: waited.append(len(handed_out)))
+    step = lambda carry, constants, batch: carry + batch.weights.sum()  # noqa: E731
+    indices, weights = np.zeros((20, 16), int), np.ones((20, 16), np.float32)
+    for _ in advance.make_advance(step, split, one_device)(jnp.zeros(()), (), indices, weights):
+        handed_out.append(1)
+    assert max(np.diff([-1, *waited, len(handed_out)])) <= advance.STEPS_AHEAD
 
 
 class StopAfter:
