@@ -295,7 +295,7 @@ def _watched_epochs(time_steps: Callable[[], float], epochs: int, whole: bool) -
 
     with (
         mock.patch.object(loop, "make_evaluator", make_watched),
-        mock.patch.object(train.Checkpoints, "save", save if whole else lambda self, state: None),
+        mock.patch.object(train.Checkpoints, "save", save if whole else lambda *_: None),
     ):
         yield pairs
 
