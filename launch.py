@@ -122,7 +122,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
             with run.locked():
                 _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
-        command = shlex.join(["python", "launch.py", name, *arguments])
+        command = shlex.join(["python", "launch.py", name, *(word for word in arguments if word != "--overwrite")])
         print(f"\nstopped; what is done is saved. Go on with: {command}", file=sys.stderr)
         return 128 + stop.signum
     print(f"\nResults: {run.path} (report.md, figures/, summary.json)")

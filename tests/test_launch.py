@@ -215,12 +215,13 @@ def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(lines, fini
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_says_how_to_go_on_and_has_its_status(signum, status, tmp_path, cache):
     out = tmp_path / "run"
-    process = start(*SMALL, "--epochs", "50", "--out", str(out), cache=cache)
+    process = start(*SMALL, "--epochs", "50", "--overwrite", "--out", str(out), cache=cache)
     _wait(process, lambda: _lines(out) >= 1)
     process.send_signal(signum)
     _, error = process.communicate()
     assert process.returncode == status
     assert "Go on with: python launch.py fcn-vs-cnn --data digits" in error
+    assert "--overwrite" not in error  # which would delete what was just saved
     assert "Traceback" not in error
     assert any(path.name.isdigit() for path in (out / "checkpoints" / "lecture-fcn" / "seed0").iterdir())
 

@@ -174,6 +174,8 @@ def fit_together(
             each, score = unstack(parallel.one_copy(state), count), None
             at = int(each[0].step)
             if at == (epoch + 1) * steps:
+                if not all(float(one.sums["count"]) for one in each):
+                    raise RunError(f"{title}: no step of epoch {epoch + 1} ends in finite numbers; try a lower --lr")
                 common = {"lr": float(learning_rate(recipe, steps, epochs, at - 1))}
                 common |= speed(seconds / count, steps - done, batch_size)
                 judged = [judge(one) for one in each]
