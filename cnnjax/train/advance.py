@@ -1,6 +1,9 @@
 """Running one compiled step over many batches: a loop from the host, or one program for all of them."""
 
+import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -14,6 +17,7 @@ from cnnjax.train.state import Batch, Tree
 # The host hands out steps before they are done, JAX alone up to 32: that many would end before a signal is obeyed,
 # and that many batches lie in memory.
 STEPS_AHEAD = 4
+TRACED = slice(5, 15)  # steps of a profile
 
 
 class Advance(Protocol):
@@ -71,3 +75,21 @@ def make_advance(
         yield program(carry, (examples, constants), parallel.split((indices, weights), axis=1 + batch_axis))
 
     return on_device
+
+
+def traced_once(advance: Advance, folder: Path) -> Advance:
+    """Write a trace of the steps `TRACED` of the first call, after those that compile, for TensorBoard or Perfetto."""
+    calls = itertools.count()
+
+    def run(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
+        if next(calls):
+            yield from advance(carry, constants, indices, weights)
+            return
+        for part in (slice(0, TRACED.start), TRACED, slice(TRACED.stop, None)):
+            if len(indices[part]):
+                with jax.profiler.trace(str(folder)) if part is TRACED else nullcontext():
+                    for state in advance(carry, constants, indices[part], weights[part]):
+                        carry = jax.block_until_ready(state) if part is TRACED else state
+                        yield carry
+
+    return run

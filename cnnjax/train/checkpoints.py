@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnnjax.errors import UserError
 from cnnjax.train.devices import describe_versions
-from cnnjax.train.state import TrainState, tree_sha256
+from cnnjax.train.state import TrainState, count_steps, tree_sha256
 
 NEWEST_KEPT = 2  # one to go back to where the other is damaged
 SET_ASIDE = "damaged"  # the folder for those
@@ -56,7 +55,7 @@ class Checkpoints:
             state: as one device has it.
             score: the higher the better; the best is kept.
         """
-        step, self._saved = _step(state), time.monotonic()
+        step, self._saved = count_steps(state), time.monotonic()
         try:
             if step == self._manager.latest_step():
                 return
@@ -139,10 +138,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             self._report("the last state cannot be saved", error)
-
-
-def _step(state: TrainState) -> int:
-    return int(np.max(state.step))  # of several seeds, all have done the same
 
 
 def _describe(state: TrainState) -> dict[str, str]:

@@ -2,11 +2,9 @@
 
 import logging
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +16,10 @@ from cnnjax.data import Examples, augment
 from cnnjax.errors import RunError, UserError
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module, share_batch_statistics
-from cnnjax.train.advance import Advance, make_advance
+from cnnjax.train.advance import make_advance, traced_once
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.devices import peak_flops
+from cnnjax.train.epochs import Epochs
 from cnnjax.train.evaluation import Evaluation, make_evaluator
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import learning_rate, make_optimizer
@@ -29,15 +28,14 @@ from cnnjax.train.progress import Display, display
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.seeds import orders, over_seeds, stack, unstack
-from cnnjax.train.signals import StopRequest, deferred_signals
-from cnnjax.train.soundness import is_sound, make_careful_advance
-from cnnjax.train.state import Network, TrainState, Tree, means, split_model, zero_sums
+from cnnjax.train.signals import deferred_signals
+from cnnjax.train.soundness import make_careful_advance
+from cnnjax.train.state import Network, TrainState, count_steps, means, split_model
 from cnnjax.train.step import AXIS, Constants, make_train_step, scale_pixels
 
 log = logging.getLogger(__name__)
 
 SHOWN = 16  # images in TensorBoard
-TRACED = slice(5, 15)  # steps of a profile
 
 
 class Fit(NamedTuple):
@@ -109,82 +107,58 @@ def fit_together(
     share. Arguments are as `fit` has them, a model, a seed and a tag for each network; more than one network is not
     trained from a stream.
     """
-    epochs, batch_size, count = recipe.epochs, recipe.batch_size, len(seeds)
+    batch_size, count = recipe.batch_size, len(seeds)
     check_batch_size(batch_size, train)
     parallel.check_batch(batch_size)
     steps = -(-train.size // batch_size)
-    optimizer = make_optimizer(recipe, steps, epochs)
+    optimizer = make_optimizer(recipe, steps, recipe.epochs)
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
     network, initial = networks[0], stack(states)
     title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
     checkpoints = Checkpoints(run.checkpoints / title, run.save_every)
     state = checkpoints.restore(initial) or initial
-    first_step = int(np.max(state.step))
-    if first_step == epochs * steps:
+    first, last = count_steps(state), recipe.epochs * steps
+    if first == last:
         checkpoints.close()
-        return [Fit(network, s, read_history(run.metrics, t)) for s, t in zip(unstack(state, count), tags, strict=True)]
+        return _ends(network, state, tags, run)
 
-    constants, state = parallel.replicate((stack([Constants(jax.random.key(seed)) for seed in seeds]), state))
-    step = over_seeds(make_train_step(network, optimizer, recipe), count)
-    advance = make_advance(step, train, parallel, epoch_program, batch_axis=int(count > 1))
+    constants = parallel.replicate(stack([Constants(jax.random.key(seed)) for seed in seeds]))
+    step, batch_axis = over_seeds(make_train_step(network, optimizer, recipe), count), int(count > 1)
+    advance = make_advance(step, train, parallel, epoch_program, batch_axis)
+    if run.profile:
+        advance = traced_once(advance, run.path / "profile" / title)
     skip = partial(_skip, title, checkpoints, recipe.on_nan)
-    careful = make_careful_advance(step, train, parallel, int(count > 1), skip)
+    careful = make_careful_advance(step, train, parallel, batch_axis, skip)
     judge = make_evaluator(network, states[0], validation, parallel, recipe)
     speed = partial(_speed, flops=_flops(models[0], train), peak=peak_flops(parallel.devices, recipe.precision))
+    order = partial(orders, seeds, count=train.size, batch_size=batch_size)
     with (
         closing(checkpoints),
         ExitStack() as recording,
-        closing(display(title, epochs, steps, first_step)) as shown,
+        closing(display(title, recipe.epochs, steps, first)) as shown,
         deferred_signals() as stop,
     ):
-        recorders = [recording.enter_context(closing(Recorder(run.metrics, tag, first_step))) for tag in tags]
-        if first_step == 0:
+        recorders = [recording.enter_context(closing(Recorder(run.metrics, tag, first))) for tag in tags]
+        if first == 0:
             for recorder, seed in zip(recorders, seeds, strict=True):
                 recorder.write_pictures(0, _examples(train, recipe, seed))
-        at, carefully, profiled = first_step, False, not run.profile
-        while at < epochs * steps:
-            epoch, done = divmod(at, steps)
-            indices, weights = orders(seeds, epoch, train.size, batch_size)
+        images = batch_size * count
+        epochs = Epochs(title, initial, constants, steps, images, order, parallel, checkpoints, shown, stop)
+        for epoch in epochs.run(state, last, advance, careful):
+            state = epoch.state
+            each = unstack(state, count)
+            if not all(float(one.sums["count"]) for one in each):
+                raise RunError(f"{title}: no step of epoch {epoch.number} ends in finite numbers; try a lower --lr")
+            common = {"lr": float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))}
+            common |= speed(epoch.seconds / count, epoch.steps, batch_size)
+            judged = [judge(one) for one in each]
+            _write_epoch(epoch.number, each, common, judged, recorders, shown)
+            checkpoints.save(state, statistics.fmean(one.accuracy for one in judged))
+    return _ends(network, state, tags, run)
 
-            def watch(state: TrainState, seconds: float, epoch: int = epoch, done: int = done) -> None:
-                to_save, to_show = checkpoints.due(), shown.due()
-                if not (to_save or to_show):
-                    return  # without waiting for the device
-                step, sums = parallel.one_copy((state.step, state.sums))
-                step = int(np.max(step)) - epoch * steps
-                # The state of an epoch's end is saved once that is written down.
-                if to_save and step < steps and is_sound(parallel.one_copy(state)):
-                    checkpoints.save(parallel.one_copy(state))
-                values = _mean([means(one) for one in unstack(sums, count)])
-                shown.update(epoch + 1, step, values, (step - done) * batch_size * count / seconds)
 
-            go = careful if carefully else advance
-            if not profiled:
-                go, profiled = _traced(go, run.path / "profile" / title), True
-            states = go(state, constants, indices[done:], weights[done:])
-            state, seconds = _follow(states, stop, watch)
-            if not is_sound(parallel.one_copy(state)):  # since when is seen on the way there again
-                good = checkpoints.restore(initial) or initial
-                if not is_sound(good):
-                    raise RunError(f"{title}: the parameters are not finite before the first step")
-                state, at, carefully = parallel.replicate(good), int(np.max(good.step)), True
-                log.warning("%s: not finite in epoch %d; step by step from step %d on", title, epoch + 1, at)
-                continue
-            carefully = False
-            each, score = unstack(parallel.one_copy(state), count), None
-            at = int(each[0].step)
-            if at == (epoch + 1) * steps:
-                if not all(float(one.sums["count"]) for one in each):
-                    raise RunError(f"{title}: no step of epoch {epoch + 1} ends in finite numbers; try a lower --lr")
-                common = {"lr": float(learning_rate(recipe, steps, epochs, at - 1))}
-                common |= speed(seconds / count, steps - done, batch_size)
-                judged = [judge(one) for one in each]
-                score = statistics.fmean(one.accuracy for one in judged)
-                _write_epoch(epoch + 1, each, common, judged, recorders, shown)
-                state = state._replace(sums=parallel.replicate(stack([zero_sums()] * count)))
-            checkpoints.save(parallel.one_copy(state), score)
-            stop.raise_if_set()
-    each = unstack(parallel.one_copy(state), count)
+def _ends(network: Network, state: TrainState, tags: Sequence[str], run: Run) -> list[Fit]:
+    each = unstack(state, len(tags))
     return [Fit(network, one, read_history(run.metrics, tag)) for one, tag in zip(each, tags, strict=True)]
 
 
@@ -247,30 +221,3 @@ def _examples(train: Examples, recipe: Recipe, seed: int) -> np.ndarray:
     images, labels = train.first(SHOWN)
     sample = augment.Sample(scale_pixels(jnp.asarray(images)), jax.nn.one_hot(labels, int(labels.max()) + 1))
     return np.asarray(augment.parse(recipe.augment)(jax.random.key(seed), sample).images)
-
-
-def _traced(advance: Advance, folder: Path) -> Advance:
-    """Write a trace of the steps `TRACED`, after those that compile, for TensorBoard or Perfetto."""
-
-    def run(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-        for part in (slice(0, TRACED.start), TRACED, slice(TRACED.stop, None)):
-            if len(indices[part]):
-                with jax.profiler.trace(str(folder)) if part is TRACED else nullcontext():
-                    for state in advance(carry, constants, indices[part], weights[part]):
-                        carry = jax.block_until_ready(state) if part is TRACED else state
-                        yield carry
-
-    return run
-
-
-def _follow(
-    states: Iterator[TrainState], stop: StopRequest, watch: Callable[[TrainState, float], None]
-) -> tuple[TrainState, float]:
-    """Run the steps of an epoch, or those up to a signal; return the last state and the seconds it took."""
-    started = time.perf_counter()
-    for state in states:
-        if stop.signum is not None:
-            break
-        watch(state, time.perf_counter() - started)
-    jax.block_until_ready(state)
-    return state, time.perf_counter() - started

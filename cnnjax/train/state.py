@@ -60,6 +60,11 @@ def split_model(model: Module, optimizer: optax.GradientTransformation) -> tuple
     return Network(graphdef, rng_state), state
 
 
+def count_steps(state: TrainState) -> int:
+    """Return how many steps a state is of; waits for the device."""
+    return int(np.max(state.step))  # of several seeds, all have done the same
+
+
 def zero_sums() -> dict[str, jax.Array]:
     """Return the metrics of no examples: sums over examples, and their count."""
     return {name: jnp.float32(0) for name in ("loss", "accuracy", "gradient_norm", "count")}
