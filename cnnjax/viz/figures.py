@@ -94,6 +94,39 @@ def tradeoff(points: Mapping[str, tuple[float, float]], hollow: Mapping[str, tup
     return figure
 
 
+def option_effect(option: str, values: Sequence[str], lines: Mapping[str, np.ndarray], metric: str) -> Figure:
+    """Draw a metric against the values of an option, a line for every label: the mean of its runs and their range.
+
+    Args:
+        option: its name.
+        values: as they were written; if all are numbers, their axis is one of numbers.
+        lines: by label, (runs, values), nan for what is missing.
+        metric: its name.
+    """
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    try:
+        places = np.array([float(value) for value in values])
+    except ValueError:
+        places = np.arange(float(len(values)))
+    if places.min() > 0 and places.max() >= 10 * places.min():
+        axes.set_xscale("log")
+    order = np.argsort(places)
+    for number, (label, runs) in enumerate(lines.items()):
+        known = np.ma.masked_invalid(runs[:, order])
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(places[order], known.mean(0), "o-", color=colour, label=label, linewidth=1.6)
+        if len(runs) > 1:
+            axes.fill_between(places[order], known.min(0), known.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel=option, ylabel=metric)
+    axes.set_xticks(places, values)
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    if any(lines):
+        axes.legend(fontsize=8)
+    return figure
+
+
 def ratio_bars(labels: Sequence[str], ratios: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Draw a horizontal bar for every label and contender on a logarithmic axis, from 1 outwards."""
     figure = Figure(figsize=(8, 0.32 * len(labels) + 1.2), layout="constrained")

@@ -50,3 +50,23 @@ def test_tradeoff_places_parameters_against_accuracy():
 def test_ratio_bars_start_at_one():
     (axes,) = viz.ratio_bars(["a", "b"], {"plain lax": [4.0, 2.0], "cnnjax": [0.5, 1.0]}, "ratio").axes
     assert [bar.get_x() + bar.get_width() for bar in axes.patches] == [4, 2, 0.5, 1]
+
+
+def test_option_effect_draws_the_mean_of_runs_over_numbers_in_their_order_and_leaves_out_what_is_missing():
+    runs = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
+    (axes,) = viz.option_effect("lr", ["1", "0.01", "0.1"], {"seed=0": runs}, "accuracy").axes
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), [0.01, 0.1, 1])
+    np.testing.assert_array_equal(np.ma.filled(line.get_ydata(), np.nan), [2, np.nan, 2])
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "0.01", "0.1"]
+    assert len(axes.collections) == 1
+
+
+def test_option_effect_gives_words_a_place_each(tmp_path):
+    figure = viz.option_effect("optimizer", ["sgd", "adam"], {"": np.array([[0.5, 0.25]])}, "accuracy")
+    (line,) = figure.axes[0].lines
+    np.testing.assert_array_equal(line.get_ydata(), [0.5, 0.25])
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["sgd", "adam"]
+    assert figure.axes[0].get_legend() is None
+    viz.save(figure, tmp_path / "effect.png")
