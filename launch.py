@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -28,6 +27,7 @@ from cnnjax.train.devices import (
     use_compilation_cache,
 )
 from experiments import EXPERIMENTS, Claim, load_experiment
+from experiments.command_line import Directory, Execution, find_run, parse
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
@@ -44,30 +44,6 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py bench run                         time the whole of fcn-vs-cnn against Keras on torch and torch
        python launch.py bench stream                      train from 100,000 streamed images: waiting, and memory
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """How to run it; none of this changes the result."""
-
-    out: Annotated[
-        Path | None, tyro.conf.arg(help="Run directory; default: results/runs/EXPERIMENT-<hash of the options>.")
-    ] = None
-    overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier run left in the directory.")] = False
-    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the local devices: shard_map or pmap.")] = (
-        "shard_map"
-    )
-    profile: Annotated[
-        bool,
-        tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
-    ] = False
-    save_every: Annotated[
-        float, tyro.conf.arg(help="Minutes after which the state is saved within an epoch, besides at its end.")
-    ] = 10.0
-
-    def __post_init__(self) -> None:
-        if not self.save_every > 0:
-            raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,11 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_experiment(name: str, arguments: list[str]) -> int:
     """Run an experiment in its directory: start, go on, or say that it is finished."""
     experiment = load_experiment(name)
-    config, launch = _parse(name, experiment, arguments)
-    options = train.as_config(config)
-    out = launch.out or RESULTS / "runs" / f"{name}-{train.config_hash(options)}"
-    run = train.Run(out, name, options, launch.profile, launch.save_every)
-    if launch.overwrite:
+    parts = (experiment.Config, Directory, Execution)
+    config, directory, execution = parse(name, experiment.__doc__, arguments, *parts)
+    run = find_run(name, config, directory, execution)
+    if directory.overwrite:
         run.clear()
     run.check()
     summary = run.summary()
@@ -114,7 +89,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
         with train.raised_signals():
             use_compilation_cache()
             keep_freed_memory()
-            parallel = train.Parallel(launch.parallel)
+            parallel = train.Parallel(execution.parallel)
             if isinstance(config, train.Recipe):
                 parallel.check_batch(config.batch_size)
             loaded = experiment.load(config)
@@ -127,16 +102,6 @@ def run_experiment(name: str, arguments: list[str]) -> int:
         return 128 + stop.signum
     print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
     return 0
-
-
-def _parse(name: str, experiment: ModuleType, arguments: list[str]) -> tuple[Any, Launch]:
-    omit: Any = tyro.conf.OmitArgPrefixes
-    fields = [("config", omit[experiment.Config]), ("launch", omit[Launch])]
-    options = dataclasses.make_dataclass("Options", fields)
-    parsed: Any = tyro.cli(
-        options, args=arguments, prog=f"launch.py {name}", description=(experiment.__doc__ or "").strip()
-    )
-    return parsed.config, parsed.launch
 
 
 def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, parallel: train.Parallel) -> None:

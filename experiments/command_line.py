@@ -1,0 +1,95 @@
+"""From a command line to an experiment's options and its run directory; what `launch.py` and its commands share."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from cnnjax import train
+from cnnjax.errors import UserError, unknown_name
+from experiments import EXPERIMENTS
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "results" / "runs"
+LAUNCHER = (sys.executable, str(ROOT / "launch.py"))
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where a run lies."""
+
+    out: Annotated[
+        Path | None, tyro.conf.arg(help="Run directory; default: results/runs/EXPERIMENT-<hash of the options>.")
+    ] = None
+    overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier run left in the directory.")] = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run it; none of this changes the result."""
+
+    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the local devices: shard_map or pmap.")] = (
+        "shard_map"
+    )
+    profile: Annotated[
+        bool,
+        tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
+    ] = False
+    save_every: Annotated[
+        float, tyro.conf.arg(help="Minutes after which the state is saved within an epoch, besides at its end.")
+    ] = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.save_every > 0:
+            raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
+
+
+def parse(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> tuple[Any, ...]:
+    """Return an instance of each dataclass, whose options stand side by side; help and mistakes exit as tyro does.
+
+    Args:
+        command: what stands before the options, after `launch.py`.
+        description: for the help.
+        arguments: to parse.
+        parts: dataclasses of options; no two of one name.
+    """
+    description = (description or "").strip()
+    return _instances(tyro.cli(_joined(parts), args=arguments, prog=f"launch.py {command}", description=description))
+
+
+def parse_known(arguments: Sequence[str], *parts: type) -> tuple[tuple[Any, ...], list[str]]:
+    """Return an instance of each dataclass, and the arguments that none of them knows, as they were given."""
+    options: Any = _joined(parts)
+    parsed, rest = tyro.cli(options, args=arguments, prog="launch.py", return_unknown_args=True, add_help=False)
+    return _instances(parsed), rest
+
+
+def _joined(parts: Sequence[type]) -> type:
+    omit: Any = tyro.conf.OmitArgPrefixes
+    return dataclasses.make_dataclass("Options", [(part.__name__.lower(), omit[part]) for part in parts])
+
+
+def _instances(parsed: Any) -> tuple[Any, ...]:
+    return tuple(getattr(parsed, field.name) for field in dataclasses.fields(parsed))
+
+
+def experiment_name(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> str:
+    """Return the experiment that a command's arguments begin with; in its place, --help shows the command's options."""
+    if not arguments:
+        raise UserError(f"{command} takes an experiment: {', '.join(EXPERIMENTS)}")
+    if arguments[0] in ("-h", "--help"):
+        parse(f"{command} EXPERIMENT", description, ["--help"], *parts)
+    if arguments[0] not in EXPERIMENTS:
+        raise unknown_name("experiment", arguments[0], EXPERIMENTS)
+    return arguments[0]
+
+
+def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> train.Run:
+    """Return the run of an experiment's options; nothing is made or checked."""
+    options = train.as_config(config)
+    out = directory.out or RUNS / f"{name}-{train.config_hash(options)}"
+    return train.Run(out, name, options, execution.profile, execution.save_every)
