@@ -34,6 +34,7 @@ README = Path(__file__).parent / "README.md"
 OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 USAGE = """\
 usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or go on with it; --help lists its options
+       python launch.py submit EXPERIMENT --time 2:00:00  submit an experiment to SLURM; --help says more
        python launch.py list                              what there is
        python launch.py verify                            check the lectures' claims; exit 1 if one fails
        python launch.py report                            write results/README.md and README's option table
@@ -230,7 +231,7 @@ def publish(arguments: list[str]) -> int:
         raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
     target = RESULTS / summary["experiment"]
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", ".*"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "slurm", ".*"))
     print(f"published {source} to {target}")
     return 0
 
@@ -245,6 +246,12 @@ def bench(arguments: list[str]) -> int:
     return status
 
 
+def submit(arguments: list[str]) -> int:
+    """Submit an experiment to SLURM."""
+    status: int = importlib.import_module("experiments.submit").main(arguments)
+    return status
+
+
 def _published(name: str) -> dict[str, Any] | None:
     return train.read_json(RESULTS / name / "summary.json")
 
@@ -255,6 +262,7 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "submit": submit,
     "list": list_experiments,
     "verify": verify,
     "report": report,
