@@ -34,6 +34,7 @@ README = Path(__file__).parent / "README.md"
 OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 USAGE = """\
 usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or go on with it; --help lists its options
+       python launch.py sweep EXPERIMENT --grid lr=0.1,0.01 seed=0,1,2   run every cell of a grid; --help says more
        python launch.py submit EXPERIMENT --time 2:00:00  submit an experiment to SLURM; --help says more
        python launch.py list                              what there is
        python launch.py verify                            check the lectures' claims; exit 1 if one fails
@@ -246,6 +247,12 @@ def bench(arguments: list[str]) -> int:
     return status
 
 
+def sweep(arguments: list[str]) -> int:
+    """Run an experiment with every combination of some options' values."""
+    status: int = importlib.import_module("experiments.sweep").main(arguments)
+    return status
+
+
 def submit(arguments: list[str]) -> int:
     """Submit an experiment to SLURM."""
     status: int = importlib.import_module("experiments.submit").main(arguments)
@@ -262,6 +269,7 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "sweep": sweep,
     "submit": submit,
     "list": list_experiments,
     "verify": verify,
