@@ -27,7 +27,7 @@ from cnnjax.train.devices import (
     use_compilation_cache,
 )
 from experiments import EXPERIMENTS, Claim, load_experiment
-from experiments.command_line import Directory, Execution, find_run, parse
+from experiments.command_line import Directory, Execution, find_run, going_on, parse
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
@@ -99,8 +99,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
             with run.locked():
                 _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
-        command = shlex.join(["python", "launch.py", name, *(word for word in arguments if word != "--overwrite")])
-        print(f"\nstopped; what is done is saved. Go on with: {command}", file=sys.stderr)
+        print(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}", file=sys.stderr)
         return 128 + stop.signum
     print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
     return 0

@@ -1,6 +1,7 @@
 """From a command line to an experiment's options and its run directory; what `launch.py` and its commands share."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,3 +94,8 @@ def find_run(name: str, config: Any, directory: Directory, execution: Execution)
     options = train.as_config(config)
     out = directory.out or RUNS / f"{name}-{train.config_hash(options)}"
     return train.Run(out, name, options, execution.profile, execution.save_every)
+
+
+def going_on(arguments: Sequence[str]) -> str:
+    """Return the command with these arguments that goes on with what they began: without --overwrite."""
+    return shlex.join(["python", "launch.py", *(argument for argument in arguments if argument != "--overwrite")])

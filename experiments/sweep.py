@@ -16,7 +16,6 @@ logs/ and the cells' runs.
 
 import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from cnnjax import train
 from cnnjax.errors import UserError
 from cnnjax.train.signals import deferred_signals
 from experiments import load_experiment
-from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, parse, parse_known
+from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known
 from experiments.grid import Cell, identity, make_cells, parse_grid
 from experiments.submit import Slurm, make_executor, queued, script, submit
 from experiments.sweep_report import STATE, value_of, write_report, write_state
@@ -84,8 +83,7 @@ def main(arguments: list[str]) -> int:
         with train.raised_signals():
             return _sweep(name, arguments[1:])
     except train.Interrupted as stop:
-        command = shlex.join(["python", "launch.py", "sweep", *arguments])
-        print(f"\nstopped; what is done is saved. Go on with: {command}", file=sys.stderr)
+        print(f"\nstopped; what is done is saved. Go on with: {going_on(['sweep', *arguments])}", file=sys.stderr)
         return 128 + stop.signum
 
 
@@ -127,8 +125,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
             _submit(executor, waiting, folder)
         elif waiting:
             signum = _run(cells, folder, options)
-        command = shlex.join(["python", "launch.py", "sweep", name, *arguments])
-        write_report(cells, options.metric, options.minimize, folder, command)
+        write_report(cells, options.metric, options.minimize, folder, going_on(["sweep", name, *arguments]))
     if signum is not None:
         raise train.Interrupted(signum)
     return 1 if any(cell.status == "failed" for cell in cells) else 0
@@ -281,7 +278,7 @@ def _find_jobs(cells: Sequence[Cell], folder: Path, overwrite: bool) -> None:
     jobs = {cell["name"]: cell["job"] for cell in record.get("cells", [])}
     for cell in cells:
         cell.job = jobs.get(cell.name)
-    active = queued(cell.job for cell in cells if cell.job)
+    active = queued(filter(None, jobs.values()))
     for cell in cells:
         if cell.job in active:
             cell.status = "queued"

@@ -236,10 +236,10 @@ def test_a_signal_reaches_the_cells_and_the_same_command_goes_on(capfd, stand_in
 
     sender = threading.Thread(target=send)
     sender.start()
-    stopped, _, error = call(capfd, *command)
+    stopped, _, error = call(capfd, *command, "--overwrite")
     sender.join()
     assert stopped == status
-    assert f"Go on with: python launch.py {' '.join(command)}" in error
+    assert f"Go on with: python launch.py {' '.join(command)}\n" in error
     assert (out / "lr=0.1" / "saved").exists()
     assert (out / "lr=0.2" / "saved").exists()
     states = [cell["status"] for cell in json.loads((out / "sweep.json").read_text())["cells"]]
