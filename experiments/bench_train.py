@@ -279,7 +279,7 @@ def _draw(rows: Sequence[dict[str, Any]]) -> None:
         return
     ratios = {
         who: [row["milliseconds"][who] / row["milliseconds"]["torch"] for row in rows]
-        for who in ("Keras on JAX", "plain Flax", "cnnjax")
+        for who in ("Keras on JAX", "plain Flax", "torch, fused Adam", "cnnjax")
         if all(who in row["milliseconds"] for row in rows)
     }
     bars = viz.ratio_bars([row["name"] for row in rows], ratios, "training step, time / torch's")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DPI = 150
@@ -136,13 +136,19 @@ def ratio_bars(labels: Sequence[str], ratios: Mapping[str, Sequence[float]], tit
     for number, (contender, values) in enumerate(ratios.items()):
         offset = (number - (len(ratios) - 1) / 2) * height
         heights = np.asarray(values) - 1
-        axes.barh(places + offset, heights, height, left=1, color=COLOURS[len(ratios) - 1 - number], label=contender)
+        colour = COLOURS[len(ratios) - 1 - number]
+        bars = axes.barh(places + offset, heights, height, left=1, color=colour, label=contender)
+        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=6)
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", xlabel=title)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1, y=0.02)
     axes.set_yticks(places, labels, fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=len(ratios), fontsize=8, frameon=False)
     return figure
 
 

@@ -50,6 +50,7 @@ def test_tradeoff_places_parameters_against_accuracy():
 def test_ratio_bars_start_at_one():
     (axes,) = viz.ratio_bars(["a", "b"], {"plain lax": [4.0, 2.0], "cnnjax": [0.5, 1.0]}, "ratio").axes
     assert [bar.get_x() + bar.get_width() for bar in axes.patches] == [4, 2, 0.5, 1]
+    assert [text.get_text() for text in axes.texts] == ["4", "2", "0.5", "1"]
 
 
 def test_option_effect_draws_the_mean_of_runs_over_numbers_in_their_order_and_leaves_out_what_is_missing():
