@@ -1,9 +1,13 @@
 """States on disk through Orbax: written in the background, each with its checksum, complete or not there."""
 
+import contextlib
+import inspect
 import logging
 import math
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +34,26 @@ class Checkpoints:
     Args:
         folder: its own directory; made if need be.
         every: minutes after which a state is due to be saved within an epoch.
+        check: called before a state is saved; raises where that would be in vain.
     """
 
-    def __init__(self, folder: Path, every: float = math.inf):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # a line for every phase of every save
-        self._folder = folder.absolute()
-        self._manager = self._open()
+    def __init__(self, folder: Path, every: float = math.inf, check: Callable[[], None] = lambda: None):
+        for name in ("absl", "asyncio"):  # lines for every save, stack traces for one that fails: `_report` has a line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._folder, self._check = folder.absolute(), check
+        self._opened: ocp.CheckpointManager | None = self._open()
         self._seconds, self._saved = 60 * every, time.monotonic()
 
     def due(self) -> bool:
         """Return whether the last state was saved long enough ago."""
         return time.monotonic() - self._saved >= self._seconds
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """A new one after what could not be saved, once there is something to save or restore again."""
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
 
     def _open(self) -> ocp.CheckpointManager:
         best = BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
@@ -56,6 +69,7 @@ class Checkpoints:
             score: the higher the better; the best is kept.
         """
         step, self._saved = count_steps(state), time.monotonic()
+        self._check()
         try:
             if step == self._manager.latest_step():
                 return
@@ -68,8 +82,10 @@ class Checkpoints:
 
     def _report(self, what: str, error: Exception) -> None:
         log.warning("%s in %s (%s): training goes on, older states are intact", what, self._folder, _one_line(error))
-        self._manager.close()
-        self._manager = self._open()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            with contextlib.suppress(Exception):  # the same once more
+                opened.close()
 
     def newest(self) -> int | None:
         """Return the step of the newest state; None if there is none yet."""
@@ -82,7 +98,7 @@ class Checkpoints:
         Raises:
             UserError: it is of another network or optimiser, or there are states and each is damaged.
         """
-        self._wait()
+        self.wait()
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -107,16 +123,21 @@ class Checkpoints:
         differences = list(_differences(about["arrays"], _describe(like)))
         if differences:
             more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
-            named = "; ".join([*differences[:SHOWN], *more, f"written with {about['versions']}"])
+            named = "; ".join([*differences[:SHOWN], *more, *_other_versions(about["versions"])])
             raise UserError(
                 f"{self._folder / str(step)} is of another network or optimiser ({named}): choose another --out, or "
                 "start over with --overwrite"
             )
         abstract: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        state: TrainState = self._manager.restore(step, args=items)["state"]
-        if tree_sha256(state) != about["sha256"]:
-            raise ValueError("its checksum is wrong")
+        try:
+            state: TrainState = self._manager.restore(step, args=items)["state"]
+            if tree_sha256(state) != about["sha256"]:
+                raise ValueError("its checksum is wrong")
+        except Exception as error:
+            for changed in _other_versions(about["versions"]):
+                error.add_note(changed)
+            raise
         return state
 
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
@@ -130,14 +151,36 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk."""
-        self._wait()
-        self._manager.close()
+        self.wait()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when what was to be saved is on disk."""
         try:
-            self._manager.wait_until_finished()
+            if self._opened is not None:
+                self._opened.wait_until_finished()
         except Exception as error:
             self._report("the last state cannot be saved", error)
+
+
+def hide_late_complaints() -> None:
+    """Keep the program from printing what is left of a save or restore that failed and was reported.
+
+    TensorStore calls back loops that Orbax has closed meanwhile, and coroutines end that nobody waits for.
+    """
+    shown = sys.unraisablehook
+
+    def show(unraisable: Any) -> None:
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = show
+
+
+def are_saves_stuck() -> bool:
+    """Return whether threads of saves that failed are left; Orbax lets them wait for minutes, and the program's end."""
+    return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
 
 
 def _describe(state: TrainState) -> dict[str, str]:
@@ -151,5 +194,13 @@ def _differences(there: dict[str, str], here: dict[str, str]) -> Iterator[str]:
             yield f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
 
 
+def _other_versions(there: dict[str, str]) -> Iterator[str]:
+    """In words, which versions wrote a state that are not those that read it; nothing if they are the same."""
+    changed = list(_differences(there, describe_versions()))
+    if changed:
+        yield f"written with other versions, {', '.join(changed)}"
+
+
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    first = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return "; ".join([first, *getattr(error, "__notes__", ())])

@@ -1,6 +1,14 @@
 """What is saved is restored bit by bit, or its damage is noticed."""
 
+import errno
 import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -102,3 +110,92 @@ def test_what_cannot_be_saved_is_said_and_training_goes_on(tmp_path, caplog, mon
     checkpoints.close()
     assert int(restored(tmp_path).step) == 7
     assert steps_in(tmp_path) == [3, 7]
+
+
+def test_while_nothing_can_be_written_every_state_is_tried_and_said(tmp_path, caplog, monkeypatch):
+    saved(tmp_path, 3)
+    checkpoints = train.Checkpoints(tmp_path)
+    read_only = OSError(errno.EROFS, "Read-only file system")
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        for name in ("save", "__init__"):  # an open manager cannot write, a new one not even its folder
+            patched.setattr(type(checkpoints._manager), name, lambda *_, **__: (_ for _ in ()).throw(read_only))
+        checkpoints.save(state_at(5))
+        checkpoints.save(state_at(7))
+    assert caplog.text.count("Read-only file system") == 2
+    checkpoints.save(state_at(9))
+    checkpoints.close()
+    assert int(restored(tmp_path).step) == 9
+
+
+def test_a_save_that_a_crash_cut_short_is_not_taken_for_a_state(tmp_path):
+    saved(tmp_path, 3, 7)
+    (tmp_path / "7").rename(tmp_path / "7.orbax-checkpoint-tmp")  # the rename that a file system forgot
+    assert int(restored(tmp_path).step) == 3
+    assert int(restored(saved(tmp_path, 7)).step) == 7
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "7"}
+
+
+def test_states_are_kept_by_their_step_though_the_clock_goes_backwards(tmp_path, monkeypatch):
+    hours = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    saved(tmp_path, 1, 2, 3, scores=[0.9, 0.1, 0.2])
+    assert steps_in(tmp_path) == [1, 2, 3]
+    assert train.tree_sha256(restored(tmp_path)) == train.tree_sha256(state_at(3))
+
+
+OLDER = {"jax": "0.4.1", "orbax-checkpoint": "0.1.0"}
+
+
+def saved_by_older_versions(folder, monkeypatch):
+    with monkeypatch.context() as patched:
+        versions = train.checkpoints.describe_versions() | OLDER
+        patched.setattr(train.checkpoints, "describe_versions", lambda: versions)
+        return saved(folder, 3)
+
+
+def test_a_state_that_other_versions_wrote_is_restored(tmp_path, monkeypatch):
+    saved_by_older_versions(tmp_path, monkeypatch)
+    assert train.tree_sha256(restored(tmp_path)) == train.tree_sha256(state_at(3))
+
+
+def test_a_state_that_cannot_be_read_names_the_versions_that_wrote_it_where_they_are_others(tmp_path, monkeypatch):
+    saved_by_older_versions(tmp_path, monkeypatch)
+    DAMAGES["truncated"](tmp_path / "3" / "state")
+    with pytest.raises(UserError, match=r"damaged .*other versions, jax: 0.4.1 there, .*, orbax-checkpoint: 0.1.0"):
+        restored(tmp_path)
+    with pytest.raises(UserError, match=r"another network .*other versions, jax: 0.4.1 there"):
+        restored(tmp_path, state_at(0, Plain))
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+RESTORE = """
+import contextlib, sys
+from pathlib import Path
+from cnnjax.errors import UserError
+from tests.train.test_checkpoints import restored
+for folder in sys.argv[1:]:
+    with contextlib.suppress(UserError):  # damaged; some files do not matter
+        restored(Path(folder))
+    print(folder)
+"""
+
+
+def test_nothing_is_unpickled_from_a_checkpoint(tmp_path, monkeypatch):
+    """In a process of its own: TensorStore complains of damaged arrays long after they were given up."""
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Attack()))
+    (tmp_path / "attacked").rmdir()  # it works
+    files = [path.relative_to(tmp_path) for path in saved(tmp_path / "good", 3).rglob("*") if path.is_file()]
+    folders = [str(shutil.copytree(tmp_path / "good", tmp_path / str(number))) for number in range(len(files))]
+    for folder, file in zip(folders, files, strict=True):
+        Path(folder).joinpath(*file.parts[1:]).write_bytes(pickle.dumps(Attack()))
+    command = [sys.executable, "-c", RESTORE, *folders]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == folders
+    assert len(files) > 3
+    assert not (tmp_path / "attacked").exists()
