@@ -1,8 +1,9 @@
 """Running one compiled step over many batches: a loop from the host, or one program for all of them."""
 
 import itertools
+import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from jax import lax
 from cnnjax.data import Examples, Split
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Batch, Tree
+
+log = logging.getLogger(__name__)
 
 # The host hands out steps before they are done, JAX alone up to 32: that many would end before a signal is obeyed,
 # and that many batches lie in memory.
@@ -87,9 +90,27 @@ def traced_once(advance: Advance, folder: Path) -> Advance:
             return
         for part in (slice(0, TRACED.start), TRACED, slice(TRACED.stop, None)):
             if len(indices[part]):
-                with jax.profiler.trace(str(folder)) if part is TRACED else nullcontext():
+                with _trace(folder) if part is TRACED else nullcontext():
                     for state in advance(carry, constants, indices[part], weights[part]):
                         carry = jax.block_until_ready(state) if part is TRACED else state
                         yield carry
 
     return run
+
+
+@contextmanager
+def _trace(folder: Path) -> Iterator[None]:
+    """Trace what runs inside the block; that the trace cannot be written is said, and training goes on."""
+    try:
+        jax.profiler.start_trace(str(folder))
+    except Exception as error:  # the one before it could not be ended
+        log.warning("no trace in %s (%s): training goes on", folder, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        try:
+            jax.profiler.stop_trace()
+        except Exception as error:  # whatever a disk does
+            log.warning("the trace in %s cannot be written (%s): training goes on", folder, error)

@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ def fit(
 
     Raises:
         UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not fit.
-        RunError: the loss is not finite, and such steps are not to be left out.
+        RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; the state is saved.
     """
     options: Any = {"run": run, "parallel": parallel, "epoch_program": epoch_program}
@@ -115,7 +115,7 @@ def fit_together(
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
     network, initial = networks[0], stack(states)
     title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
-    checkpoints = Checkpoints(run.checkpoints / title, run.save_every)
+    checkpoints = Checkpoints(run.checkpoints / title, run.save_every, run.check_present)
     state = checkpoints.restore(initial) or initial
     first, last = count_steps(state), recipe.epochs * steps
     if first == last:
@@ -134,11 +134,10 @@ def fit_together(
     order = partial(orders, seeds, count=train.size, batch_size=batch_size)
     with (
         closing(checkpoints),
-        ExitStack() as recording,
         closing(display(title, recipe.epochs, steps, first)) as shown,
         deferred_signals() as stop,
     ):
-        recorders = [recording.enter_context(closing(Recorder(run.metrics, tag, first))) for tag in tags]
+        recorders = [Recorder(run.metrics, tag, first) for tag in tags]
         if first == 0:
             for recorder, seed in zip(recorders, seeds, strict=True):
                 recorder.write_pictures(0, _examples(train, recipe, seed))

@@ -1,5 +1,6 @@
 """What a person sees while a network trains: a live line on a terminal, a plain line an epoch elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ class Plain:
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print the epoch's values."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a full disk, a reader that left: training goes on, and nobody to tell
+            print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to undo."""

@@ -9,14 +9,15 @@ import math
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
+from cnnjax.train.files import PARTIAL, LogFile, delete_partial, read_json, write_json
 
 Config = Mapping[str, Any]
 log = logging.getLogger(__name__)
@@ -50,10 +51,10 @@ class Run:
         """Where states go; never published."""
         return self.path / "checkpoints"
 
-    @property
-    def metrics(self) -> Path:
-        """A JSON line for every epoch, split and value."""
-        return self.path / "metrics.jsonl"
+    @cached_property
+    def metrics(self) -> LogFile:
+        """A JSON line for every epoch, split and value; on disk before the state that they lead to."""
+        return LogFile(self.path / "metrics.jsonl", durable=True)
 
     def summary(self) -> dict[str, Any] | None:
         """Return what the finished run ended with; None while it is unfinished."""
@@ -63,11 +64,22 @@ class Run:
         """Raise a UserError if the directory belongs to something else or cannot be written; change nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; expected a directory, existing or to be made")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self._holds_files():
             self._check_owner()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise UserError(f"cannot write to {nearest}: choose another directory with --out")
+
+    def check_present(self) -> None:
+        """Raise a RunError if the directory was taken away since `create`: what is saved from then on is lost."""
+        if not os.path.exists(self.path / "config.json"):  # False whatever the error
+            raise RunError(
+                f"{self.path} has vanished, or cannot be read any more: nothing can be saved there. Put it back, and "
+                "the same command goes on from the newest state in it; else it starts over"
+            )
+
+    def _holds_files(self) -> bool:
+        return self.path.is_dir() and any(not path.name.startswith(PARTIAL) for path in self.path.iterdir())
 
     def _check_owner(self) -> None:
         there = read_json(self.path / "config.json")
@@ -90,9 +102,10 @@ class Run:
     def create(self) -> None:
         """Make the directory and write `config.json`, unless they are there."""
         try:
-            self.figures.mkdir(parents=True, exist_ok=True)
-            if not (self.path / "config.json").exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / "config.json").exists():  # first of all files: it makes the directory a run's
                 write_json(self.path / "config.json", self._identity())
+            self.figures.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from error
 
@@ -103,39 +116,59 @@ class Run:
         Raises:
             UserError: another process is in it.
         """
-        with (self.path / ".lock").open("a+") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another --out"
-                ) from None
+                self._lock(held.enter_context((self.path / ".lock").open("a+")))
+                delete_partial(self.path)
             except OSError as error:
-                log.warning("%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+                raise UserError(
+                    f"cannot write to {self.path} ({error.strerror}): put that right, or choose another --out"
+                ) from error
             yield
+
+    def _lock(self, file: TextIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another --out"
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
     def clear(self) -> None:
         """Delete what a run left in the directory; refuse a directory that is not a run's."""
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self._holds_files():
             return
         if read_json(self.path / "config.json") is None:
             raise UserError(f"--overwrite: {self.path} holds files that are not a run's (no config.json); not deleted")
         try:
             with self.locked():
+                for path in self.path.iterdir():
+                    if path.name != "config.json":  # last, so that a run killed here is still known to be one
+                        _delete(path)
                 shutil.rmtree(self.path)
         except OSError as error:
             raise UserError(f"--overwrite: cannot delete {self.path} ({error.strerror})") from error
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`; the run is finished from then on."""
+        self.check_present()
         write_json(self.path / "summary.json", {"experiment": self.experiment, "config": self.config, **summary})
 
     def _identity(self) -> dict[str, Any]:
         return {"experiment": self.experiment, **self.config}
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def config_hash(config: Config) -> str:
@@ -147,36 +180,3 @@ def as_config(options: Any) -> dict[str, Any]:
     """Return a dataclass of options as JSON holds it."""
     config: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options)))
     return config
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON file's object; None if there is no such file."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it or its directory") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: delete it or its directory")
-    return content
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file so that a reader sees all of it or none."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees all of it or none, whatever happens meanwhile."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise

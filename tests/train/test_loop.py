@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from PIL import Image
 
 from cnnjax import nn, train
 from cnnjax.data import Split, Stream
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
 from cnnjax.train import advance, evaluation, loop
 from cnnjax.train.metrics import read_rows
 
@@ -253,3 +254,38 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, one_device):
 def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
     with pytest.raises(UserError, match="a batch of 15 images cannot be split over 2 devices"):
         fit(tmp_path, train.Parallel(devices=jax.local_devices()[:2]), batch_size=15)
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, monkeypatch, tmp_path, one_device):
+    whole, _ = undisturbed
+    hours = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    result = fit(tmp_path, one_device)
+    assert train.tree_sha256(result.state) == train.tree_sha256(whole.state)
+    assert result.history["train/loss"] == whole.history["train/loss"]
+    assert fit(tmp_path, one_device).history == result.history  # the newest state is found
+
+
+def test_a_directory_taken_away_ends_training_and_nothing_is_made_in_its_place(tmp_path, one_device, monkeypatch):
+    class TakeAway(StopAfter):
+        def due(self):
+            self.left -= 1
+            if self.left == 0:
+                (tmp_path / "run").rename(tmp_path / "aside")
+            return False
+
+    save = train.Checkpoints.save
+    monkeypatch.setattr(train.Checkpoints, "save", lambda self, *state: (save(self, *state), self.wait()))
+    monkeypatch.setattr(loop, "display", lambda *args: TakeAway(7))
+    with pytest.raises(RunError, match=r"run has vanished, or cannot be read any more: .*Put it back"):
+        fit(tmp_path / "run", one_device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(undisturbed, tmp_path, one_device, caplog):
+    run = train.Run(tmp_path, "test", {}, profile=True)
+    run.create()
+    (tmp_path / "profile").write_text("in the way")
+    result = fit(tmp_path, one_device, run=run, batch_size=8, epochs=2)
+    assert np.isfinite(result.history["train/loss"]).all()
+    assert "cannot be written" in caplog.text

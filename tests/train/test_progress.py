@@ -27,3 +27,15 @@ def test_elsewhere_an_epoch_is_a_plain_line(capsys):
     plain.epoch_done(1, {"loss": 1.25})
     plain.close()
     assert capsys.readouterr().err == "net  epoch 1/4  loss 1.25\n"
+
+
+def test_a_line_that_nobody_takes_ends_nothing(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    progress.Plain("net", 4).epoch_done(1, {"loss": 1.25})
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    progress.Plain("net", 4).epoch_done(2, {"loss": 1.25})
+    assert progress.sys.stderr.getvalue() == "net  epoch 2/4  loss 1.25\n"
