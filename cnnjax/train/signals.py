@@ -1,9 +1,16 @@
 """SIGTERM and Ctrl-C: finish the step, save, and say so."""
 
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+ONE_REQUEST = 1.0  # seconds in which signals are one request: some senders signal a process, and then its group
 
 
 class Interrupted(BaseException):
@@ -22,6 +29,7 @@ class StopRequest:
     """Set by the first signal; the second stops at once."""
 
     signum: int | None = None
+    since = 0.0
 
     def raise_if_set(self) -> None:
         """Raise `Interrupted` if a signal came."""
@@ -35,9 +43,10 @@ def deferred_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if request.signum is not None:
+        if request.signum is None:
+            request.signum, request.since = signum, time.monotonic()
+        elif time.monotonic() - request.since > ONE_REQUEST:
             raise Interrupted(signum)
-        request.signum = signum
 
     with _handlers(note):
         yield request
@@ -45,19 +54,57 @@ def deferred_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Interrupted` inside the `with` block."""
+    """Turn SIGTERM and SIGINT into `Interrupted` inside the `with` block; the second ends the process at once."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    with _handlers(stop):
+    with _handlers(stop), _watched():
         yield
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Let a thread see signals as they come: Python's handlers wait for a compilation or an epoch to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(read,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        watcher.join()
+        os.close(read)
+
+
+def _watch(signals: int) -> None:
+    first = None
+    while (signum := os.read(signals, 1)) != b"":
+        if signum[0] not in STOPPING:
+            continue
+        if first is None:
+            first = time.monotonic()
+            _say("stopping, and saving what is done; a second signal stops at once")
+        elif time.monotonic() - first > ONE_REQUEST:
+            _say("stopped at once; the same command goes on from what was saved before")
+            os._exit(128 + signum[0])
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # the process ends all the same
+        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
 
 @contextmanager
 def _handlers(handler: object) -> Iterator[None]:
     try:
-        before = {signum: signal.signal(signum, handler) for signum in (signal.SIGTERM, signal.SIGINT)}  # type: ignore[arg-type]
+        before = {signum: signal.signal(signum, handler) for signum in STOPPING}  # type: ignore[arg-type]
     except ValueError:  # not the main thread: signals are somebody else's
         yield
         return
