@@ -1,17 +1,22 @@
 """Start an experiment, or look at what experiments produced: `python launch.py --help`."""
 
+import contextlib
 import dataclasses
 import importlib
 import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, TextIO, get_type_hints
+
+if __name__ == "__main__":  # Ctrl-C while the libraries below are read leaves no stack trace
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -19,6 +24,7 @@ from rich.table import Table
 
 from cnnjax import data, train
 from cnnjax.errors import RunError, UserError, unknown_name
+from cnnjax.train.checkpoints import are_saves_stuck, hide_late_complaints
 from cnnjax.train.devices import (
     describe_device,
     describe_versions,
@@ -54,23 +60,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("list", [])
     try:
-        if name in ("-h", "--help"):
-            print(__doc__.split(":")[0] + ".\n\n" + USAGE)
-            return 0
-        if name in COMMANDS:
-            return COMMANDS[name](rest)
-        if name not in EXPERIMENTS:
-            raise unknown_name("experiment or command", name, [*EXPERIMENTS, *COMMANDS])
-        return run_experiment(name, rest)
+        status = _command(name, rest)
+        sys.stdout.flush()
+        return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        _say(f"error: {_problem(error)}")
+        return 1
+    except KeyboardInterrupt:
+        _say("\nstopped")
+        return 128 + signal.SIGINT
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _give_up_unwritable(stream)
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print((__doc__ or "").split(":")[0] + ".\n\n" + USAGE)
+        return 0
+    if name in COMMANDS:
+        return COMMANDS[name](arguments)
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment or command", name, [*EXPERIMENTS, *COMMANDS])
+    return run_experiment(name, arguments)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # on a full disk: the exit status tells
+        print(text, file=sys.stderr, flush=True)
+
+
+def _problem(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _give_up_unwritable(stream: TextIO) -> None:
+    """Drop what a stream holds if nobody takes it; Python would try again as it ends, and exit with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run_experiment(name: str, arguments: list[str]) -> int:
@@ -91,18 +128,32 @@ def run_experiment(name: str, arguments: list[str]) -> int:
         with train.raised_signals():
             use_compilation_cache()
             keep_freed_memory()
+            hide_late_complaints()
             parallel = train.Parallel(execution.parallel)
             if isinstance(config, train.Recipe):
                 parallel.check_batch(config.batch_size)
             loaded = experiment.load(config)
             run.create()
-            with run.locked():
+            with run.locked(), _told_how_to_go_on(run):
                 _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
-        print(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}", file=sys.stderr)
+        _say(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}")
         return 128 + stop.signum
     print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
     return 0
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(run: train.Run) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"{_problem(error)}. Training is saved up to the newest state in {run.checkpoints}: put this right, and "
+            "the same command goes on from there"
+        ) from error
 
 
 def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, parallel: train.Parallel) -> None:
@@ -285,4 +336,8 @@ BENCHES = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    exit_status = main()
+    if are_saves_stuck():
+        os._exit(exit_status)
+    sys.exit(exit_status)

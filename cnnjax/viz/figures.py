@@ -1,5 +1,6 @@
 """The figures that experiments share. Colours are Okabe & Ito's, which colour-blind readers can tell apart."""
 
+import errno
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,16 @@ class Curve(NamedTuple):
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, facecolor="white")
+    """Write a figure as PNG, making its folder.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+    path.parent.mkdir(exist_ok=True)
+    try:
+        figure.savefig(path, dpi=_DPI, facecolor="white")
+    except OSError as error:  # which names no file, or has no number
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
 def image_grid(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
