@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import launch
 from cnnjax import train
+from experiments import fcn_vs_cnn
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
@@ -27,10 +29,24 @@ def call(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-def start(*arguments, cache):
-    environment = {**os.environ, "CNNJAX_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(*arguments, cache, program=(str(ROOT / "launch.py"),), **streams):
+    environment = {**os.environ, "CNNJAX_CACHE_DIR": str(cache), "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.Popen([sys.executable, *program, *arguments], text=True, env=environment, **streams)
+
+
+# Writes down what would open something to the world, or execute what was read.
+WATCHED = """
+import sys, traceback
+watched = {"socket.bind", "socket.connect", "webbrowser.open", "pickle.find_class"}
+def note(event, arguments):
+    if event in watched:
+        with open(sys.argv[1], "a") as file:
+            print(event, arguments, "".join(traceback.format_stack()), file=file)
+sys.addaudithook(note)
+import launch
+sys.exit(launch.main(sys.argv[2:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +57,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache):
     out = tmp_path_factory.mktemp("finished") / "run"
-    process = start(*SMALL, "--out", str(out), cache=cache)
+    watched = ("-c", WATCHED, str(out.with_name("watched")))
+    process = start(*SMALL, "--out", str(out), cache=cache, program=watched)
     printed, error = process.communicate()
     assert process.returncode == 0, error
     return out, printed
@@ -150,6 +167,12 @@ def test_a_finished_run_has_all_its_files(finished):
         assert (out / figure).exists()
 
 
+def test_a_run_opens_no_port_and_no_browser_and_unpickles_nothing(finished):
+    out, _ = finished
+    watched = out.with_name("watched")
+    assert not watched.exists(), watched.read_text()
+
+
 def test_the_same_command_again_does_nothing(finished, capsys):
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -256,6 +279,85 @@ def test_a_directory_in_use_is_refused(tmp_path, cache, capsys):
     finally:
         first.kill()
         first.communicate()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_under_standard_output_and_error_costs_nothing_but_the_words(finished, tmp_path, cache):
+    out = tmp_path / "run"
+    with open("/dev/full", "w") as full:
+        process = start(*SMALL, "--out", str(out), cache=cache, stdout=full, stderr=full)
+        assert process.wait() == 1  # the table could not be printed
+    ours, theirs = (train.read_json(folder / "summary.json") for folder in (out, finished[0]))
+    assert ours["params_sha256"] == theirs["params_sha256"]
+
+
+@pytest.mark.parametrize("name", ["figures/curves.png", "report.md", "summary.json"])
+def test_what_cannot_be_written_at_the_end_is_named_and_written_by_the_same_command(
+    name, finished, tmp_path, monkeypatch, capsys
+):
+    """A directory in its place, for a disk that takes all but this file."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    (out / "summary.json").unlink()
+    (out / name).unlink(missing_ok=True)
+    (out / name).mkdir()
+    status, _, error = call(capsys, *SMALL, "--out", str(out))
+    if name == "summary.json":
+        assert status == 2
+        assert "summary.json cannot be read" in error
+    else:
+        assert status == 1
+        assert f"error: {out / name}: Is a directory. Training is saved up to" in error
+    assert "Traceback" not in error
+    (out / name).rmdir()
+    assert call(capsys, *SMALL, "--out", str(out))[0] == 0
+    ours, theirs = (train.read_json(folder / "summary.json") for folder in (out, finished[0]))
+    assert ours["params_sha256"] == theirs["params_sha256"]
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", ["load", "_train", "_draw"])
+def test_a_signal_at_any_stage_ends_the_run_with_its_status(stage, signum, status, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fcn_vs_cnn, "_train", lambda *args: [])
+    monkeypatch.setattr(fcn_vs_cnn, stage, lambda *args: signal.raise_signal(signum))
+    ended, _, error = call(capsys, *SMALL, "--out", str(tmp_path / "run"))
+    assert ended == status
+    assert "Go on with: python launch.py fcn-vs-cnn" in error
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+ENDLESS = """
+import jax
+from cnnjax import train
+with train.raised_signals(), train.signals.deferred_signals():
+    print("computing", flush=True)
+    jax.jit(lambda: jax.lax.while_loop(lambda x: x >= 0, lambda x: (x + 1) % 2, 0))().block_until_ready()
+"""
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_at_once_whatever_the_process_does(signum, status, cache):
+    process = start(program=("-c", ENDLESS), cache=cache)
+    assert process.stdout.readline() == "computing\n"
+    while process.poll() is None:
+        process.send_signal(signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    _, error = process.communicate()
+    assert process.returncode == status
+    assert "stopping, and saving what is done; a second signal stops at once" in error
+    assert "stopped at once; the same command goes on from what was saved before" in error
+
+
+def test_a_directory_taken_away_under_a_run_ends_it_with_one_message(tmp_path, cache):
+    out = tmp_path / "run"
+    process = start(*SMALL, "--epochs", "50", "--out", str(out), cache=cache)
+    _wait(process, lambda: _lines(out) >= 1)
+    out.rename(tmp_path / "elsewhere")
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert f"error: {out} has vanished, or cannot be read any more" in error
+    assert "Traceback" not in error
 
 
 def test_readme_has_the_option_table_of_the_code():

@@ -1,4 +1,4 @@
-"""The import direction of DESIGN: experiments -> train, vision, viz -> models, interop -> nn -> ops."""
+"""The import direction of DESIGN: experiments -> train, vision, viz -> models, interop -> nn -> ops; data is data."""
 
 import ast
 from pathlib import Path
@@ -50,3 +50,25 @@ def test_imports_point_one_way(path):
 def test_ops_needs_jax_alone(path):
     standard = {"operator", "collections", "functools", "typing", "math", "itertools"}
     assert {module.split(".")[0] for module in imports(path)} <= standard | {"jax", "numpy", "cnnjax"}
+
+
+EXECUTES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+PROGRAM = [*SOURCES, ROOT / "launch.py", *sorted((ROOT / "experiments").glob("*.py"))]
+
+
+def calls(path):
+    """Every call as (what is called, its arguments by name)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_is_read_can_execute(path):
+    assert not {module.split(".")[0] for module in imports(path) if module} & EXECUTES
+    for function, named in calls(path):
+        assert function not in ("eval", "exec", "compile", "__import__"), function
+        if function in ("np.load", "numpy.load"):
+            assert named.get("allow_pickle", "False") == "False"
+        if function == "torch.load":
+            assert named.get("weights_only") == "True"
