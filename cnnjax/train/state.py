@@ -1,6 +1,7 @@
 """What training carries from step to step: one pytree, so that every JAX transformation applies."""
 
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -71,8 +72,8 @@ def zero_sums() -> dict[str, jax.Array]:
 
 
 def means(sums: Tree) -> dict[str, float]:
-    """Return sums over examples divided by their count; waits for the device."""
-    count = float(sums["count"])
+    """Return sums over examples divided by their count, nan of none; waits for the device."""
+    count = float(sums["count"]) or math.nan
     means = {name: float(value) / count for name, value in sums.items() if name != "count"}
     return {name: value for name, value in means.items() if name != "gradient_norm" or value}  # 0: not asked for
 

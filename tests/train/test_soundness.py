@@ -96,10 +96,13 @@ def test_parameters_that_are_not_finite_from_the_start_are_refused(tmp_path, one
         fit(tmp_path, one_device, Broken, on_nan="rollback")
 
 
-def test_an_epoch_of_which_no_step_is_left_ends_the_run(tmp_path, one_device):
+@pytest.mark.parametrize("save_every", [10, 1e-9])
+def test_an_epoch_of_which_no_step_is_left_ends_the_run(save_every, tmp_path, one_device):
     class Hopeless(Fragile):
         def __call__(self, x):
             return super().__call__(x * 0)
 
+    run = train.Run(tmp_path, "test", {}, save_every=save_every)
+    run.create()
     with pytest.raises(RunError, match="no step of epoch 1 ends in finite numbers; try a lower --lr"):
-        fit(tmp_path, one_device, Hopeless, on_nan="rollback")
+        fit(tmp_path, one_device, Hopeless, on_nan="rollback", run=run)
