@@ -51,6 +51,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py bench augment                     time every augmentation beside a training step
        python launch.py bench run                         time the whole of fcn-vs-cnn against Keras on torch and torch
        python launch.py bench stream                      train from 100,000 streamed images: waiting, and memory
+       python launch.py bench resume                      what saving costs, and how soon a killed run trains again
 """
 
 
@@ -333,6 +334,7 @@ BENCHES = {
     "augment": "experiments.bench_augment",
     "run": "experiments.bench_run",
     "stream": "experiments.bench_stream",
+    "resume": "experiments.bench_resume",
 }
 
 if __name__ == "__main__":

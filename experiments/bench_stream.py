@@ -34,7 +34,6 @@ import tyro
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, track
-from rich.table import Table
 
 from cnnjax import data, models, train
 from cnnjax.data import shapes
@@ -44,7 +43,7 @@ from cnnjax.train.advance import make_advance
 from cnnjax.train.devices import keep_freed_memory, use_compilation_cache
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
-from experiments.timing import write_results
+from experiments.timing import print_aims, write_results
 
 log = logging.getLogger(__name__)
 
@@ -263,15 +262,14 @@ def _resident_memory(process: int | None) -> int:
 def _print(results: dict[str, Any]) -> None:
     images, workers = results["images"], results["workers"]
     rate, waiting = results["images_per_second"], results["waiting_percent"]
-    table = Table(title=f"training on {images:,} images from a stream, {workers or 'no'} workers")
-    for name in ("what", "measured", "aim"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    table.add_row("images/s, stream", f"{rate['stream']:.0f}", "")
-    table.add_row("images/s, memory", f"{rate['memory']:.0f}", "")
-    table.add_row("waiting for the stream, % of the time", f"{waiting['stream']:.2f}", f"< {MOST_WAITING}")
-    table.add_row("waiting for memory, % of the time", f"{waiting['memory']:.2f}", "")
-    table.add_row("steps slower than from memory, %", f"{results['step_slower_percent']:.1f}", "")
-    table.add_row("memory after a tenth, MB", f"{results['warm_memory_bytes'] / 1e6:.0f}", "")
-    table.add_row("most memory after that, MB", f"{results['most_memory_bytes'] / 1e6:.0f}", "")
-    table.add_row("growth, %", f"{results['memory_growth_percent']:.2f}", f"< {MOST_GROWTH}")
-    Console().print(table)
+    rows = [
+        ("images/s, stream", f"{rate['stream']:.0f}", ""),
+        ("images/s, memory", f"{rate['memory']:.0f}", ""),
+        ("waiting for the stream, % of the time", f"{waiting['stream']:.2f}", f"< {MOST_WAITING}"),
+        ("waiting for memory, % of the time", f"{waiting['memory']:.2f}", ""),
+        ("steps slower than from memory, %", f"{results['step_slower_percent']:.1f}", ""),
+        ("memory after a tenth, MB", f"{results['warm_memory_bytes'] / 1e6:.0f}", ""),
+        ("most memory after that, MB", f"{results['most_memory_bytes'] / 1e6:.0f}", ""),
+        ("growth, %", f"{results['memory_growth_percent']:.2f}", f"< {MOST_GROWTH}"),
+    ]
+    print_aims(f"training on {images:,} images from a stream, {workers or 'no'} workers", rows)

@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
 
 from cnnjax import train
 from cnnjax.train.devices import describe_device, describe_versions
@@ -52,6 +54,16 @@ def write_results(name: str, results: dict[str, Any]) -> None:
     train.write_json(
         result_path(name, ".json"), results | {"device": describe_device(), "versions": describe_versions()}
     )
+
+
+def print_aims(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Print a table of what was measured and what was aimed at."""
+    table = Table(title=title)
+    for name in ("what", "measured", "aim"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def torch_device() -> str:
