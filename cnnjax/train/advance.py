@@ -54,7 +54,8 @@ def make_advance(
         one_step = parallel.map(step, axis=batch_axis)
 
         def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-            for done, batch in enumerate(split.batches(indices, weights), start=1):
+            own = map(parallel.own, (indices, weights))
+            for done, batch in enumerate(split.batches(*own), start=1):
                 carry = one_step(carry, constants, parallel.split(Batch(*batch), axis=batch_axis))  # type: ignore[arg-type]
                 if done % STEPS_AHEAD == 0:
                     jax.block_until_ready(carry)
@@ -75,7 +76,8 @@ def make_advance(
     program = parallel.map(all_steps, axis=1 + batch_axis)
 
     def on_device(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-        yield program(carry, (examples, constants), parallel.split((indices, weights), axis=1 + batch_axis))
+        own = tuple(map(parallel.own, (indices, weights)))
+        yield program(carry, (examples, constants), parallel.split(own, axis=1 + batch_axis))
 
     return on_device
 

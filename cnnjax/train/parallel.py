@@ -1,12 +1,14 @@
-"""Data parallelism: one step, written per replica, mapped over the local devices."""
+"""Data parallelism: one step, written per replica, mapped over the devices of all processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.errors import UserError, unknown_name
@@ -23,15 +25,29 @@ class Parallel:
     Args:
         mode: "shard_map" (under `jit`, one program over a mesh) or "pmap" (a copy of the state with a leading axis of
             devices).
-        devices: the replicas' devices; default: all local ones.
+        devices: the replicas' devices; default: all of all processes, each process's own side by side.
     """
 
     mode: str = "shard_map"
-    devices: Sequence[jax.Device] = field(default_factory=lambda: tuple(jax.local_devices()))
+    devices: Sequence[jax.Device] = field(
+        default_factory=lambda: tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    )
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise unknown_name("parallel mode", self.mode, MODES)
+        if self.mode == "pmap" and self.shared:
+            raise UserError("--parallel pmap maps over the devices of one process: use shard_map with --distributed")
+
+    @property
+    def shared(self) -> bool:
+        """Whether some of the devices are another process's."""
+        return len(self.local) < len(self.devices)
+
+    @cached_property
+    def local(self) -> Sequence[jax.Device]:
+        """The devices of this process."""
+        return [device for device in self.devices if device.process_index == jax.process_index()]
 
     @property
     def mesh(self) -> Mesh:
@@ -45,20 +61,33 @@ class Parallel:
             stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
             return jax.device_put(stacked, NamedSharding(self.mesh, PartitionSpec(AXIS)))
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-        return jax.device_put(own, NamedSharding(self.mesh, PartitionSpec()))
+        return self._placed(own, PartitionSpec())
 
     def one_copy(self, tree: Tree) -> Tree:
-        """Return replicated arrays as one device has them."""
+        """Return replicated arrays as one device of this process has them."""
+        if self.shared:
+            return jax.tree.map(lambda x: x.addressable_data(0), tree)
         return jax.tree.map(lambda x: x[0], tree) if self.mode == "pmap" else tree
 
+    def own(self, array: np.ndarray) -> np.ndarray:
+        """Return of an array whose last axis is a batch's what the devices of this process take."""
+        if not self.shared:
+            return array
+        share, first = array.shape[-1] // len(self.devices), self.devices.index(self.local[0])
+        return array[..., first * share : (first + len(self.local)) * share]
+
     def split(self, tree: Tree, axis: int = 0) -> Tree:
-        """Give every device its share of arrays along `axis`."""
+        """Give every device its share along `axis` of arrays that hold what the devices of this process take."""
         if self.mode == "pmap":
             count = len(self.devices)
             return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), tree)
         if len(self.devices) == 1:
             return tree  # the compiled step places it; an explicit transfer would only cost time
-        spec = PartitionSpec(*[None] * axis, AXIS)
+        return self._placed(tree, PartitionSpec(*[None] * axis, AXIS))
+
+    def _placed(self, tree: Tree, spec: PartitionSpec) -> Tree:
+        if self.shared:  # without comparing what the processes have, as `jax.device_put` would
+            return multihost_utils.host_local_array_to_global_array(tree, self.mesh, spec)
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
     def map(self, function: Callable[[Any, Any, Any], Any], axis: int = 0, donate: bool = True) -> Any:

@@ -38,7 +38,7 @@ def make_careful_advance(
     one_step = parallel.map(step, axis=batch_axis, donate=False)
 
     def run(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-        for batch in split.batches(indices, weights):
+        for batch in split.batches(*map(parallel.own, (indices, weights))):
             after = one_step(carry, constants, parallel.split(Batch(*batch), axis=batch_axis))  # type: ignore[arg-type]
             if is_sound(parallel.one_copy(after)):
                 carry = after
