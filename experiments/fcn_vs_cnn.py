@@ -66,7 +66,8 @@ def load(config: Config) -> data.Dataset:
 def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
     trained = {name: _train(name, config, dataset, run, parallel) for name in MODELS}
-    _draw(run.figures, dataset, trained)
+    if run.writes:
+        _draw(run.figures, dataset, trained)
     fits = [fit for runs in trained.values() for fit, _ in runs]
     return {
         "data": {

@@ -1,5 +1,6 @@
 """Training: state, step, loop, checkpoints, devices, logging; pure functions of pytrees around NNX modules."""
 
+from cnnjax.train import hosts
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.evaluation import Evaluation, evaluate
 from cnnjax.train.files import LogFile, read_json, write_json, write_text
@@ -39,6 +40,7 @@ __all__ = [
     "fit",
     "fit_seeds",
     "fit_together",
+    "hosts",
     "learning_rate",
     "make_loss",
     "make_optimizer",

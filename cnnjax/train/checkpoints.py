@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnnjax.errors import UserError
+from cnnjax.train import hosts
 from cnnjax.train.devices import describe_versions
 from cnnjax.train.state import TrainState, count_steps, tree_sha256
 
@@ -30,6 +32,9 @@ class Checkpoints:
 
     What cannot be saved is reported and training goes on; what was damaged since is noticed by its checksum, set aside,
     and the state before it taken.
+
+    Of several processes, which all have the same state, the first writes: what it does when a disk fills, and which
+    state is whole, needs no other's consent. All read, from a directory that all see.
 
     Args:
         folder: its own directory; made if need be.
@@ -56,13 +61,21 @@ class Checkpoints:
         return self._opened
 
     def _open(self) -> ocp.CheckpointManager:
+        self._folder.mkdir(parents=True, exist_ok=True)
         best = BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
         kept = AnyPreservationPolicy([LatestN(NEWEST_KEPT), best])
-        options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=True)
+        own = hosts.index()  # each process has a manager to itself: none waits for another's
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            cleanup_tmp_directories=hosts.is_first(),
+            read_only=not hosts.is_first(),
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}),
+        )
         return ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: TrainState, score: float | None = None) -> None:
-        """Begin to save; the state may be overwritten at once.
+        """Begin to save, in the first process; the state may be overwritten at once.
 
         Args:
             state: as one device has it.
@@ -70,10 +83,14 @@ class Checkpoints:
         """
         step, self._saved = count_steps(state), time.monotonic()
         self._check()
+        if not hosts.is_first():
+            return
         try:
             if step == self._manager.latest_step():
                 return
             about = {"sha256": tree_sha256(state), "arrays": _describe(state), "versions": describe_versions()}
+            if hosts.count() > 1:
+                state = jax.tree.map(np.array, state)  # Orbax takes what is one process's for a part of a whole
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
             metrics = None if score is None else {"score": float(score)}
             self._manager.save(step, args=items, metrics=metrics)
@@ -89,8 +106,7 @@ class Checkpoints:
 
     def newest(self) -> int | None:
         """Return the step of the newest state; None if there is none yet."""
-        step: int | None = self._manager.latest_step()
-        return step
+        return hosts.from_first(self._manager.latest_step)
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Return the newest state that is whole, with the placement of `like`; None if there is none yet.
@@ -98,6 +114,14 @@ class Checkpoints:
         Raises:
             UserError: it is of another network or optimiser, or there are states and each is damaged.
         """
+        if hosts.is_first():
+            state = self._newest_whole(like)
+            hosts.exchange(None if state is None else count_steps(state))
+            return state
+        (step, *_) = hosts.exchange(None)
+        return None if step is None else self._read(step, like)
+
+    def _newest_whole(self, like: TrainState) -> TrainState | None:
         self.wait()
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):

@@ -76,12 +76,13 @@ def memory_limit(device: jax.Device) -> int | None:
 
 
 def describe_device() -> dict[str, str | int]:
-    """Return what a summary says of the machine: kind and number of devices, cores, platform."""
+    """Return what a summary says of the machine: kind and number of devices, processes, cores, platform."""
     devices = jax.local_devices()
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
-        "count": len(devices),
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
         "cpu_cores": os.cpu_count() or 0,
         "machine": platform.machine(),
     }

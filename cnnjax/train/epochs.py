@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ import numpy as np
 from cnnjax.errors import RunError
 from cnnjax.train.advance import Advance
 from cnnjax.train.checkpoints import Checkpoints
+from cnnjax.train.hosts import Wishes
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.progress import Display
-from cnnjax.train.signals import StopRequest
+from cnnjax.train.signals import Interrupted, StopRequest
 from cnnjax.train.soundness import is_sound
 from cnnjax.train.state import TrainState, Tree, count_steps, means
 
@@ -46,6 +47,7 @@ class Epochs:
         checkpoints: where states are saved when due, and taken from where one is not finite.
         shown: the progress display.
         stop: set by signals.
+        wishes: what all processes do when one of them is due to save or to stop.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Epochs:
     checkpoints: Checkpoints
     shown: Display
     stop: StopRequest
+    wishes: Wishes = field(default_factory=Wishes)
 
     def run(self, state: TrainState, last: int, advance: Advance, careful: Advance) -> Iterator[Epoch]:
         """Yield every epoch up to the step `last`; a signal within one saves the state.
@@ -90,7 +93,9 @@ class Epochs:
                 yield Epoch(at // self.steps, one, at - began, seconds)
             else:
                 self.checkpoints.save(one)
-            self.stop.raise_if_set()
+            self.wishes.ask(self.stop.signum, save=False, now=True)
+            if self.wishes.signum is not None:
+                raise Interrupted(self.wishes.signum)
 
     def _rest_of_epoch(self, state: TrainState, began: int, advance: Advance) -> tuple[TrainState, float]:
         """Run the steps from `began` to the end of its epoch, or those up to a signal; return the seconds they took."""
@@ -102,16 +107,16 @@ class Epochs:
         states = advance(state, self.constants, indices[done:], weights[done:])
         started = time.perf_counter()
         for state in states:
-            if self.stop.signum is not None:
+            to_save = self.wishes.ask(self.stop.signum, self.checkpoints.due())
+            if self.wishes.signum is not None:
                 break
-            self._look(state, began, time.perf_counter() - started)
+            self._look(state, began, time.perf_counter() - started, to_save)
         jax.block_until_ready(state)
         return state, time.perf_counter() - started
 
-    def _look(self, state: TrainState, began: int, seconds: float) -> None:
+    def _look(self, state: TrainState, began: int, seconds: float, to_save: bool) -> None:
         """Save a state within an epoch, and show where that stands, when either is due."""
-        to_save, to_show = self.checkpoints.due(), self.shown.due()
-        if not (to_save or to_show):
+        if not (to_save or self.shown.due()):
             return  # without waiting for the device
         one = self.parallel.one_copy(state)
         at = count_steps(one)

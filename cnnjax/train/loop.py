@@ -16,6 +16,7 @@ from cnnjax.data import Examples, augment
 from cnnjax.errors import RunError, UserError
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module, share_batch_statistics
+from cnnjax.train import hosts
 from cnnjax.train.advance import make_advance, traced_once
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.devices import peak_flops
@@ -24,7 +25,7 @@ from cnnjax.train.evaluation import Evaluation, make_evaluator
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import learning_rate, make_optimizer
 from cnnjax.train.parallel import Parallel
-from cnnjax.train.progress import Display, display
+from cnnjax.train.progress import Display, Plain, display
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.seeds import orders, over_seeds, stack, unstack
@@ -134,11 +135,11 @@ def fit_together(
     order = partial(orders, seeds, count=train.size, batch_size=batch_size)
     with (
         closing(checkpoints),
-        closing(display(title, recipe.epochs, steps, first)) as shown,
+        closing(display(title, recipe.epochs, steps, first) if run.writes else Plain(title, recipe.epochs)) as shown,
         deferred_signals() as stop,
     ):
-        recorders = [Recorder(run.metrics, tag, first) for tag in tags]
-        if first == 0:
+        recorders = [Recorder(run.metrics, tag, first) for tag in tags if run.writes]
+        if first == 0 and run.writes:
             for recorder, seed in zip(recorders, seeds, strict=True):
                 recorder.write_pictures(0, _examples(train, recipe, seed))
         images = batch_size * count
@@ -151,14 +152,16 @@ def fit_together(
             common = {"lr": float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))}
             common |= speed(epoch.seconds / count, epoch.steps, batch_size)
             judged = [judge(one) for one in each]
-            _write_epoch(epoch.number, each, common, judged, recorders, shown)
+            if run.writes:
+                _write_epoch(epoch.number, each, common, judged, recorders, shown)
             checkpoints.save(state, statistics.fmean(one.accuracy for one in judged))
     return _ends(network, state, tags, run)
 
 
 def _ends(network: Network, state: TrainState, tags: Sequence[str], run: Run) -> list[Fit]:
     each = unstack(state, len(tags))
-    return [Fit(network, one, read_history(run.metrics, tag)) for one, tag in zip(each, tags, strict=True)]
+    histories = hosts.from_first(lambda: [read_history(run.metrics, tag) for tag in tags])
+    return [Fit(network, one, history) for one, history in zip(each, histories, strict=True)]
 
 
 def _skip(title: str, checkpoints: Checkpoints, on_nan: str, step: int) -> None:

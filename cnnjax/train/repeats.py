@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cnnjax.data import Examples, Split
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
+from cnnjax.train import hosts
 from cnnjax.train.devices import memory_limit
 from cnnjax.train.loop import Fit, fit_together
 from cnnjax.train.optimizers import make_optimizer
@@ -49,7 +50,7 @@ def fit_seeds(
         UserError: as `fit`, or seeds of a stream are asked for in one program.
     """
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
-    at_once = _seeds_at_once(build, recipe, train, parallel)
+    at_once = hosts.from_first(lambda: _seeds_at_once(build, recipe, train, parallel))
     for first in range(0, len(seeds), at_once):
         group = seeds[first : first + at_once]
         models, tags = [build(seed) for seed in group], [f"{name}/seed{seed}" for seed in group]

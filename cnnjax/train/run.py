@@ -33,6 +33,7 @@ class Run:
         config: everything that decides the result.
         profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
         save_every: minutes after which a state is saved within an epoch, besides those at its end.
+        writes: whether this process is the one that writes anything but states: of several, the first.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Run:
     config: Config
     profile: bool = False
     save_every: float = math.inf
+    writes: bool = True
 
     @property
     def figures(self) -> Path:

@@ -31,11 +31,6 @@ class StopRequest:
     signum: int | None = None
     since = 0.0
 
-    def raise_if_set(self) -> None:
-        """Raise `Interrupted` if a signal came."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
-
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
