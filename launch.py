@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO, get_type_hints
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from cnnjax import data, train
 from cnnjax.errors import RunError, UserError, unknown_name
+from cnnjax.train import hosts
 from cnnjax.train.checkpoints import are_saves_stuck, hide_late_complaints
 from cnnjax.train.devices import (
     describe_device,
@@ -52,6 +54,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py bench run                         time the whole of fcn-vs-cnn against Keras on torch and torch
        python launch.py bench stream                      train from 100,000 streamed images: waiting, and memory
        python launch.py bench resume                      what saving costs, and how soon a killed run trains again
+       python launch.py bench scaling                     split a step over virtual devices and over processes
 """
 
 
@@ -64,12 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _command(name, rest)
         sys.stdout.flush()
         return status
-    except UserError as error:
-        _say(f"error: {error}")
-        return 2
-    except RunError as error:
-        _say(f"error: {error}")
-        return 1
+    except (UserError, RunError) as error:
+        _say(f"{hosts.label()}error: {error}")
+        return 2 if isinstance(error, UserError) else 1
     except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
         return 0
     except OSError as error:
@@ -116,17 +116,15 @@ def run_experiment(name: str, arguments: list[str]) -> int:
     experiment = load_experiment(name)
     parts = (experiment.Config, Directory, Execution)
     config, directory, execution = parse(name, experiment.__doc__, arguments, *parts)
+    if execution.distributed is not None:
+        _join(name, config, execution)
     run = find_run(name, config, directory, execution)
-    if directory.overwrite:
-        run.clear()
-    run.check()
-    summary = run.summary()
-    if summary is not None:
-        _show(experiment, summary)
-        print(f"\nFinished before: {run.path} (--overwrite starts over)")
-        return 0
     try:
-        with train.raised_signals():
+        with train.raised_signals(), hosts.together():
+            if hosts.count() > 1:
+                _check_same(run, directory, execution)
+            if hosts.from_first(partial(_finished_before, experiment, run, directory.overwrite)):
+                return 0
             use_compilation_cache()
             keep_freed_memory()
             hide_late_complaints()
@@ -134,14 +132,51 @@ def run_experiment(name: str, arguments: list[str]) -> int:
             if isinstance(config, train.Recipe):
                 parallel.check_batch(config.batch_size)
             loaded = experiment.load(config)
-            run.create()
-            with run.locked(), _told_how_to_go_on(run):
+            with _opened(run), _told_how_to_go_on(run):
                 _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
-        _say(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}")
+        if run.writes:
+            _say(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}")
         return 128 + stop.signum
-    print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
+    if run.writes:
+        print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
     return 0
+
+
+def _join(name: str, config: Any, execution: Execution) -> None:
+    if not isinstance(config, train.Recipe):
+        raise UserError(f"{name} trains nothing that processes could share: run it without --distributed")
+    hosts.join(execution.distributed or (), execution.distributed_wait)
+    logging.basicConfig(format=f"{hosts.label()}%(message)s", level=logging.WARNING, force=True)
+
+
+def _check_same(run: train.Run, directory: Directory, execution: Execution) -> None:
+    options = dataclasses.asdict(execution) | {"out": str(run.path.absolute()), "overwrite": directory.overwrite}
+    del options["distributed"], options["distributed_wait"]
+    hosts.check_same({"experiment": run.experiment, **run.config, **options, **describe_versions()})
+
+
+def _finished_before(experiment: ModuleType, run: train.Run, overwrite: bool) -> bool:
+    if overwrite:
+        run.clear()
+    run.check()
+    summary = run.summary()
+    if summary is not None:
+        _show(experiment, summary)
+        print(f"\nFinished before: {run.path} (--overwrite starts over)")
+    return summary is not None
+
+
+@contextlib.contextmanager
+def _opened(run: train.Run) -> Iterator[None]:
+    """Own the directory inside the block, in the process that writes; the others wait for it."""
+    if run.writes:
+        run.create()
+    with run.locked() if run.writes else contextlib.nullcontext():
+        hosts.exchange("locked")
+        if not run.figures.exists():
+            raise UserError(f"process 0 made {run.path}, this one does not see it: choose an --out that every host has")
+        yield
 
 
 @contextlib.contextmanager
@@ -160,6 +195,8 @@ def _told_how_to_go_on(run: train.Run) -> Iterator[None]:
 def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, parallel: train.Parallel) -> None:
     started = time.perf_counter()
     summary = experiment.run(config, loaded, run, parallel)
+    if not run.writes:
+        return
     summary |= {
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": peak_memory(),
@@ -335,11 +372,12 @@ BENCHES = {
     "run": "experiments.bench_run",
     "stream": "experiments.bench_stream",
     "resume": "experiments.bench_resume",
+    "scaling": "experiments.bench_scaling",
 }
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_status = main()
-    if are_saves_stuck():
+    if are_saves_stuck() or hosts.have_joined():  # whom Python would wait for
         os._exit(exit_status)
     sys.exit(exit_status)

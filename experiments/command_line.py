@@ -33,9 +33,20 @@ class Directory:
 class Execution:
     """How to run it; none of this changes the result."""
 
-    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the local devices: shard_map or pmap.")] = (
+    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the devices: shard_map or pmap.")] = (
         "shard_map"
     )
+    distributed: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(
+            metavar="[HOST:PORT PROCESSES INDEX]",
+            help="Run as one of several processes: those of the SLURM, Open MPI, Kubernetes or TPU job; or as INDEX, "
+            "from 0, of so many PROCESSES, the first of which listens at HOST:PORT.",
+        ),
+    ] = None
+    distributed_wait: Annotated[
+        float, tyro.conf.arg(help="Seconds that a start of several processes waits for all of them.")
+    ] = 300.0
     profile: Annotated[
         bool,
         tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
@@ -47,6 +58,8 @@ class Execution:
     def __post_init__(self) -> None:
         if not self.save_every > 0:
             raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
+        if not self.distributed_wait >= 1:
+            raise UserError(f"--distributed-wait must be at least 1 second, got {self.distributed_wait}")
 
 
 def parse(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> tuple[Any, ...]:
@@ -93,7 +106,7 @@ def find_run(name: str, config: Any, directory: Directory, execution: Execution)
     """Return the run of an experiment's options; nothing is made or checked."""
     options = train.as_config(config)
     out = directory.out or RUNS / f"{name}-{train.config_hash(options)}"
-    return train.Run(out, name, options, execution.profile, execution.save_every)
+    return train.Run(out, name, options, execution.profile, execution.save_every, train.hosts.is_first())
 
 
 def going_on(arguments: Sequence[str]) -> str:
