@@ -97,6 +97,8 @@ def main(arguments: list[str]) -> int:
         print(f"Finished before: {run.path} (--overwrite starts over)")
         return 0
     run.create()
+    if slurm.nodes * slurm.tasks_per_node > 1 and execution.distributed is None:
+        options.append("--distributed")
     (job,) = submit(executor, [[*LAUNCHER, name, *options, "--out", str(run.path.absolute())]])
     print(f"submitted job {job}; what it prints: {folder}/{job}_0_log.out")
     return 0
