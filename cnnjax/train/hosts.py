@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
