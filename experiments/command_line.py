@@ -1,5 +1,6 @@
 """From a command line to an experiment's options and its run directory; what `launch.py` and its commands share."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -112,3 +113,14 @@ def find_run(name: str, config: Any, directory: Directory, execution: Execution)
 def going_on(arguments: Sequence[str]) -> str:
     """Return the command with these arguments that goes on with what they began: without --overwrite."""
     return shlex.join(["python", "launch.py", *(argument for argument in arguments if argument != "--overwrite")])
+
+
+def say(text: str) -> None:
+    """Print to standard error; where that is on a full disk the exit status tells."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def problem(error: OSError) -> str:
+    """Return an error in words, with the file that it is about."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -23,6 +23,8 @@ import pytest
 import launch
 from cnnjax import models, train
 from cnnjax.train.optimizers import make_optimizer
+from experiments import load_experiment
+from experiments.command_line import parse
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
@@ -195,8 +197,7 @@ def test_a_directory_in_use_is_refused_by_all(start_two, tmp_path):
 
 
 def config_of(arguments):
-    experiment = launch.load_experiment(arguments[0])
-    (config,) = launch.parse(arguments[0], "", arguments[1:], experiment.Config)
+    (config,) = parse(arguments[0], "", arguments[1:], load_experiment(arguments[0]).Config)
     return {"experiment": arguments[0], **train.as_config(config)}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import launch
 from cnnjax import train
-from experiments import fcn_vs_cnn
+from experiments import fcn_vs_cnn, running
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
@@ -366,6 +366,6 @@ def test_readme_has_the_option_table_of_the_code():
 
 def test_a_report_repeats_every_option_that_was_given():
     config = {"seed": 0, "weight_decay": 0.0, "lr": None, "augment": "mirror zoom", "skip_bad": True, "ema": None}
-    assert launch._options(config | {"gradient_norm": False, "stream": ""}) == (
+    assert running._options(config | {"gradient_norm": False, "stream": ""}) == (
         "--seed 0 --weight-decay 0.0 --augment 'mirror zoom' --skip-bad"
     )

@@ -1,0 +1,164 @@
+"""One run of an experiment, in its directory, from its command line to its report."""
+
+import contextlib
+import dataclasses
+import logging
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from cnnjax import train
+from cnnjax.errors import RunError, UserError
+from cnnjax.train import hosts
+from cnnjax.train.checkpoints import hide_late_complaints
+from cnnjax.train.devices import (
+    describe_device,
+    describe_versions,
+    keep_freed_memory,
+    peak_memory,
+    use_compilation_cache,
+)
+from experiments import Claim, load_experiment
+from experiments.command_line import Directory, Execution, find_run, going_on, parse, problem, say
+
+
+def run_experiment(name: str, arguments: list[str]) -> int:
+    """Run an experiment in its directory: start, go on, or say that it is finished."""
+    experiment = load_experiment(name)
+    parts = (experiment.Config, Directory, Execution)
+    config, directory, execution = parse(name, experiment.__doc__, arguments, *parts)
+    if execution.distributed is not None:
+        _join(name, config, execution)
+    run = find_run(name, config, directory, execution)
+    try:
+        with train.raised_signals(), hosts.together():
+            if hosts.count() > 1:
+                _check_same(run, directory, execution)
+            if hosts.from_first(partial(_finished_before, experiment, run, directory.overwrite)):
+                return 0
+            use_compilation_cache()
+            keep_freed_memory()
+            hide_late_complaints()
+            parallel = train.Parallel(execution.parallel)
+            if isinstance(config, train.Recipe):
+                parallel.check_batch(config.batch_size)
+            loaded = experiment.load(config)
+            with _opened(run), _told_how_to_go_on(run):
+                _execute(experiment, config, loaded, run, parallel)
+    except train.Interrupted as stop:
+        if run.writes:
+            say(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}")
+        return 128 + stop.signum
+    if run.writes:
+        print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
+    return 0
+
+
+def _join(name: str, config: Any, execution: Execution) -> None:
+    if not isinstance(config, train.Recipe):
+        raise UserError(f"{name} trains nothing that processes could share: run it without --distributed")
+    hosts.join(execution.distributed or (), execution.distributed_wait)
+    logging.basicConfig(format=f"{hosts.label()}%(message)s", level=logging.WARNING, force=True)
+
+
+def _check_same(run: train.Run, directory: Directory, execution: Execution) -> None:
+    options = dataclasses.asdict(execution) | {"out": str(run.path.absolute()), "overwrite": directory.overwrite}
+    del options["distributed"], options["distributed_wait"]
+    hosts.check_same({"experiment": run.experiment, **run.config, **options, **describe_versions()})
+
+
+def _finished_before(experiment: ModuleType, run: train.Run, overwrite: bool) -> bool:
+    if overwrite:
+        run.clear()
+    run.check()
+    summary = run.summary()
+    if summary is not None:
+        _show(experiment, summary)
+        print(f"\nFinished before: {run.path} (--overwrite starts over)")
+    return summary is not None
+
+
+@contextlib.contextmanager
+def _opened(run: train.Run) -> Iterator[None]:
+    """Own the directory inside the block, in the process that writes; the others wait for it."""
+    if run.writes:
+        run.create()
+    with run.locked() if run.writes else contextlib.nullcontext():
+        hosts.exchange("locked")
+        if not run.figures.exists():
+            raise UserError(f"process 0 made {run.path}, this one does not see it: choose an --out that every host has")
+        yield
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(run: train.Run) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"{problem(error)}. Training is saved up to the newest state in {run.checkpoints}: put this right, and "
+            "the same command goes on from there"
+        ) from error
+
+
+def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, parallel: train.Parallel) -> None:
+    started = time.perf_counter()
+    summary = experiment.run(config, loaded, run, parallel)
+    if not run.writes:
+        return
+    summary |= {
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_bytes": peak_memory(),
+        "device": describe_device(),
+        "versions": describe_versions(),
+    }
+    train.write_text(run.path / "report.md", _report(experiment, {**summary, "config": run.config}, run))
+    run.finish(summary)
+    _show(experiment, summary)
+
+
+def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> str:
+    """One run as a page: what it is, its table, its claims, its figures, and the command that makes it again."""
+    idea, _, rest = (experiment.__doc__ or "").strip().partition("\n\n")
+    options = _options(run.config)
+    figures = sorted(path.name for path in run.figures.glob("*.png"))
+    return "\n\n".join(
+        [
+            f"# {run.experiment}",
+            idea,
+            rest.split("\n\n")[0],
+            f"    python launch.py {run.experiment} {options}",
+            experiment.table(summary),
+            claims_table(experiment.claims(summary)),
+            *[f"![{name.removesuffix('.png').replace('-', ' ')}](figures/{name})" for name in figures],
+            f"Device: {summary['device']}. Versions: {summary['versions']}. Seconds: {summary['seconds']}.\n",
+        ]
+    )
+
+
+def _options(config: Mapping[str, Any]) -> str:
+    """A config as it is written on a command line; what is off or not given is left out."""
+    given = {
+        f"--{key.replace('_', '-')}": value
+        for key, value in config.items()
+        if not (value in (None, "") or value is False)
+    }
+    return " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Return claims as a Markdown table."""
+    rows = [("claim", "what", "lecture", "here", "tolerance", "verdict"), ("---",) * 6]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [*rows, *claims])
+
+
+def _show(experiment: ModuleType, summary: dict[str, Any]) -> None:
+    Console().print(Markdown(experiment.table(summary)))
