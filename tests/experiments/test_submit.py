@@ -135,11 +135,12 @@ def test_a_job_gets_the_run_directory_and_is_submitted_once(capfd, submitit, slu
     assert printed == f"submitted job 41; what it prints: {out}/slurm/41_0_log.out\n"
     assert json.loads((out / "config.json").read_text())["epochs"] == 2
     pickled = submitit.core.utils.DelayedSubmission.load(out / "slurm" / "41_submitted.pkl")
-    # Not --overwrite: the requeued job would start over.
+    # Not --overwrite: the requeued job would start over. --distributed: it has two tasks.
     assert pickled.function.command == [
         sys.executable,
         str(launch.README.parent / "launch.py"),
         *SMALL,
+        "--distributed",
         "--out",
         str(out),
     ]
