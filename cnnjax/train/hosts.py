@@ -29,7 +29,7 @@ from cnnjax.train.signals import Interrupted
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 20  # without a sign of a process: it is dead
-WAIT_SECONDS = 900  # for what another process does in between, such as compiling or drawing
+WAIT_SECONDS = 3600  # for what another process does in between, such as reading data or drawing
 PARTING_SECONDS = 10  # for the others to come to an end too
 POLL_SECONDS = 1
 ENDED = "cnnjax/ended/"
