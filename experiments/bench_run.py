@@ -259,6 +259,7 @@ def measure_overhead(config: train.Recipe, dataset: data.Dataset, epochs: int) -
     for name, whole in (("loop", False), ("whole_epoch", True)):
         with _watched_epochs(time_steps, epochs, whole) as pairs, tempfile.TemporaryDirectory() as folder:
             recipe, run = replace(config, epochs=epochs + 1), train.Run(Path(folder), "bench run", {})
+            run.create()
             train.fit(model, recipe, training, validation, seed=0, run=run, tag=name, parallel=parallel)
         percents = [100 * (1 - alone / epoch) for epoch, alone in pairs]
         measured[name] = {

@@ -65,7 +65,8 @@ def calls(path):
 
 @pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_is_read_can_execute(path):
-    assert not {module.split(".")[0] for module in imports(path) if module} & EXECUTES
+    written = {"cloudpickle"} if path.name == "submit.py" else set()  # submitit's jobs, which it reads itself
+    assert not {module.split(".")[0] for module in imports(path) if module} & EXECUTES - written
     for function, named in calls(path):
         assert function not in ("eval", "exec", "compile", "__import__"), function
         if function in ("np.load", "numpy.load"):

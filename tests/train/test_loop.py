@@ -289,3 +289,5 @@ def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(undisturbed
     result = fit(tmp_path, one_device, run=run, batch_size=8, epochs=2)
     assert np.isfinite(result.history["train/loss"]).all()
     assert "cannot be written" in caplog.text
+    (tmp_path / "profile").unlink()
+    jax.profiler.stop_trace()  # JAX holds it open until it is written, and starts no other
