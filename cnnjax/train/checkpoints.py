@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from cnnjax.errors import UserError
 from cnnjax.train import hosts
 from cnnjax.train.devices import describe_versions
+from cnnjax.train.signals import Interrupted
 from cnnjax.train.state import TrainState, count_steps, tree_sha256
 
 NEWEST_KEPT = 2  # one to go back to where the other is damaged
@@ -191,12 +192,15 @@ class Checkpoints:
 def hide_late_complaints() -> None:
     """Keep the program from printing what is left of a save or restore that failed and was reported.
 
-    TensorStore calls back loops that Orbax has closed meanwhile, and coroutines end that nobody waits for.
+    TensorStore calls back loops that Orbax has closed meanwhile, and coroutines end that nobody waits for. Nor is a
+    signal printed that came while Python collected garbage: the next training obeys it.
     """
     shown = sys.unraisablehook
 
     def show(unraisable: Any) -> None:
-        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != "Event loop is closed":
+        error = unraisable.exc_value
+        late = inspect.iscoroutine(unraisable.object) or str(error) == "Event loop is closed"
+        if not (late or isinstance(error, Interrupted)):
             shown(unraisable)
 
     sys.unraisablehook = show

@@ -32,10 +32,14 @@ class StopRequest:
     since = 0.0
 
 
+_raised = StopRequest()  # what Python swallows where it calls back, as in the collection of garbage
+
+
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
     """Hold SIGTERM and SIGINT back inside the `with` block, in the main thread; elsewhere leave them alone."""
     request = StopRequest()
+    request.signum, request.since = _raised.signum, _raised.since
 
     def note(signum: int, frame: FrameType | None) -> None:
         if request.signum is None:
@@ -52,10 +56,15 @@ def raised_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into `Interrupted` inside the `with` block; the second ends the process at once."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        _raised.signum, _raised.since = signum, time.monotonic()
         raise Interrupted(signum)
 
-    with _handlers(stop), _watched():
-        yield
+    _raised.signum = None
+    try:
+        with _handlers(stop), _watched():
+            yield
+    finally:
+        _raised.signum = None
 
 
 @contextmanager
