@@ -28,6 +28,7 @@ from cnnjax.train.optimizers import make_optimizer
 from experiments import load_experiment
 from experiments.command_line import parse
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parent.parent
 IMAGE, CLASSES, EACH = 12, 4, 24
 NETWORK = "lecture-cnn"

@@ -216,6 +216,7 @@ def test_bench_times_the_rows_that_match(capsys):
     assert "GFLOP/s" in printed
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("lines", [0, 1, 9])
 def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(lines, finished, tmp_path, cache):
     """`kill -9` once `metrics.jsonl` has so many lines, then the same command."""
@@ -235,6 +236,7 @@ def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(lines, fini
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_says_how_to_go_on_and_has_its_status(signum, status, tmp_path, cache):
     out = tmp_path / "run"
@@ -260,6 +262,7 @@ def _lines(out):
     return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
 
 
+@pytest.mark.processes
 def test_a_run_whose_loss_is_not_finite_fails_and_says_where(tmp_path, cache):
     process = start(*SMALL, "--lr", "1e30", "--out", str(tmp_path / "run"), cache=cache)
     _, error = process.communicate()
@@ -268,6 +271,7 @@ def test_a_run_whose_loss_is_not_finite_fails_and_says_where(tmp_path, cache):
     assert "Traceback" not in error
 
 
+@pytest.mark.processes
 def test_a_directory_in_use_is_refused(tmp_path, cache, capsys):
     run = tmp_path / "run"
     first = start(*SMALL, "--epochs", "50", "--out", str(run), cache=cache)
@@ -281,6 +285,7 @@ def test_a_directory_in_use_is_refused(tmp_path, cache, capsys):
         first.communicate()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
 def test_a_full_disk_under_standard_output_and_error_costs_nothing_but_the_words(finished, tmp_path, cache):
     out = tmp_path / "run"
@@ -291,6 +296,7 @@ def test_a_full_disk_under_standard_output_and_error_costs_nothing_but_the_words
     assert ours["params_sha256"] == theirs["params_sha256"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["figures/curves.png", "report.md", "summary.json"])
 def test_what_cannot_be_written_at_the_end_is_named_and_written_by_the_same_command(
     name, finished, tmp_path, monkeypatch, capsys
@@ -315,6 +321,7 @@ def test_what_cannot_be_written_at_the_end_is_named_and_written_by_the_same_comm
     assert ours["params_sha256"] == theirs["params_sha256"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("stage", ["load", "_train", "_draw"])
 def test_a_signal_at_any_stage_ends_the_run_with_its_status(stage, signum, status, tmp_path, capsys, monkeypatch):
@@ -349,6 +356,7 @@ def test_a_second_signal_stops_at_once_whatever_the_process_does(signum, status,
     assert "stopped at once; the same command goes on from what was saved before" in error
 
 
+@pytest.mark.processes
 def test_a_directory_taken_away_under_a_run_ends_it_with_one_message(tmp_path, cache):
     out = tmp_path / "run"
     process = start(*SMALL, "--epochs", "50", "--out", str(out), cache=cache)

@@ -153,6 +153,7 @@ def test_the_figure_has_a_line_for_each_value_of_the_second_option_and_a_band_ov
     assert len(axes.collections) == 2
 
 
+@pytest.mark.processes
 def test_a_cell_is_a_run_of_the_experiment(capfd, tmp_path):
     options = ["--data", "digits", "--epochs", "1", "--batch-size", "512"]
     out = tmp_path / "sweep"
