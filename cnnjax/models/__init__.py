@@ -6,6 +6,8 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import unknown_name
+from cnnjax.models import lecture, resnet, vgg
+from cnnjax.models.features import features
 from cnnjax.models.lecture import LectureCNN, LectureFCN
 from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
 from cnnjax.nn import Module
@@ -17,15 +19,13 @@ __all__ = [
     "Module",
     "count_params",
     "create_model",
+    "features",
     "layer_rows",
     "list_models",
     "summary",
 ]
 
-_MODELS: dict[str, Callable[..., Module]] = {
-    "lecture-cnn": LectureCNN,
-    "lecture-fcn": LectureFCN,
-}
+_MODELS: dict[str, Callable[..., Module]] = {**lecture.MODELS, **vgg.MODELS, **resnet.MODELS}
 
 
 def list_models() -> list[str]:

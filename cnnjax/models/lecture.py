@@ -80,3 +80,6 @@ class LectureCNN(Module):
         x = nnx.relu(self.conv3(x))
         x = nnx.relu(self.dense1(self.flatten(x)))
         return self.dense2(x)
+
+
+MODELS = {"lecture-cnn": LectureCNN, "lecture-fcn": LectureFCN}

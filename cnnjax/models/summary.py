@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax import geometry
-from cnnjax.nn import Conv, ConvTranspose, Linear, Module, watch_calls
+from cnnjax.nn import Conv, ConvTranspose, Linear, Module, path_name, watch_calls
 
 
 class LayerRow(NamedTuple):
@@ -30,7 +30,7 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         model: the network.
         input_shape: (height, width, channels).
     """
-    names = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_modules(model)}
+    names = {id(module): path_name(path) for path, module in nnx.iter_modules(model)}
     rows: list[LayerRow] = []
 
     def watch(module: Module, x: jax.Array, y: Any) -> None:

@@ -18,9 +18,11 @@ from cnnjax.nn.pool import (
     Upsample,
 )
 from cnnjax.nn.regularization import Dropout, SpatialDropout, StochasticDepth
+from cnnjax.nn.sequential import Activation, Identity, Sequential, path_name
 
 __all__ = [
     "SCHEMES",
+    "Activation",
     "AdaptiveAvgPool",
     "AvgPool",
     "BatchNorm",
@@ -33,6 +35,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
+    "Identity",
     "LPPool",
     "LayerNorm",
     "Linear",
@@ -43,9 +46,11 @@ __all__ = [
     "Module",
     "PixelShuffle",
     "SeparableConv",
+    "Sequential",
     "SpatialDropout",
     "StochasticDepth",
     "Upsample",
+    "path_name",
     "share_batch_statistics",
     "watch_calls",
 ]

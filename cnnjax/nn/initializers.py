@@ -39,8 +39,11 @@ SCHEMES: dict[str, Scheme] = {
     "glorot_normal": Scheme(initializers.glorot_normal(), _zero_bias),
     "he_uniform": Scheme(initializers.he_uniform(), _zero_bias),
     "he_normal": Scheme(initializers.he_normal(), _zero_bias),
+    # He et al. (2015) for the backward pass, as torchvision's residual networks start.
+    "he_normal_fan_out": Scheme(initializers.variance_scaling(2.0, "fan_out", "normal"), _zero_bias),
     "lecun_uniform": Scheme(initializers.lecun_uniform(), _zero_bias),
     "lecun_normal": Scheme(initializers.lecun_normal(), _zero_bias),
+    "normal_0.01": Scheme(initializers.normal(0.01), _zero_bias),
     "zeros": Scheme(initializers.zeros, _zero_bias),
 }
 

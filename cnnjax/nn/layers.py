@@ -158,20 +158,32 @@ class Linear(Module):
     """Fully connected layer on the last axis, `y = x @ kernel + bias`.
 
     Args:
-        in_features: size of the input's last axis.
+        in_features: size of the input's last axis; or (height, width, channels) of images, which are flattened.
         out_features: size of the output's last axis.
         bias: whether a bias is added.
         init: name in `nn.SCHEMES`.
         rngs: source of the initial parameters.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, init: str = "torch", rngs: nnx.Rngs):
-        self.in_features = integer("in_features", in_features, 1)
+    def __init__(
+        self,
+        in_features: int | tuple[int, int, int],
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        self.image_shape = in_features if isinstance(in_features, tuple) else None
+        size = math.prod(in_features) if isinstance(in_features, tuple) else in_features
+        self.in_features = integer("in_features", size, 1)
         self.out_features = integer("out_features", out_features, 1)
-        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), (in_features, out_features)))
-        self.bias = nnx.Param(scheme(init).bias(in_features)(rngs.params(), (out_features,))) if bias else None
+        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), (size, out_features)))
+        self.bias = nnx.Param(scheme(init).bias(size)(rngs.params(), (out_features,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.image_shape and x.shape[1:] == self.image_shape:
+            x = x.reshape(x.shape[0], -1)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"expected {self.in_features} features on the last axis of x, got shape {x.shape}")
         y = x @ self.kernel[...].astype(x.dtype)

@@ -1,0 +1,42 @@
+"""What a network computes on the way: the outputs of its layers, by their names."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cnnjax.errors import unknown_name
+from cnnjax.nn import Module, path_name, watch_calls
+
+
+def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any]:
+    """Return the outputs of the named layers for images x; jit and grad apply.
+
+    Args:
+        model: the network.
+        x: images (batch, height, width, channels).
+        names: of layers or blocks, as `summary` lists them and as torch names them: "layer2.0", "features.16"; "" is
+            the network itself. Of a layer that is called several times, the last output.
+
+    Raises:
+        UserError: there is no layer of that name (the nearest are suggested), or it is not called.
+    """
+    layers = {path_name(path): module for path, module in nnx.iter_modules(model) if isinstance(module, Module)}
+    wanted = list(names)
+    for name in wanted:
+        if name not in layers:
+            raise unknown_name(f"layer of {type(model).__name__}", name, layers)
+    names_of = {id(layers[name]): name for name in wanted}
+    found: dict[str, Any] = {}
+
+    def watch(module: Module, x: Any, y: Any) -> None:
+        if id(module) in names_of:
+            found[names_of[id(module)]] = y
+
+    with watch_calls(watch):
+        model(x)
+    for name in wanted:
+        if name not in found:
+            raise unknown_name(f"layer that {type(model).__name__} calls here", name, found)
+    return {name: found[name] for name in wanted}

@@ -1,0 +1,69 @@
+"""VGG: stacks of 3x3 convolutions between poolings, and three fully connected layers.
+
+Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition" (2014): configurations A, B,
+D and E, each with batch normalisation too. Claim H1.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+from flax import nnx
+
+from cnnjax.nn import Activation, AdaptiveAvgPool, BatchNorm, Conv, Dropout, Linear, MaxPool, Module, Sequential
+
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the convolutions before each pooling
+
+
+class VGG(Module):
+    """Five groups of 3x3 convolutions, each with a pooling, and a classifier of three fully connected layers.
+
+    Args:
+        depths: convolutions of each group.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        batch_norm: whether a batch normalisation follows each convolution.
+        dropout: share left out before the last two fully connected layers.
+        rngs: source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        *,
+        num_classes: int,
+        in_channels: int,
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+        rngs: nnx.Rngs,
+    ):
+        layers: list[Module] = []
+        channels = in_channels
+        for width, depth in zip(WIDTHS, depths, strict=True):
+            for _ in range(depth):
+                layers.append(Conv(channels, width, 3, padding=1, init="he_normal_fan_out", rngs=rngs))
+                layers += [BatchNorm(width)] if batch_norm else []
+                layers.append(Activation(nnx.relu))
+                channels = width
+            layers.append(MaxPool(2))
+        self.features = Sequential(*layers)
+        self.avgpool = AdaptiveAvgPool(7)
+        linear = partial(Linear, init="normal_0.01", rngs=rngs)
+        self.classifier = Sequential(
+            linear((7, 7, channels), 4096),
+            Activation(nnx.relu),
+            Dropout(dropout, rngs=rngs),
+            linear(4096, 4096),
+            Activation(nnx.relu),
+            Dropout(dropout, rngs=rngs),
+            linear(4096, num_classes),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.classifier(self.avgpool(self.features(x)))
+
+
+_DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+MODELS = {name: partial(VGG, depths) for name, depths in _DEPTHS.items()} | {
+    f"{name}_bn": partial(VGG, depths, batch_norm=True) for name, depths in _DEPTHS.items()
+}

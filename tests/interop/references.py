@@ -1,0 +1,51 @@
+"""The published networks of torchvision and timm, with random weights and statistics, where both are installed."""
+
+from importlib.util import find_spec
+
+import numpy as np
+
+TIMM: dict[str, str] = {}  # where torchvision has none, the name that timm has
+SIZES: dict[str, int] = {}  # of images, where 64 is too small
+
+
+def installed():
+    return all(map(find_spec, ("torch", "torchvision", "timm")))
+
+
+def build(name, **options):
+    """Return a torch module with random parameters and running statistics; the same ones every time."""
+    import torch
+
+    with torch.device("meta"):  # their own initial values take longer than the rest of a test
+        model = _create(name, **options)
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            for parameter in module.parameters(recurse=False):
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+                parameter.normal_(0, (2 / fan_in) ** 0.5)
+            if isinstance(module, torch.nn.BatchNorm2d):  # far from 0 and 1, close enough to keep 200 layers tame
+                module.weight.uniform_(0.8, 1.25)
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.8, 1.25)
+                module.num_batches_tracked.zero_()
+    return model
+
+
+def _create(name, **options):
+    from tests.interop import torchvision_without_ops  # noqa: F401
+
+    if name in TIMM:
+        import timm
+
+        return timm.create_model(TIMM[name], **options)
+    from torchvision import models
+
+    return models.get_model(name, **options)
+
+
+def images(name, batch=2):
+    """Return random images NHWC of a size that the network takes."""
+    size = SIZES.get(name, 64)
+    return np.random.default_rng(0).standard_normal((batch, size, size, 3)).astype(np.float32)

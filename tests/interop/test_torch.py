@@ -1,0 +1,36 @@
+"""With the same weights, networks compute what torchvision's and timm's compute."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import interop, models
+from tests.interop import references
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not references.installed(), reason="needs torch, torchvision and timm"),
+]
+NAMES = [name for name in models.list_models() if not name.startswith("lecture")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_logits_are_the_references(name):
+    import torch
+
+    reference = references.build(name).eval()
+    model = nnx.eval_shape(lambda: models.create_model(name))  # without initial values
+    interop.load_torch(model, reference.state_dict())
+    assert models.count_params(model) == sum(p.numel() for p in reference.parameters())
+    model.eval()
+    x = references.images(name)
+    with torch.no_grad():
+        theirs = reference(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+    ours = np.asarray(jax.jit(lambda x: model(x))(x))
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    exported = interop.to_torch(model)
+    for key, value in reference.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(exported.pop(key), value.numpy())
+    assert not exported
