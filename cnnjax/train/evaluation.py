@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnjax.data import Examples
 from cnnjax.train.advance import make_advance
-from cnnjax.train.optimizers import averaged_params
+from cnnjax.train.averages import averaged_params
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Network, TrainState, means

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, from Optax's parts.
+"""Optimisers by name, from Optax's parts.
 
 An optimiser is a chain: clip the gradient, turn it into a direction, add weight decay, scale by the learning rate,
 average the parameters; what is not asked for is not there. Accumulation of gradients goes around all of it.
@@ -16,6 +16,7 @@ import tyro
 from optax import contrib
 
 from cnnjax.errors import UserError, unknown_name
+from cnnjax.train.averages import average_params
 from cnnjax.train.losses import (
     BETWEEN_0_AND_1,
     FROM_0_BELOW_1,
@@ -26,6 +27,7 @@ from cnnjax.train.losses import (
     check_ranges,
     kernel_mask,
 )
+from cnnjax.train.schedules import SCHEDULES, Span
 from cnnjax.train.state import Tree
 
 # ---------------------------------------------------------------- optimisers
@@ -103,45 +105,6 @@ OPTIMIZERS: dict[str, Rule] = {
 def _rms(decay: float, eps: float, eps_in_sqrt: bool, momentum: float) -> optax.GradientTransformation:
     rms = optax.scale_by_rms(decay, eps, eps_in_sqrt=eps_in_sqrt)
     return optax.chain(rms, optax.trace(momentum)) if momentum else rms
-
-
-# ---------------------------------------------------------------- schedules
-
-
-class Span(NamedTuple):
-    """What a schedule is made for: `updates` of the parameters from a learning rate `lr` on, after the warm-up."""
-
-    lr: float
-    updates: int
-    decay_rate: float
-    decay_updates: int
-
-
-class ScheduleKind(NamedTuple):
-    """A schedule, and which fields of `Optimization` are options of it."""
-
-    make: Callable[[Span], optax.Schedule]
-    options: tuple[str, ...]
-
-
-_DECAY = ("decay_rate", "decay_epochs")
-SCHEDULES: dict[str, ScheduleKind] = {
-    "constant": ScheduleKind(lambda span: optax.constant_schedule(span.lr), ("warmup_epochs",)),
-    # lr * decay_rate ** floor(t / decay_epochs): in integers, as a quotient just below a whole number would be late.
-    "step": ScheduleKind(
-        lambda span: lambda count: span.lr * span.decay_rate ** (count // span.decay_updates),
-        ("warmup_epochs", *_DECAY),
-    ),
-    # lr * decay_rate ** (t / decay_epochs).
-    "exponential": ScheduleKind(
-        lambda span: optax.exponential_decay(span.lr, span.decay_updates, span.decay_rate), ("warmup_epochs", *_DECAY)
-    ),
-    # lr / 2 * (1 + cos(pi t / T)). Loshchilov & Hutter, "SGDR" (2017).
-    "cosine": ScheduleKind(lambda span: optax.cosine_decay_schedule(span.lr, span.updates), ("warmup_epochs",)),
-    # lr / 25 to lr in 30 % of the training, then to lr / 250,000, both along cosines, as torch's OneCycleLR.
-    # Smith & Topin, "Super-convergence" (2018).
-    "one-cycle": ScheduleKind(lambda span: optax.cosine_onecycle_schedule(span.updates, span.lr), ()),
-}
 
 
 # ---------------------------------------------------------------- what a person chooses
@@ -299,44 +262,3 @@ def _schedule(optimization: Optimization, steps_per_epoch: int, epochs: int) -> 
 
 def _or(chosen: float | None, default: float) -> float:
     return default if chosen is None else chosen
-
-
-# ---------------------------------------------------------------- averages of parameters
-
-
-class AverageState(NamedTuple):
-    """How many updates there were, int32, and the average of the parameters after each of them."""
-
-    updates: jax.Array
-    average: Tree
-
-
-def average_params(decay: float) -> optax.GradientTransformation:
-    """Keep `sum_i decay^(t-i) params_i / sum_i decay^(t-i)` of the parameters after each of t updates; last in a chain.
-
-    Without the initial parameters, which a plain moving average drags along for 1 / (1 - decay) updates, and kept
-    normalised: `average += (1 - decay) / (1 - decay^t) * (params - average)`. (`optax.ema` normalises when it is read,
-    by a `1 - decay^t` whose float32 value is off by 0.02 % for decay 0.9999.)
-
-    Source: Polyak & Juditsky (1992) for averaging; Kingma & Ba, "Adam" (2015), section 3, for the normalisation.
-    """
-
-    def init(params: Tree) -> AverageState:
-        return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params))
-
-    def update(updates: Tree, state: AverageState, params: Tree | None = None) -> tuple[Tree, AverageState]:
-        if params is None:
-            raise ValueError("an average of parameters needs them: optimizer.update(gradients, state, params)")
-        count = optax.safe_increment(state.updates)
-        weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
-        newest = optax.apply_updates(params, updates)
-        return updates, AverageState(count, optax.incremental_update(newest, state.average, weight))
-
-    return optax.GradientTransformation(init, update)
-
-
-def averaged_params(opt_state: Tree, params: Tree) -> Tree:
-    """Return the average that an optimiser's state holds, or `params` if it holds none."""
-    is_average = lambda node: isinstance(node, AverageState)  # noqa: E731
-    averages = [node.average for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
-    return averages[0] if averages else params

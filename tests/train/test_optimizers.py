@@ -14,16 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import train
 from cnnjax.errors import UserError
+from cnnjax.train.averages import AverageState, averaged_params
 from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.optimizers import (
-    OPTIMIZERS,
-    SCHEDULES,
-    AverageState,
-    Optimization,
-    averaged_params,
-    learning_rate,
-    make_optimizer,
-)
+from cnnjax.train.optimizers import OPTIMIZERS, Optimization, learning_rate, make_optimizer
+from cnnjax.train.schedules import SCHEDULES
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 2, 4), "bias": (4,)},

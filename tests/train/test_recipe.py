@@ -8,7 +8,8 @@ from flax import nnx
 
 from cnnjax import nn, train
 from cnnjax.errors import UserError
-from cnnjax.train.optimizers import averaged_params, learning_rate
+from cnnjax.train.averages import averaged_params
+from cnnjax.train.optimizers import learning_rate
 from tests.train.test_loop import Plain, Small, fit, images
 
 AUGMENT = "translate mirror brightness mixup:alpha=0.4"
