@@ -17,6 +17,7 @@ from optax import contrib
 
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.train.averages import average_params
+from cnnjax.train.groups import freeze, parse_factors, scale_by_name
 from cnnjax.train.losses import (
     BETWEEN_0_AND_1,
     FROM_0_BELOW_1,
@@ -146,6 +147,16 @@ class Optimization:
     clip_norm: Annotated[
         float | None, tyro.conf.arg(help="Longest gradient, all parameters together; longer ones are scaled down.")
     ] = None
+    freeze: Annotated[
+        str,
+        tyro.conf.arg(
+            help='Parameters that stay as they are, by patterns of their names: "conv1 bn1 layer1", "features.*.bias".'
+        ),
+    ] = ""
+    lr_factors: Annotated[
+        str,
+        tyro.conf.arg(help='Learning rates of groups of parameters, as factors of --lr: "fc=10 layer1.*=0.1".'),
+    ] = ""
     accumulate: Annotated[
         int, tyro.conf.arg(help="Steps whose gradients are averaged for one update of the parameters.")
     ] = 1
@@ -160,6 +171,7 @@ class Optimization:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         check_ranges(self, _RANGES)
+        parse_factors(self.lr_factors)
         having = {name: () if rule.momentum is None else ("momentum",) for name, rule in OPTIMIZERS.items()}
         check_applies(self, having, "optimiser", self.optimizer)
         check_applies(self, {name: kind.options for name, kind in SCHEDULES.items()}, "schedule", self.schedule)
@@ -217,9 +229,13 @@ def make_optimizer(optimization: Optimization, steps_per_epoch: int, epochs: int
         weight_decay and optax.add_decayed_weights(weight_decay, kernel_mask),
         rule.after_decay,
         optax.scale_by_learning_rate(lr),
-        optimization.ema and average_params(optimization.ema),
+        optimization.lr_factors and scale_by_name(parse_factors(optimization.lr_factors)),
     )
     chain = optax.chain(*(part for part in parts if part))
+    if optimization.freeze:
+        chain = freeze(chain, optimization.freeze.split())
+    if optimization.ema:
+        chain = optax.chain(chain, average_params(optimization.ema))
     if optimization.accumulate == 1:
         return chain
     return optax.MultiSteps(chain, optimization.accumulate).gradient_transformation()
