@@ -6,7 +6,11 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import unknown_name
-from cnnjax.models import lecture, resnet, vgg
+from cnnjax.models import (
+    lecture,
+    resnet,
+    vgg,
+)
 from cnnjax.models.features import features
 from cnnjax.models.lecture import LectureCNN, LectureFCN
 from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
@@ -25,7 +29,11 @@ __all__ = [
     "summary",
 ]
 
-_MODELS: dict[str, Callable[..., Module]] = {**lecture.MODELS, **vgg.MODELS, **resnet.MODELS}
+_MODELS: dict[str, Callable[..., Module]] = {
+    **lecture.MODELS,
+    **vgg.MODELS,
+    **resnet.MODELS,
+}
 
 
 def list_models() -> list[str]:
@@ -47,7 +55,8 @@ def create_model(
 
     Returns:
         A module that maps images (batch, height, width, in_channels), normalised as its reference does, to raw logits
-        (batch, num_classes). `model.eval()` and `model.train()` switch dropout and batch statistics.
+        (batch, num_classes). `model.eval()` and `model.train()` switch dropout and batch
+        statistics.
 
     Raises:
         ValueError: unknown name (the nearest one is suggested), or an argument out of range.

@@ -4,8 +4,24 @@ from importlib.util import find_spec
 
 import numpy as np
 
-TIMM: dict[str, str] = {}  # where torchvision has none, the name that timm has
-SIZES: dict[str, int] = {}  # of images, where 64 is too small
+WITHOUT_REFERENCE = (  # in neither; counted in tests/models instead
+    "lecture-cnn",
+    "lecture-fcn",
+    "zfnet",
+    "vgg16_attention",
+    "all_cnn_a",
+    "all_cnn_b",
+    "all_cnn_c",
+    *(f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (20, 32, 44, 56, 110)),
+    "densenet_bc_100_12",
+    "fractalnet",
+    "conv_autoencoder",
+    "denoising_autoencoder",
+)
+TIMM = {"xception": "legacy_xception"}  # where torchvision has none, the name that timm has
+SIZES = {"inception_v3": 75}  # of images, where 64 is too small
+# Where torchvision warns unless it is told whether to begin with the published initial values.
+OPTIONS = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
 
 
 def installed():
@@ -17,7 +33,7 @@ def build(name, **options):
     import torch
 
     with torch.device("meta"):  # their own initial values take longer than the rest of a test
-        model = _create(name, **options)
+        model = create(name, **options)
     model.to_empty(device="cpu")
     torch.manual_seed(0)
     with torch.no_grad():
@@ -33,7 +49,8 @@ def build(name, **options):
     return model
 
 
-def _create(name, **options):
+def create(name, **options):
+    """Return a torch module with its own initial values."""
     from tests.interop import torchvision_without_ops  # noqa: F401
 
     if name in TIMM:
@@ -42,7 +59,7 @@ def _create(name, **options):
         return timm.create_model(TIMM[name], **options)
     from torchvision import models
 
-    return models.get_model(name, **options)
+    return models.get_model(name, **OPTIONS.get(name, {}), **options)
 
 
 def images(name, batch=2):

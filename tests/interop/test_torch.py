@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif(not references.installed(), reason="needs torch, torchvision and timm"),
 ]
-NAMES = [name for name in models.list_models() if not name.startswith("lecture")]
+NAMES = [name for name in models.list_models() if name not in references.WITHOUT_REFERENCE]
 
 
 @pytest.mark.parametrize("name", NAMES)
