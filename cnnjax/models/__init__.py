@@ -7,9 +7,11 @@ from flax import nnx
 
 from cnnjax.errors import unknown_name
 from cnnjax.models import (
+    alexnet,
     lecture,
     resnet,
     vgg,
+    zfnet,
 )
 from cnnjax.models.features import features
 from cnnjax.models.lecture import LectureCNN, LectureFCN
@@ -31,6 +33,8 @@ __all__ = [
 
 _MODELS: dict[str, Callable[..., Module]] = {
     **lecture.MODELS,
+    **alexnet.MODELS,
+    **zfnet.MODELS,
     **vgg.MODELS,
     **resnet.MODELS,
 }
