@@ -8,12 +8,14 @@ from flax import nnx
 from cnnjax.errors import unknown_name
 from cnnjax.models import (
     alexnet,
+    googlenet,
     lecture,
     resnet,
     vgg,
     zfnet,
 )
 from cnnjax.models.features import features
+from cnnjax.models.googlenet import WithAuxiliary
 from cnnjax.models.lecture import LectureCNN, LectureFCN
 from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
 from cnnjax.nn import Module
@@ -23,6 +25,7 @@ __all__ = [
     "LectureCNN",
     "LectureFCN",
     "Module",
+    "WithAuxiliary",
     "count_params",
     "create_model",
     "features",
@@ -36,6 +39,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **alexnet.MODELS,
     **zfnet.MODELS,
     **vgg.MODELS,
+    **googlenet.MODELS,
     **resnet.MODELS,
 }
 
@@ -60,7 +64,7 @@ def create_model(
     Returns:
         A module that maps images (batch, height, width, in_channels), normalised as its reference does, to raw logits
         (batch, num_classes). `model.eval()` and `model.train()` switch dropout and batch
-        statistics.
+        statistics; in training, networks with auxiliary classifiers return `WithAuxiliary`.
 
     Raises:
         ValueError: unknown name (the nearest one is suggested), or an argument out of range.

@@ -44,6 +44,10 @@ SCHEMES: dict[str, Scheme] = {
     "lecun_uniform": Scheme(initializers.lecun_uniform(), _zero_bias),
     "lecun_normal": Scheme(initializers.lecun_normal(), _zero_bias),
     "normal_0.01": Scheme(initializers.normal(0.01), _zero_bias),
+    # torchvision's inception networks: kernels N(0, deviation^2), biases as torch's.
+    "normal_0.1_torch_bias": Scheme(initializers.normal(0.1), _uniform_bias),
+    "normal_0.01_torch_bias": Scheme(initializers.normal(0.01), _uniform_bias),
+    "normal_0.001_torch_bias": Scheme(initializers.normal(0.001), _uniform_bias),
     "zeros": Scheme(initializers.zeros, _zero_bias),
 }
 
