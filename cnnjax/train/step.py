@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from cnnjax.data import augment
+from cnnjax.models import WithAuxiliary
 from cnnjax.train.losses import make_loss, penalty
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Batch, Network, TrainState, Tree
@@ -31,10 +32,10 @@ def scale_pixels(images: jax.Array) -> jax.Array:
 def make_train_step(network: Network, optimizer: optax.GradientTransformation, recipe: Recipe) -> Any:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
-    The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; batch statistics are
-    each replica's own unless the model's layers share them, and their running averages are averaged. Augmentation and
-    random layers draw from a key folded from the run's key, the step and the replica, so that a resumed run repeats
-    them.
+    The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary
+    classifiers lose is added as `models.WithAuxiliary` says. Batch statistics are each replica's own unless the model's
+    layers share them, and their running averages are averaged. Augmentation and random layers draw from a key folded
+    from the run's key, the step and the replica, so that a resumed run repeats them.
     """
     compute, change = make_loss(recipe), augment.parse(recipe.augment)
 
@@ -44,7 +45,8 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
         images = scale_pixels(batch.images)
         targets: Any = batch.labels
         if recipe.augment:
-            classes = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), images).shape[-1]
+            outputs = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), images)
+            classes = _with_auxiliary(outputs).logits.shape[-1]
             sample = augment.Sample(images, jax.nn.one_hot(targets, classes))
             changed = change(jax.random.fold_in(key, AUGMENTATION), sample)
             images, targets = changed.images, changed.labels
@@ -53,10 +55,12 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
             model = network.merge(params, state.model_state)
             model.train()
             nnx.reseed(model, graph=False, dropout=key)
-            logits = model(images.astype(recipe.precision)).astype(jnp.float32)
+            outputs = jax.tree.map(jnp.float32, _with_auxiliary(model(images.astype(recipe.precision))))
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
-            loss = jnp.sum(compute(logits, targets) * batch.weights) / total
-            return loss + penalty(recipe, params) / lax.axis_size(AXIS), (logits, model_state)
+            auxiliary = sum(compute(logits, targets) for logits in outputs.auxiliary)
+            losses = compute(outputs.logits, targets) + outputs.weight * auxiliary
+            loss = jnp.sum(losses * batch.weights) / total
+            return loss + penalty(recipe, params) / lax.axis_size(AXIS), (outputs.logits, model_state)
 
         (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients, loss = _psum((gradients, loss))
@@ -99,6 +103,11 @@ def make_eval_step(network: Network, num_classes: int, recipe: Recipe) -> Any:
         return {name: value + new[name] for name, value in sums.items()}
 
     return step
+
+
+def _with_auxiliary(outputs: Any) -> WithAuxiliary:
+    """Return what a network returns in training as one type: plain logits have no auxiliary ones beside them."""
+    return outputs if isinstance(outputs, WithAuxiliary) else WithAuxiliary(outputs, (), 0.0)
 
 
 def _psum(tree: Tree) -> Tree:

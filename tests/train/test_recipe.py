@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import nn, train
+from cnnjax import models, nn, train
 from cnnjax.errors import UserError
 from cnnjax.train.averages import averaged_params
+from cnnjax.train.losses import softmax_cross_entropy
 from cnnjax.train.optimizers import learning_rate
 from tests.train.test_loop import Plain, Small, fit, images
 
@@ -45,6 +46,36 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_fl
     kept = jax.tree.leaves((result.state.params, result.state.model_state, result.state.opt_state))
     assert {leaf.dtype for leaf in kept if jnp.issubdtype(leaf.dtype, jnp.floating)} == {jnp.dtype("float32")}
     assert result.history["train/loss"][-1] < 0.7 * result.history["train/loss"][0]
+
+
+class Branched(Plain):
+    """In training, a second classifier beside the first."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.auxiliary = nn.Linear(192, 4, rngs=rngs)
+        self.deterministic = False
+
+    def __call__(self, x):
+        logits = super().__call__(x)
+        if self.deterministic:
+            return logits
+        return models.WithAuxiliary(logits, (self.auxiliary(self.flatten(x)),), 0.3)
+
+
+def test_auxiliary_losses_are_added_with_their_weight_and_the_main_logits_are_judged(tmp_path, one_device):
+    options = {"epochs": 1, "optimizer": "sgd", "lr": 1e-30, "batch_size": 72}
+    history = fit(tmp_path / "plain", one_device, model=Branched, **options).history
+    pictures = images(72)
+    outputs = Branched(nnx.Rngs(0))(pictures.images.astype(np.float32) / 255)
+    main, auxiliary = (
+        float(softmax_cross_entropy(logits, pictures.labels).mean()) for logits in (outputs.logits, *outputs.auxiliary)
+    )
+    assert history["train/loss"] == pytest.approx([main + 0.3 * auxiliary], rel=1e-5)
+    right = outputs.logits.argmax(-1) == pictures.labels
+    assert history["train/accuracy"] == pytest.approx([float(right.mean())])
+    augmented = fit(tmp_path / "augmented", one_device, model=Branched, augment=AUGMENT, **options)
+    assert np.isfinite(augmented.history["train/loss"]).all()
 
 
 class Dropping(Plain):
