@@ -9,6 +9,7 @@ from cnnjax.errors import unknown_name
 from cnnjax.models import (
     alexnet,
     googlenet,
+    inception,
     lecture,
     resnet,
     vgg,
@@ -40,6 +41,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **zfnet.MODELS,
     **vgg.MODELS,
     **googlenet.MODELS,
+    **inception.MODELS,
     **resnet.MODELS,
 }
 
