@@ -8,4 +8,5 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"branch_pool\.1\.", "branch_pool."),
         (r"(branch\w+)\.(\d)(?:\.([ab]))?\.", r"\1_\2\3."),  # of several convolutions, "1", "2", "3.a", ...
     ),
+    "Xception": ((r"\.depthwise\.", ".conv1."),),
 }

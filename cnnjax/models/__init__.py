@@ -13,6 +13,7 @@ from cnnjax.models import (
     lecture,
     resnet,
     vgg,
+    xception,
     zfnet,
 )
 from cnnjax.models.features import features
@@ -42,6 +43,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **vgg.MODELS,
     **googlenet.MODELS,
     **inception.MODELS,
+    **xception.MODELS,
     **resnet.MODELS,
 }
 
