@@ -8,6 +8,7 @@ from flax import nnx
 from cnnjax.errors import unknown_name
 from cnnjax.models import (
     alexnet,
+    densenet,
     googlenet,
     inception,
     lecture,
@@ -45,6 +46,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **inception.MODELS,
     **xception.MODELS,
     **resnet.MODELS,
+    **densenet.MODELS,
 }
 
 

@@ -35,12 +35,15 @@ SCHEMES: dict[str, Scheme] = {
     "keras": Scheme(initializers.glorot_uniform(), _zero_bias),
     # torch.nn.Conv2d and Linear: kaiming_uniform_(a=sqrt(5)), which is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both.
     "torch": Scheme(initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias),
+    "torch_zero_bias": Scheme(initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _zero_bias),
     "glorot_uniform": Scheme(initializers.glorot_uniform(), _zero_bias),
     "glorot_normal": Scheme(initializers.glorot_normal(), _zero_bias),
     "he_uniform": Scheme(initializers.he_uniform(), _zero_bias),
     "he_normal": Scheme(initializers.he_normal(), _zero_bias),
     # He et al. (2015) for the backward pass, as torchvision's residual networks start.
     "he_normal_fan_out": Scheme(initializers.variance_scaling(2.0, "fan_out", "normal"), _zero_bias),
+    # torch's kaiming_normal_; unlike "he_normal" not truncated.
+    "he_normal_fan_in": Scheme(initializers.variance_scaling(2.0, "fan_in", "normal"), _zero_bias),
     "lecun_uniform": Scheme(initializers.lecun_uniform(), _zero_bias),
     "lecun_normal": Scheme(initializers.lecun_normal(), _zero_bias),
     "normal_0.01": Scheme(initializers.normal(0.01), _zero_bias),
