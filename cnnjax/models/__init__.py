@@ -13,6 +13,7 @@ from cnnjax.models import (
     inception,
     lecture,
     resnet,
+    resnet_cifar,
     vgg,
     xception,
     zfnet,
@@ -46,6 +47,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **inception.MODELS,
     **xception.MODELS,
     **resnet.MODELS,
+    **resnet_cifar.MODELS,
     **densenet.MODELS,
 }
 
