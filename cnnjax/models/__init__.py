@@ -8,6 +8,7 @@ from flax import nnx
 from cnnjax.errors import unknown_name
 from cnnjax.models import (
     alexnet,
+    all_cnn,
     densenet,
     googlenet,
     inception,
@@ -43,6 +44,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **alexnet.MODELS,
     **zfnet.MODELS,
     **vgg.MODELS,
+    **all_cnn.MODELS,
     **googlenet.MODELS,
     **inception.MODELS,
     **xception.MODELS,
