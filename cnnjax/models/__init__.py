@@ -10,6 +10,7 @@ from cnnjax.models import (
     alexnet,
     all_cnn,
     densenet,
+    fractalnet,
     googlenet,
     inception,
     lecture,
@@ -51,6 +52,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **resnet.MODELS,
     **resnet_cifar.MODELS,
     **densenet.MODELS,
+    **fractalnet.MODELS,
 }
 
 
