@@ -17,6 +17,7 @@ from cnnjax.models import (
     resnet,
     resnet_cifar,
     vgg,
+    vgg_attention,
     xception,
     zfnet,
 )
@@ -45,6 +46,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **alexnet.MODELS,
     **zfnet.MODELS,
     **vgg.MODELS,
+    **vgg_attention.MODELS,
     **all_cnn.MODELS,
     **googlenet.MODELS,
     **inception.MODELS,
