@@ -9,6 +9,7 @@ from cnnjax.errors import unknown_name
 from cnnjax.models import (
     alexnet,
     all_cnn,
+    autoencoder,
     densenet,
     fractalnet,
     googlenet,
@@ -55,6 +56,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **resnet_cifar.MODELS,
     **densenet.MODELS,
     **fractalnet.MODELS,
+    **autoencoder.MODELS,
 }
 
 
@@ -77,7 +79,7 @@ def create_model(
 
     Returns:
         A module that maps images (batch, height, width, in_channels), normalised as its reference does, to raw logits
-        (batch, num_classes). `model.eval()` and `model.train()` switch dropout and batch
+        (batch, num_classes), autoencoders to images. `model.eval()` and `model.train()` switch dropout and batch
         statistics; in training, networks with auxiliary classifiers return `WithAuxiliary`.
 
     Raises:
