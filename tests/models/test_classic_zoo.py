@@ -1,0 +1,399 @@
+"""AlexNet to DenseNet, the networks for CIFAR and the autoencoders are what their papers say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.models import autoencoder, fractalnet, resnet_cifar
+
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+def traced(function, name, **options):
+    """Return `function(model)` of a network in `eval` whose parameters are never computed."""
+    found = []
+
+    def build():
+        model = models.create_model(name, **options)
+        model.eval()
+        found.append(function(model))
+        return model
+
+    nnx.eval_shape(build)
+    return found[0]
+
+
+def shapes(name, size, layers, **options):
+    """Return the shapes of named feature maps for an RGB image, without the batch."""
+    x = jnp.ones((1, size, size, 3))
+    found = traced(lambda model: models.features(model, x, layers), name, **options)
+    return [y.shape[1:] for y in found.values()]
+
+
+# ---------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "params", "billions"),
+    [
+        # torchvision, `weights.meta["num_params"]` and `["_ops"]`.
+        ("alexnet", 224, 61_100_840, 0.714),
+        ("googlenet", 224, 6_624_904, 1.498),
+        ("inception_v3", 299, 27_161_264, 5.713),
+        ("densenet121", 224, 7_978_856, 2.834),
+        ("densenet161", 224, 28_681_000, 7.728),
+        ("densenet169", 224, 14_149_480, 3.360),
+        ("densenet201", 224, 20_013_928, 4.291),
+        # keras.applications.Xception, trainable; timm, results/benchmark-infer-*.csv, legacy_xception.
+        ("xception", 299, 22_855_952, 8.40),
+    ],
+)
+def test_parameters_and_multiply_adds_are_the_published_ones(name, size, params, billions):
+    def count(model):
+        return models.count_params(model), sum(row.macs for row in models.layer_rows(model, (size, size, 3)))
+
+    options = {"auxiliary": False} if name == "googlenet" else {}  # as torchvision counts it
+    ours, macs = traced(count, name, **options)
+    assert ours == params
+    assert macs == pytest.approx(billions * 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "digits"),
+    [
+        # He et al. (2015), table 6; a shortcut of option A has no parameters.
+        *[(f"resnet{depth}", size, 2) for depth, size in zip(DEPTHS, (0.27, 0.46, 0.66, 0.85), strict=False)],
+        ("resnet110", 1.7, 1),
+        # Huang et al. (2016), table 2.
+        ("densenet_bc_100_12", 0.8, 1),
+    ],
+)
+def test_millions_of_parameters_on_cifar_are_the_paper_s(name, millions, digits):
+    assert round(traced(models.count_params, name, num_classes=10) / 1e6, digits) == millions
+
+
+@pytest.mark.parametrize(("letter", "millions"), [("a", 1.28), ("b", 1.35), ("c", 1.4)])
+def test_all_cnn_has_about_the_paper_s_parameters(letter, millions):
+    # Springenberg et al. (2014), table 3, which gives them as approximate.
+    assert traced(models.count_params, f"all_cnn_{letter}", num_classes=10) == pytest.approx(millions * 1e6, rel=0.04)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_plain_networks_have_their_residual_twin_s_parameters(depth):
+    plain, residual = (traced(models.count_params, f"{kind}{depth}", num_classes=10) for kind in ("plain", "resnet"))
+    assert plain == residual
+
+
+def test_zfnet_s_parameters_are_those_of_figure_3():
+    convolutions = [(3, 96, 7), (96, 256, 5), (256, 384, 3), (384, 384, 3), (384, 256, 3)]
+    dense = [(6 * 6 * 256, 4096), (4096, 4096), (4096, 1000)]
+    expected = sum(i * o * k * k + o for i, o, k in convolutions) + sum(i * o + o for i, o in dense)
+    assert traced(models.count_params, "zfnet") == expected == 62_357_608
+
+
+@pytest.mark.parametrize(("columns", "blocks"), [(1, 1), (2, 3), (3, 5), (4, 5)])
+def test_a_block_of_c_columns_has_2_to_the_c_minus_1_convolutions_of_which_c_read_its_input(columns, blocks):
+    expected, channels = 0, 3
+    for width in (64, 128, 256, 512, 512)[:blocks]:
+        first, others = columns, 2**columns - 1 - columns
+        expected += 9 * width * (first * channels + others * width) + 2 * width * (first + others)
+        channels = width
+    expected += channels * 10 + 10
+    assert traced(models.count_params, "fractalnet", num_classes=10, columns=columns, blocks=blocks) == expected
+
+
+def test_vgg16_attention_has_vgg16_s_convolutions_and_three_estimators():
+    convolutions = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]
+    convolutions += [(512, 512)] * 7  # five of VGG-16, and two to the global descriptor
+    expected = sum(9 * i * o + 3 * o for i, o in convolutions) + 512 * 512 + 512
+    expected += 2 * 512 + 512 * 256 + 256  # the descriptor, mapped to the first estimator's channels
+    expected += sum(channels + 1 + 2 * channels for channels in (256, 512, 512)) + 1280 * 10 + 10
+    assert traced(models.count_params, "vgg16_attention", num_classes=10) == expected
+
+
+# ---------------------------------------------------------------- feature maps
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "maps"),
+    [
+        ("alexnet", 224, {"features.2": (27, 27, 64), "features.5": (13, 13, 192), "features.12": (6, 6, 256)}),
+        (
+            "zfnet",
+            224,
+            {
+                "features.0": (110, 110, 96),
+                "features.2": (55, 55, 96),
+                "features.4": (26, 26, 256),
+                "features.6": (13, 13, 256),
+                "features.12": (13, 13, 256),
+                "features.14": (6, 6, 256),
+            },
+        ),
+        (
+            "googlenet",
+            224,
+            {
+                "maxpool1": (56, 56, 64),
+                "maxpool2": (28, 28, 192),
+                "inception3b": (28, 28, 480),
+                "inception4e": (14, 14, 832),
+                "inception5b": (7, 7, 1024),
+            },
+        ),
+        (
+            "inception_v3",
+            299,
+            {"maxpool2": (35, 35, 192), "mixed_5d": (35, 35, 288), "mixed_6e": (17, 17, 768), "mixed_7c": (8, 8, 2048)},
+        ),
+        (
+            "densenet121",
+            224,
+            {
+                "features.pool0": (56, 56, 64),
+                "features.denseblock1": (56, 56, 256),
+                "features.transition1": (28, 28, 128),
+                "features.norm5": (7, 7, 1024),
+            },
+        ),
+        ("densenet_bc_100_12", 32, {"features.denseblock1": (32, 32, 216), "features.norm5": (8, 8, 342)}),
+        ("xception", 299, {"block1": (74, 74, 128), "block11": (19, 19, 728), "conv4": (10, 10, 2048)}),
+        ("resnet20", 32, {"layer1.2": (32, 32, 16), "layer2.2": (16, 16, 32), "layer3.2": (8, 8, 64)}),
+        ("all_cnn_c", 32, {"features.3": (32, 32, 96), "features.16": (6, 6, 192), "features.20": (6, 6, 1000)}),
+        ("fractalnet", 32, {"blocks.0": (16, 16, 64), "blocks.4": (1, 1, 512)}),
+        ("vgg16_attention", 32, {"stage1": (32, 32, 256), "stage2": (16, 16, 512), "stage3": (8, 8, 512)}),
+    ],
+)
+def test_feature_maps_have_the_paper_s_shapes(name, size, maps):
+    assert shapes(name, size, maps) == list(maps.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"),
+    [
+        ("alexnet", 63),
+        ("zfnet", 63),
+        ("googlenet", 31),
+        ("inception_v3", 75),
+        ("densenet121", 29),
+        ("densenet_bc_100_12", 4),
+        ("xception", 7),
+        ("resnet20", 1),
+        ("all_cnn_c", 9),
+        ("fractalnet", 32),
+        ("vgg16_attention", 17),
+    ],
+)
+def test_images_of_the_smallest_size_pass_and_smaller_ones_do_not(name, smallest):
+    def logits(model):
+        return model(jnp.ones((2, smallest, smallest + 3, 1)))
+
+    assert traced(logits, name, num_classes=7, in_channels=1).shape == (2, 7)
+    if smallest > 1:
+        with pytest.raises(UserError, match=f"at least {smallest}x{smallest} pixels, got shape"):
+            traced(lambda model: model(jnp.ones((1, smallest - 1, 300, 3))), name)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "densenet_bc_100_12", "xception", "plain20", "fractalnet"])
+def test_images_with_other_channels_are_refused(name):
+    with pytest.raises(ValueError, match="x has 1 channels"):
+        traced(lambda model: model(jnp.ones((1, 64, 64, 1))), name)
+
+
+# ---------------------------------------------------------------- auxiliary classifiers
+
+
+def test_googlenet_gives_auxiliary_logits_in_training_alone():
+    def logits(model):
+        model.train()
+        return model(jnp.ones((2, 64, 64, 3)))
+
+    outputs = traced(logits, "googlenet", num_classes=7)
+    assert outputs.weight == 0.3
+    assert [z.shape for z in (outputs.logits, *outputs.auxiliary)] == [(2, 7)] * 3
+    assert traced(logits, "googlenet", num_classes=7, auxiliary=False).shape == (2, 7)
+
+
+def test_inception_v3_s_auxiliary_classifier_needs_its_own_size():
+    def train(size):
+        def logits(model):
+            model.train()
+            return model(jnp.ones((2, size, size, 3)))
+
+        return logits
+
+    outputs = traced(train(299), "inception_v3", num_classes=7)
+    assert outputs.weight == 0.4
+    assert [z.shape for z in (outputs.logits, *outputs.auxiliary)] == [(2, 7)] * 2
+    with pytest.raises(UserError, match="at least 299x299 pixels in training, fewer with auxiliary=False"):
+        traced(train(298), "inception_v3")
+    assert traced(train(75), "inception_v3", num_classes=7, auxiliary=False).shape == (2, 7)
+
+
+# ---------------------------------------------------------------- residual and plain networks
+
+
+def test_a_shortcut_drops_pixels_and_appends_zeros():
+    x = jnp.arange(2 * 4 * 4 * 3, dtype=jnp.float32).reshape(2, 4, 4, 3)
+    y = resnet_cifar.shortcut(x, 5, 2)
+    np.testing.assert_array_equal(y[..., :3], x[:, ::2, ::2])
+    assert y.shape == (2, 2, 2, 5)
+    assert not y[..., 3:].any()
+    np.testing.assert_array_equal(resnet_cifar.shortcut(x, 3, 1), x)
+
+
+def test_a_block_that_computes_zero_passes_its_input_if_residual_and_nothing_if_plain():
+    x = jax.random.uniform(jax.random.key(0), (1, 8, 8, 16))
+    for residual in (True, False):
+        block = resnet_cifar.Block(16, 16, 1, residual, rngs=nnx.Rngs(0))
+        block.eval()
+        block.bn2.scale[...] = jnp.zeros(16)
+        np.testing.assert_array_equal(nnx.jit(block)(x), x if residual else jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize("depth", [2, 21, 0])
+def test_a_depth_that_no_number_of_blocks_has_is_refused(depth):
+    with pytest.raises(UserError, match="depth must be 8, 14, 20"):
+        resnet_cifar.CifarResNet(depth, num_classes=10, in_channels=3, rngs=nnx.Rngs(0))
+
+
+# ---------------------------------------------------------------- fractals
+
+
+def fractal_net(**options):
+    return models.create_model("fractalnet", num_classes=4, **{"columns": 3, "blocks": 1, "dropout": 0.0} | options)
+
+
+def test_a_fractal_is_the_mean_of_a_convolution_and_the_smaller_fractal_twice():
+    model = fractalnet.Fractal(3, 8, 0, 2, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0))
+    model.eval()
+
+    @jax.jit
+    def compare(x):
+        joined = fractalnet.Join(0, 0.0, rngs=nnx.Rngs(0))(model(x))
+        return joined, (model.unit(x) + model.second.unit(model.first.unit(x))) / 2
+
+    np.testing.assert_allclose(*compare(jax.random.normal(jax.random.key(0), (1, 4, 4, 3))), rtol=1e-5)
+
+
+def drawn_weights(rate, only, count=4, column=0, draws=400):
+    """Return what a join gives each of its inputs, (draws, count)."""
+    join = fractalnet.Join(column, rate, rngs=nnx.Rngs(0))
+    inputs = list(jnp.eye(count))
+    draw = nnx.jit(lambda join: join(inputs, jnp.int32(only)))
+    return np.stack([draw(join) for _ in range(draws)])
+
+
+def test_local_drop_path_leaves_out_inputs_at_its_rate_and_the_mean_is_of_the_rest():
+    weights = drawn_weights(0.15, -1)
+    kept = weights > 0
+    np.testing.assert_allclose(weights, kept / kept.sum(1, keepdims=True), rtol=1e-6)
+    assert 0.12 < 1 - kept.mean() < 0.18
+
+
+def test_local_drop_path_keeps_one_path_however_high_its_rate():
+    kept = drawn_weights(1.0, -1) > 0
+    assert (kept.sum(1) == 1).all()
+    assert (kept.mean(0) > 0.15).all()  # each of four about equally often
+
+
+def test_global_drop_path_keeps_one_column_at_every_join():
+    np.testing.assert_array_equal(drawn_weights(0.15, 2, draws=1), [[0, 0, 1, 0]])
+    np.testing.assert_array_equal(drawn_weights(0.15, 2, column=1, draws=1), [[0, 1, 0, 0]])
+    # Where the column does not come by, nothing that is computed counts.
+    np.testing.assert_array_equal(drawn_weights(0.15, 0, column=1, draws=1), [[0.25] * 4])
+
+
+def test_with_global_drop_path_only_one_column_learns():
+    model = fractal_net(global_share=1.0)
+    x = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def gradient(params, key):
+        def total(params):
+            merged = nnx.merge(graphdef, params, rest, copy=True)
+            nnx.reseed(merged, dropout=key)
+            return jnp.square(merged(x)).sum()
+
+        return jax.grad(total)(params)
+
+    seen = set()
+    for seed in range(20):
+        fractal = gradient(params, jax.random.key(seed))["blocks"]["layers"]["0"]["fractal"]
+        flat = nnx.to_flat_state(fractal)
+        # Column of a convolution: how often one goes down to a smaller fractal.
+        learning = {len([p for p in path if p in ("first", "second")]) for path, leaf in flat if leaf[...].any()}
+        assert len(learning) == 1
+        seen |= learning
+    assert seen == {0, 1, 2}
+
+
+def test_drop_path_is_local_or_global_and_can_be_turned_off():
+    model = fractal_net(columns=2)
+    draw = nnx.jit(lambda model: model._draw_column())
+    columns = [int(draw(model)) for _ in range(200)]
+    assert set(columns) == {-1, 0, 1}
+    assert 0.4 < columns.count(-1) / 200 < 0.6
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    run = nnx.jit(lambda model: model(x))
+    for model.drop_path in (0.15, 0.0):
+        outputs = np.stack([run(model) for _ in range(8)])
+        assert (outputs == outputs[0]).all() == (model.drop_path == 0)
+
+
+@pytest.mark.parametrize("rate", ["drop_path", "global_share"])
+def test_rates_of_drop_path_are_probabilities(rate):
+    with pytest.raises(ValueError, match=f"{rate} must be in"):
+        fractal_net(**{rate: 1.5})
+
+
+# ---------------------------------------------------------------- attention
+
+
+def test_attention_maps_are_weights_of_the_image_s_pixels():
+    x = jnp.ones((2, 32, 32, 3))
+    maps = traced(lambda model: model.attention_maps(x), "vgg16_attention", num_classes=10)
+    assert [y.shape for y in maps] == [(2, 32, 32), (2, 16, 16), (2, 8, 8)]
+
+
+def test_attention_picks_the_pixel_that_agrees_with_the_global_descriptor():
+    from cnnjax.models.vgg_attention import WIDTH, Attention
+
+    attention = Attention(WIDTH, 0.0, rngs=nnx.Rngs(0))
+    attention.score.kernel[...] = jnp.ones((1, 1, WIDTH, 1))
+    local = jnp.zeros((1, 3, 3, WIDTH)).at[0, 1, 2].set(1.0)
+    weights = attention(local, jnp.ones((1, WIDTH)))
+    assert float(weights.sum()) == pytest.approx(1)
+    assert float(weights[0, 1, 2]) == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- autoencoders
+
+
+@pytest.mark.parametrize("size", [8, 13, 28, 32])
+def test_autoencoders_give_images_of_their_input_s_shape_from_a_code(size):
+    options = {"image_size": size, "in_channels": 1, "code_size": 5}
+    x = jnp.ones((2, size, size, 1))
+    assert traced(lambda model: model(x), "conv_autoencoder", **options).shape == x.shape
+    assert traced(lambda model: model.encode(x), "conv_autoencoder", **options).shape == (2, 5)
+
+
+def test_a_denoising_autoencoder_disturbs_images_in_training_alone():
+    assert traced(lambda model: model.noise.deviation, "denoising_autoencoder", noise=0.5) == 0.5
+    assert shapes("denoising_autoencoder", 32, ["noise"]) == [(32, 32, 3)]
+    noise = autoencoder.GaussianNoise(0.5, rngs=nnx.Rngs(0))
+    x = jnp.zeros((4, 8, 8, 3))
+    assert float(noise(x).std()) == pytest.approx(0.5, rel=0.1)
+    assert not jnp.array_equal(noise(x), noise(x))
+    noise.eval()
+    np.testing.assert_array_equal(noise(x), x)
+
+
+def test_an_autoencoder_refuses_images_of_another_shape():
+    with pytest.raises(UserError, match=r"takes images \(batch, 32, 32, 3\), got shape \(1, 28, 28, 3\)"):
+        traced(lambda model: model(jnp.ones((1, 28, 28, 3))), "conv_autoencoder")
