@@ -30,7 +30,8 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         model: the network.
         input_shape: (height, width, channels).
     """
-    names = {id(module): path_name(path) for path, module in nnx.iter_modules(model)}
+    graphdef, state = nnx.split(model)
+    names: dict[int, str] = {}
     rows: list[LayerRow] = []
 
     def watch(module: Module, x: jax.Array, y: Any) -> None:
@@ -40,9 +41,13 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         params = 0 if any(row.name == name for row in rows) else count_params(module)
         rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, x.shape, y.shape)))
 
-    with watch_calls(watch):
-        # A function of its own: JAX would not call a model again that it has traced before.
-        jax.eval_shape(lambda x: model(x), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    def trace(state: Any, x: jax.Array) -> None:
+        copy = nnx.merge(graphdef, state)  # whose batch statistics may be those of a trace
+        names.update({id(module): path_name(path) for path, module in nnx.iter_modules(copy)})
+        with watch_calls(watch):
+            copy(x)
+
+    jax.eval_shape(trace, state, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     return rows
 
 

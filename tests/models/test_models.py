@@ -9,6 +9,8 @@ from flax import nnx
 from cnnjax import models, nn
 from cnnjax.errors import UserError
 
+LECTURE = ("lecture-cnn", "lecture-fcn")
+
 
 @pytest.mark.parametrize(
     ("name", "params", "total"),
@@ -36,7 +38,7 @@ def test_output_shapes_are_the_lecture_s():
     ]
 
 
-@pytest.mark.parametrize("name", models.list_models())
+@pytest.mark.parametrize("name", LECTURE)
 def test_multiply_adds_are_half_the_operations_xla_counts(name):
     model = models.create_model(name, num_classes=10)
     counted = jax.jit(model).lower(jnp.ones((1, 32, 32, 3))).compile().cost_analysis()["flops"]
@@ -44,14 +46,14 @@ def test_multiply_adds_are_half_the_operations_xla_counts(name):
     assert 2 * macs <= counted <= 2.1 * macs  # XLA also counts biases, ReLU and pooling
 
 
-@pytest.mark.parametrize("name", models.list_models())
+@pytest.mark.parametrize("name", LECTURE)
 def test_logits_of_any_size_channels_and_classes(name):
     model = models.create_model(name, num_classes=7, in_channels=1, image_size=28)
     model.eval()
     assert model(jnp.ones((2, 28, 28, 1))).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", models.list_models())
+@pytest.mark.parametrize("name", LECTURE)
 def test_the_seed_decides_the_parameters(name):
     x = jnp.ones((1, 32, 32, 3))
     first, again, other = (models.create_model(name, seed=seed)(x) for seed in (1, 1, 2))
@@ -91,3 +93,12 @@ def test_transposed_convolutions_count_a_product_for_every_input_pixel_and_weigh
 def test_an_unknown_model_suggests_the_nearest():
     with pytest.raises(UserError, match="unknown model 'lecture-cnnn': did you mean lecture-cnn"):
         models.create_model("lecture-cnnn")
+
+
+def test_a_network_in_training_has_the_rows_it_has_in_eval_and_keeps_its_statistics():
+    model = models.create_model("resnet20", num_classes=10)
+    rows = models.layer_rows(model, (32, 32, 3))
+    assert not model.bn1.mean[...].any()
+    model.eval()
+    assert models.layer_rows(model, (32, 32, 3)) == rows
+    assert sum(row.params for row in rows) == models.count_params(model)
