@@ -21,6 +21,9 @@ from cnnjax.models import (
     vgg_attention,
     xception,
     zfnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
 )
 from cnnjax.models.features import features
 from cnnjax.models.googlenet import WithAuxiliary
@@ -57,6 +60,9 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **densenet.MODELS,
     **fractalnet.MODELS,
     **autoencoder.MODELS,
+    **mobilenet_v1.MODELS,
+    **mobilenet_v2.MODELS,
+    **mobilenet_v3.MODELS,
 }
 
 

@@ -1,0 +1,84 @@
+"""The networks are the published ones by their counts and shapes: traced, without a number computed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from cnnjax import models
+
+# Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
+# publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
+PUBLISHED = {
+    "mobilenet_v1": (4_231_976, 0.569, 224),
+    "mobilenet_v2": (3_504_872, 0.301, 224),
+    "mobilenet_v3_large": (5_483_032, 0.217, 224),
+    "mobilenet_v3_small": (2_542_856, 0.057, 224),
+}
+# Output shapes of stages at the published size, from the tables of the papers.
+STAGES = {
+    "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
+    "mobilenet_v2": {"features.1": (112, 112, 16), "features.13": (14, 14, 96), "features.18": (7, 7, 1280)},
+    "mobilenet_v3_large": {"features.3": (56, 56, 24), "features.12": (14, 14, 112), "features.16": (7, 7, 960)},
+}
+
+
+def layer_rows(name, size):
+    """Return parameters and layers of a network, traced only."""
+    found = []
+
+    def trace():
+        model = models.create_model(name)
+        model.eval()
+        found.extend([models.count_params(model), models.layer_rows(model, (size, size, 3))])
+
+    nnx.eval_shape(trace)
+    return found
+
+
+def call(name, shape, dtype=jnp.float32, **options):
+    """Return the abstract logits of a network for images of this shape."""
+
+    def trace(x):
+        model = models.create_model(name, **options)
+        model.eval()
+        return model(x)
+
+    return nnx.eval_shape(trace, jax.ShapeDtypeStruct(shape, dtype))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_and_multiply_adds_are_the_published(name):
+    published_params, published_macs, size = PUBLISHED[name]
+    params, rows = layer_rows(name, size)
+    assert params == published_params
+    assert round(sum(row.macs for row in rows) / 1e9, 3) == published_macs
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_have_the_papers_shapes(name):
+    def trace(x):
+        model = models.create_model(name)
+        model.eval()
+        return models.features(model, x, STAGES[name])
+
+    found = nnx.eval_shape(trace, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
+    assert {layer: y.shape[1:] for layer, y in found.items()} == STAGES[name]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_any_size_channels_and_classes(name):
+    assert call(name, (2, 1, 6, 1), in_channels=1, num_classes=7).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_images_with_other_channels_are_refused(name):
+    with pytest.raises(ValueError, match="kernel takes 3 channels a group, but x has 4"):
+        call(name, (2, 64, 64, 4))
+
+
+def test_one_image_without_a_batch_and_bytes_are_refused():
+    with pytest.raises(ValueError, match=r"\(batch, height, width, channels\).*got shape \(64, 64, 3\)"):
+        call("mobilenet_v2", (64, 64, 3))
+    with pytest.raises(ValueError, match="floating point"):
+        call("mobilenet_v1", (1, 64, 64, 3), jnp.uint8)
