@@ -24,6 +24,9 @@ from cnnjax.models import (
     mobilenet_v1,
     mobilenet_v2,
     mobilenet_v3,
+    resnet,
+    squeezenet,
+    vgg,
 )
 from cnnjax.models.features import features
 from cnnjax.models.googlenet import WithAuxiliary
@@ -60,6 +63,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **densenet.MODELS,
     **fractalnet.MODELS,
     **autoencoder.MODELS,
+    **squeezenet.MODELS,
     **mobilenet_v1.MODELS,
     **mobilenet_v2.MODELS,
     **mobilenet_v3.MODELS,

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import models
+from cnnjax.errors import UserError
 
 # Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
 # publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
@@ -14,13 +15,17 @@ PUBLISHED = {
     "mobilenet_v2": (3_504_872, 0.301, 224),
     "mobilenet_v3_large": (5_483_032, 0.217, 224),
     "mobilenet_v3_small": (2_542_856, 0.057, 224),
+    "squeezenet1_0": (1_248_424, 0.819, 224),
+    "squeezenet1_1": (1_235_496, 0.349, 224),
 }
 # Output shapes of stages at the published size, from the tables of the papers.
 STAGES = {
     "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
     "mobilenet_v2": {"features.1": (112, 112, 16), "features.13": (14, 14, 96), "features.18": (7, 7, 1280)},
     "mobilenet_v3_large": {"features.3": (56, 56, 24), "features.12": (14, 14, 112), "features.16": (7, 7, 960)},
+    "squeezenet1_0": {"features.3": (54, 54, 128), "features.7": (27, 27, 256), "features.12": (13, 13, 512)},
 }
+SMALLEST = {"squeezenet1_0": 29, "squeezenet1_1": 25}  # of images, in pixels; of the others 1
 
 
 def layer_rows(name, size):
@@ -68,7 +73,8 @@ def test_stages_have_the_papers_shapes(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_any_size_channels_and_classes(name):
-    assert call(name, (2, 1, 6, 1), in_channels=1, num_classes=7).shape == (2, 7)
+    size = SMALLEST.get(name, 1)
+    assert call(name, (2, size, size + 5, 1), in_channels=1, num_classes=7).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,8 +83,15 @@ def test_images_with_other_channels_are_refused(name):
         call(name, (2, 64, 64, 4))
 
 
+@pytest.mark.parametrize("name", SMALLEST)
+def test_images_that_are_too_small_are_refused(name):
+    size = SMALLEST[name]
+    with pytest.raises(UserError, match=rf"at least {size}x{size} pixels, got shape \(2, 64, {size - 1}, 3\)"):
+        call(name, (2, 64, size - 1, 3))
+
+
 def test_one_image_without_a_batch_and_bytes_are_refused():
     with pytest.raises(ValueError, match=r"\(batch, height, width, channels\).*got shape \(64, 64, 3\)"):
         call("mobilenet_v2", (64, 64, 3))
     with pytest.raises(ValueError, match="floating point"):
-        call("mobilenet_v1", (1, 64, 64, 3), jnp.uint8)
+        call("squeezenet1_0", (1, 64, 64, 3), jnp.uint8)
