@@ -25,6 +25,8 @@ from cnnjax.models import (
     mobilenet_v2,
     mobilenet_v3,
     resnet,
+    shufflenet_v1,
+    shufflenet_v2,
     squeezenet,
     vgg,
 )
@@ -67,6 +69,8 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **mobilenet_v1.MODELS,
     **mobilenet_v2.MODELS,
     **mobilenet_v3.MODELS,
+    **shufflenet_v1.MODELS,
+    **shufflenet_v2.MODELS,
 }
 
 

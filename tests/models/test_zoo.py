@@ -7,6 +7,7 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.errors import UserError
+from cnnjax.nn import Conv
 
 # Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
 # publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
@@ -15,6 +16,10 @@ PUBLISHED = {
     "mobilenet_v2": (3_504_872, 0.301, 224),
     "mobilenet_v3_large": (5_483_032, 0.217, 224),
     "mobilenet_v3_small": (2_542_856, 0.057, 224),
+    "shufflenet_v2_x0_5": (1_366_792, 0.04, 224),
+    "shufflenet_v2_x1_0": (2_278_604, 0.145, 224),
+    "shufflenet_v2_x1_5": (3_503_624, 0.296, 224),
+    "shufflenet_v2_x2_0": (7_393_996, 0.583, 224),
     "squeezenet1_0": (1_248_424, 0.819, 224),
     "squeezenet1_1": (1_235_496, 0.349, 224),
 }
@@ -23,6 +28,8 @@ STAGES = {
     "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
     "mobilenet_v2": {"features.1": (112, 112, 16), "features.13": (14, 14, 96), "features.18": (7, 7, 1280)},
     "mobilenet_v3_large": {"features.3": (56, 56, 24), "features.12": (14, 14, 112), "features.16": (7, 7, 960)},
+    "shufflenet_v1_g3": {"stage2": (28, 28, 240), "stage3": (14, 14, 480), "stage4": (7, 7, 960)},
+    "shufflenet_v2_x1_0": {"maxpool": (56, 56, 24), "stage2": (28, 28, 116), "conv5": (7, 7, 1024)},
     "squeezenet1_0": {"features.3": (54, 54, 128), "features.7": (27, 27, 256), "features.12": (13, 13, 512)},
 }
 SMALLEST = {"squeezenet1_0": 29, "squeezenet1_1": 25}  # of images, in pixels; of the others 1
@@ -58,6 +65,16 @@ def test_parameters_and_multiply_adds_are_the_published(name):
     params, rows = layer_rows(name, size)
     assert params == published_params
     assert round(sum(row.macs for row in rows) / 1e9, 3) == published_macs
+
+
+@pytest.mark.parametrize(
+    ("groups", "complexity", "params"), [(1, 143, None), (2, 140, None), (3, 137, 1.9), (4, 133, None), (8, 137, 2.4)]
+)
+def test_shufflenet_v1_is_the_paper_s(groups, complexity, params):
+    """Millions of multiply-adds (table 2 counts convolutions) and of parameters (the authors' published code)."""
+    counted, rows = layer_rows(f"shufflenet_v1_g{groups}", 224)
+    assert round(sum(row.macs for row in rows if row.kind == Conv.__name__) / 1e6) == complexity
+    assert params is None or round(counted / 1e6, 1) == params
 
 
 @pytest.mark.parametrize("name", STAGES)
