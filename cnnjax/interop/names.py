@@ -9,4 +9,6 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"(branch\w+)\.(\d)(?:\.([ab]))?\.", r"\1_\2\3."),  # of several convolutions, "1", "2", "3.a", ...
     ),
     "Xception": ((r"\.depthwise\.", ".conv1."),),
+    # A `Sequential` keeps its layers under "layers", which names leave out; torchvision's MNASNet says it itself.
+    "MNASNet": ((r"^features", "layers"), (r"\.block\.", ".layers.")),
 }

@@ -21,6 +21,7 @@ from cnnjax.models import (
     vgg_attention,
     xception,
     zfnet,
+    mnasnet,
     mobilenet_v1,
     mobilenet_v2,
     mobilenet_v3,
@@ -71,6 +72,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **mobilenet_v3.MODELS,
     **shufflenet_v1.MODELS,
     **shufflenet_v2.MODELS,
+    **mnasnet.MODELS,
 }
 
 

@@ -46,6 +46,7 @@ SCHEMES: dict[str, Scheme] = {
     "he_normal_fan_in": Scheme(initializers.variance_scaling(2.0, "fan_in", "normal"), _zero_bias),
     "lecun_uniform": Scheme(initializers.lecun_uniform(), _zero_bias),
     "lecun_normal": Scheme(initializers.lecun_normal(), _zero_bias),
+    "lecun_uniform_fan_out": Scheme(initializers.variance_scaling(1.0, "fan_out", "uniform"), _zero_bias),
     # U(-1/sqrt(fan_out), 1/sqrt(fan_out)), as EfficientNet's classifier starts.
     "uniform_fan_out": Scheme(initializers.variance_scaling(1 / 3, "fan_out", "uniform"), _zero_bias),
     "normal_0.01": Scheme(initializers.normal(0.01), _zero_bias),

@@ -12,6 +12,7 @@ from cnnjax.nn import Conv
 # Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
 # publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
 PUBLISHED = {
+    "mnasnet": (4_383_312, 0.314, 224),
     "mobilenet_v1": (4_231_976, 0.569, 224),
     "mobilenet_v2": (3_504_872, 0.301, 224),
     "mobilenet_v3_large": (5_483_032, 0.217, 224),
@@ -25,6 +26,7 @@ PUBLISHED = {
 }
 # Output shapes of stages at the published size, from the tables of the papers.
 STAGES = {
+    "mnasnet": {"features.7": (112, 112, 16), "features.8": (56, 56, 24), "features.13": (7, 7, 320)},
     "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
     "mobilenet_v2": {"features.1": (112, 112, 16), "features.13": (14, 14, 96), "features.18": (7, 7, 1280)},
     "mobilenet_v3_large": {"features.3": (56, 56, 24), "features.12": (14, 14, 112), "features.16": (7, 7, 960)},
