@@ -14,6 +14,7 @@ from cnnjax.models import (
     fractalnet,
     googlenet,
     inception,
+    efficientnet,
     lecture,
     resnet,
     resnet_cifar,
@@ -73,6 +74,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **shufflenet_v1.MODELS,
     **shufflenet_v2.MODELS,
     **mnasnet.MODELS,
+    **efficientnet.MODELS,
 }
 
 

@@ -12,6 +12,15 @@ from cnnjax.nn import Conv
 # Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
 # publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
 PUBLISHED = {
+    "efficientnet_b0": (5_288_548, 0.386, 224),
+    "efficientnet_b1": (7_794_184, 0.687, 240),
+    "efficientnet_b2": (9_109_994, 1.088, 288),
+    "efficientnet_b3": (12_233_232, 1.827, 300),
+    "efficientnet_b4": (19_341_616, 4.394, 380),
+    "efficientnet_b5": (30_389_784, 10.266, 456),
+    "efficientnet_b6": (43_040_704, 19.068, 528),
+    "efficientnet_b7": (66_347_960, 37.746, 600),
+    "efficientnet_v2_s": (21_458_488, 8.366, 384),
     "mnasnet": (4_383_312, 0.314, 224),
     "mobilenet_v1": (4_231_976, 0.569, 224),
     "mobilenet_v2": (3_504_872, 0.301, 224),
@@ -26,6 +35,7 @@ PUBLISHED = {
 }
 # Output shapes of stages at the published size, from the tables of the papers.
 STAGES = {
+    "efficientnet_b0": {"features.1": (112, 112, 16), "features.5": (14, 14, 112), "features.7": (7, 7, 320)},
     "mnasnet": {"features.7": (112, 112, 16), "features.8": (56, 56, 24), "features.13": (7, 7, 320)},
     "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
     "mobilenet_v2": {"features.1": (112, 112, 16), "features.13": (14, 14, 96), "features.18": (7, 7, 1280)},
