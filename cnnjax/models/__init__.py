@@ -14,6 +14,7 @@ from cnnjax.models import (
     fractalnet,
     googlenet,
     inception,
+    convnext,
     efficientnet,
     lecture,
     resnet,
@@ -75,6 +76,7 @@ _MODELS: dict[str, Callable[..., Module]] = {
     **shufflenet_v2.MODELS,
     **mnasnet.MODELS,
     **efficientnet.MODELS,
+    **convnext.MODELS,
 }
 
 

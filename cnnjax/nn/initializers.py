@@ -54,6 +54,7 @@ SCHEMES: dict[str, Scheme] = {
     "normal_0.1_torch_bias": Scheme(initializers.normal(0.1), _uniform_bias),
     "normal_0.01_torch_bias": Scheme(initializers.normal(0.01), _uniform_bias),
     "normal_0.001_torch_bias": Scheme(initializers.normal(0.001), _uniform_bias),
+    "normal_0.02": Scheme(initializers.normal(0.02), _zero_bias),
     "zeros": Scheme(initializers.zeros, _zero_bias),
 }
 

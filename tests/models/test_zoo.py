@@ -12,6 +12,7 @@ from cnnjax.nn import Conv
 # Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
 # publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
 PUBLISHED = {
+    "convnext_tiny": (28_589_128, 4.456, 224),
     "efficientnet_b0": (5_288_548, 0.386, 224),
     "efficientnet_b1": (7_794_184, 0.687, 240),
     "efficientnet_b2": (9_109_994, 1.088, 288),
@@ -35,6 +36,7 @@ PUBLISHED = {
 }
 # Output shapes of stages at the published size, from the tables of the papers.
 STAGES = {
+    "convnext_tiny": {"features.1": (56, 56, 96), "features.3": (28, 28, 192), "features.7": (7, 7, 768)},
     "efficientnet_b0": {"features.1": (112, 112, 16), "features.5": (14, 14, 112), "features.7": (7, 7, 320)},
     "mnasnet": {"features.7": (112, 112, 16), "features.8": (56, 56, 24), "features.13": (7, 7, 320)},
     "mobilenet_v1": {"blocks.0": (112, 112, 64), "blocks.3": (14, 14, 512), "blocks.4": (7, 7, 1024)},
@@ -44,7 +46,7 @@ STAGES = {
     "shufflenet_v2_x1_0": {"maxpool": (56, 56, 24), "stage2": (28, 28, 116), "conv5": (7, 7, 1024)},
     "squeezenet1_0": {"features.3": (54, 54, 128), "features.7": (27, 27, 256), "features.12": (13, 13, 512)},
 }
-SMALLEST = {"squeezenet1_0": 29, "squeezenet1_1": 25}  # of images, in pixels; of the others 1
+SMALLEST = {"convnext_tiny": 32, "squeezenet1_0": 29, "squeezenet1_1": 25}  # of images, in pixels; of the others 1
 
 
 def layer_rows(name, size):
