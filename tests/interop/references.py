@@ -13,12 +13,14 @@ WITHOUT_REFERENCE = (  # in neither; counted in tests/models instead
     "all_cnn_b",
     "all_cnn_c",
     *(f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (20, 32, 44, 56, 110)),
+    *(f"shufflenet_v1_g{groups}" for groups in (1, 2, 3, 4, 8)),
     "densenet_bc_100_12",
     "fractalnet",
     "conv_autoencoder",
     "denoising_autoencoder",
 )
-TIMM = {"xception": "legacy_xception"}  # where torchvision has none, the name that timm has
+OTHER_NAMES = {"mnasnet": "mnasnet1_0"}  # where torchvision's name is another
+TIMM = {"mobilenet_v1": "mobilenetv1_100", "xception": "legacy_xception"}  # where torchvision has none
 SIZES = {"inception_v3": 75}  # of images, where 64 is too small
 # Where torchvision warns unless it is told whether to begin with the published initial values.
 OPTIONS = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
@@ -46,6 +48,10 @@ def build(name, **options):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.8, 1.25)
                 module.num_batches_tracked.zero_()
+        for module in model.modules():
+            if getattr(module, "use_res_connect", False):  # the sum over fifty such blocks would explode
+                last = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)][-1]
+                last.weight.mul_(0.2)
     return model
 
 
@@ -59,7 +65,7 @@ def create(name, **options):
         return timm.create_model(TIMM[name], **options)
     from torchvision import models
 
-    return models.get_model(name, **OPTIONS.get(name, {}), **options)
+    return models.get_model(OTHER_NAMES.get(name, name), **OPTIONS.get(name, {}), **options)
 
 
 def images(name, batch=2):

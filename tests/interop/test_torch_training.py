@@ -23,10 +23,20 @@ FAMILIES = {
     "inception_v3": {"dropout": 0.0, "auxiliary": False},
     "densenet121": {},
     "xception": {"dropout": 0.0},
+    "squeezenet1_1": {"dropout": 0.0},
+    "mobilenet_v1": {},
+    "mobilenet_v2": {"dropout": 0.0},
+    "mobilenet_v3_small": {"dropout": 0.0},
+    "shufflenet_v2_x0_5": {},
+    "mnasnet": {"dropout": 0.0},
+    "efficientnet_b0": {"dropout": 0.0, "drop_path": 0.0},
+    "efficientnet_v2_s": {"dropout": 0.0, "drop_path": 0.0},
+    "convnext_tiny": {"drop_path": 0.0},
 }
 REFERENCE_OPTIONS = {"inception_v3": {"aux_logits": False}}
 LABELS = np.array([1, 3, 3, 7])
 TOLERANCE = 1e-9  # of the largest value of each array
+TOLERANCES = {"mobilenet_v3_small": 1e-7}  # torch's derivative of the hard sigmoid is 1/6 as float32 has it
 NOTHING = 1e-4  # gradients below are rounding: what is added before a batch normalisation makes no difference
 
 
@@ -42,7 +52,7 @@ def test_a_training_step_is_the_reference_s(name):
     theirs = _torch_training_step(reference, x, weight)
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
-        tolerance = TOLERANCE * max(np.abs(value).max(), NOTHING)
+        tolerance = TOLERANCES.get(name, TOLERANCE) * max(np.abs(value).max(), NOTHING)
         np.testing.assert_allclose(ours[key], value, rtol=0, atol=tolerance, err_msg=key)
 
 

@@ -33,17 +33,29 @@ def test_initial_kernels_have_the_variance_of_their_scheme(scheme, layer):
     variance = {
         "keras": 2 / (fan_in + fan_out),
         "torch": 1 / (3 * fan_in),
+        "torch_zero_bias": 1 / (3 * fan_in),
         "glorot_uniform": 2 / (fan_in + fan_out),
         "glorot_normal": 2 / (fan_in + fan_out),
         "he_uniform": 2 / fan_in,
         "he_normal": 2 / fan_in,
+        "he_normal_fan_in": 2 / fan_in,
+        "he_normal_fan_out": 2 / fan_out,
         "lecun_uniform": 1 / fan_in,
         "lecun_normal": 1 / fan_in,
+        "lecun_uniform_fan_out": 1 / fan_out,
+        "uniform_fan_out": 1 / (3 * fan_out),
+        "normal_0.1_torch_bias": 0.1**2,
+        "normal_0.01_torch_bias": 0.01**2,
+        "normal_0.001_torch_bias": 0.001**2,
+        "normal_0.01": 0.01**2,
+        "normal_0.02": 0.02**2,
         "zeros": 0,
     }[scheme]
     assert float(built.kernel[...].var()) == pytest.approx(variance, rel=0.06)
     bias = built.bias[...]
-    assert float(jnp.abs(bias).max()) <= (1 / np.sqrt(fan_in) if scheme == "torch" else 0)
+    assert float(jnp.abs(bias).max()) <= (
+        1 / np.sqrt(fan_in) if scheme == "torch" or scheme.endswith("torch_bias") else 0
+    )
 
 
 @pytest.mark.parity

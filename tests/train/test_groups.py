@@ -42,7 +42,7 @@ def test_what_is_frozen_stays_and_the_rest_learns_under_every_optimiser(optimize
 
 def test_a_frozen_gradient_does_not_count_for_clipping():
     moved, _, _ = updates(1, optimizer="sgd", lr=1.0, clip_norm=1e-3, freeze="layer1 layer10 fc.kernel")
-    assert np.linalg.norm(moved["fc.bias"]) == pytest.approx(1e-3)
+    assert np.linalg.norm(moved["fc.bias"]) == pytest.approx(1e-3, rel=1e-3)  # added to ones and taken from them again
 
 
 @pytest.mark.parametrize("pattern", ["layer1*", "layer1", "*.conv.*", "layer1.0.conv"])

@@ -482,9 +482,10 @@ def test_what_does_not_fit_into_the_training_is_refused(options, message):
 
 def test_every_field_is_an_option_of_the_command_line(capsys):
     line = "--optimizer nesterov --lr 0.1 --momentum 0.8 --weight-decay 1e-4 --schedule step --warmup-epochs 0.5"
-    line += " --decay-rate 0.2 --decay-epochs 30 --clip-norm 1 --accumulate 4 --ema 0.999"
+    line += " --decay-rate 0.2 --decay-epochs 30 --clip-norm 1 --freeze conv1 --lr-factors fc=10"
+    line += " --accumulate 4 --ema 0.999"
     chosen = tyro.cli(Optimization, args=line.split())
-    assert chosen == Optimization("nesterov", 0.1, 0.8, 1e-4, "step", 0.5, 0.2, 30.0, 1.0, 4, 0.999)
+    assert chosen == Optimization("nesterov", 0.1, 0.8, 1e-4, "step", 0.5, 0.2, 30.0, 1.0, "conv1", "fc=10", 4, 0.999)
     with pytest.raises(SystemExit):
         tyro.cli(Optimization, args=["--help"])
     shown = capsys.readouterr().out
