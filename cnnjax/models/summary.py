@@ -31,11 +31,11 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         input_shape: (height, width, channels).
     """
     graphdef, state = nnx.split(model)
-    names: dict[int, str] = {}
+    names: dict[int, str] = {}  # of the layers without sub-layers
     rows: list[LayerRow] = []
 
     def watch(module: Module, x: jax.Array, y: Any) -> None:
-        if sum(isinstance(part, Module) for _, part in nnx.iter_modules(module)) > 1:
+        if id(module) not in names:
             return
         name = names[id(module)]
         params = 0 if any(row.name == name for row in rows) else count_params(module)
@@ -43,7 +43,9 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
 
     def trace(state: Any, x: jax.Array) -> None:
         copy = nnx.merge(graphdef, state)  # whose batch statistics may be those of a trace
-        names.update({id(module): path_name(path) for path, module in nnx.iter_modules(copy)})
+        modules = {path: module for path, module in nnx.iter_modules(copy) if isinstance(module, Module)}
+        outer = {path[:depth] for path in modules for depth in range(len(path))}
+        names.update({id(module): path_name(path) for path, module in modules.items() if path not in outer})
         with watch_calls(watch):
             copy(x)
 
