@@ -37,6 +37,7 @@ def shapes(name, size, layers, **options):
 # ---------------------------------------------------------------- counts
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(
     ("name", "size", "params", "billions"),
     [
@@ -118,6 +119,7 @@ def test_vgg16_attention_has_vgg16_s_convolutions_and_three_estimators():
 # ---------------------------------------------------------------- feature maps
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(
     ("name", "size", "maps"),
     [

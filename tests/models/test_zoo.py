@@ -73,6 +73,7 @@ def call(name, shape, dtype=jnp.float32, **options):
     return nnx.eval_shape(trace, jax.ShapeDtypeStruct(shape, dtype))
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_and_multiply_adds_are_the_published(name):
     published_params, published_macs, size = PUBLISHED[name]
@@ -91,6 +92,7 @@ def test_shufflenet_v1_is_the_paper_s(groups, complexity, params):
     assert params is None or round(counted / 1e6, 1) == params
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_have_the_papers_shapes(name):
     def trace(x):
