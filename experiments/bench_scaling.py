@@ -118,9 +118,11 @@ class Processes:
                 raise RunError("a process of the benchmark ended by itself: its message is above")
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, which wait for each other."""
         for process in self._all:
-            process.communicate()
+            process.stdin.close()  # type: ignore[union-attr]
+        for process in self._all:
+            process.wait()
 
 
 def serve(network: str, *place: str) -> None:
