@@ -3,12 +3,13 @@
     python launch.py bench scaling                     # about five minutes on two cores
     python launch.py bench scaling --networks "*cnn"   # networks whose name matches
 
-The lecture's networks train on batches of 128 with the steps that experiments run, on 1, 2, 4 and 8 virtual devices of
-the CPU under `jax.shard_map` and `jax.pmap`, and on 4 devices of two processes, which exchange gradients over gloo. The
-work is the same for all and so are the cores, so that what a step takes longer than on one device is what splitting it
-costs: smaller matrix products, the exchange of gradients, and an Adam of every replica's own. Between 4 devices of one
-process and of two, the difference is the processes'. Contenders take turns, so that whatever else the machine does hits
-all alike. Writes results/bench/scaling.json.
+The lecture's networks train on batches of 128 with the steps that experiments run, on 1, 2, 4 and 8 virtual devices
+of the CPU under `jax.shard_map` and `jax.pmap`, and on 2 and 4 devices of two processes, which exchange gradients
+over gloo: each device with each, through sockets, also where two belong to one process. The work is the same for all
+and so are the cores, so that what a step takes longer than on one device is what splitting it costs: smaller matrix
+products, the exchange of gradients, and an Adam of every replica's own. Between as many devices of one process and of
+two, the difference is the processes'. Contenders take turns, so that whatever else the machine does hits all alike.
+Writes results/bench/scaling.json.
 """
 
 import fnmatch
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -38,8 +39,7 @@ from experiments.timing import race, write_results
 NETWORKS = ("lecture-fcn", "lecture-cnn")
 BATCH, IMAGE, CLASSES = 128, (32, 32, 3), 10
 DEVICES = (1, 2, 4, 8)
-PROCESSES, SHARED = 2, 4  # and the devices that they have together
-TWO = f"{SHARED} devices of {PROCESSES} processes"
+PROCESSES, SHARED = 2, (2, 4)  # and the devices that they have together
 DONE = "done\n"
 
 
@@ -68,15 +68,26 @@ def main(arguments: list[str]) -> int:
 
 def _time_network(name: str, seconds: float) -> dict[str, Any]:
     steps = {
-        f"{count} devices, {mode}": make_step(name, train.Parallel(mode, jax.local_devices()[:count]))
+        in_one_process(count, mode): make_step(name, train.Parallel(mode, jax.local_devices()[:count]))
         for mode in train.MODES
         for count in DEVICES
     }
-    with closing(Processes(name)) as processes:
-        steps |= {TWO: processes.step}
+    with ExitStack() as running:
+        for count in SHARED:
+            steps[in_two(count)] = running.enter_context(closing(Processes(name, count))).step
         for step in steps.values():
             step()  # compiles
         return {"name": name, "milliseconds": race(steps, seconds)}
+
+
+def in_one_process(devices: int, mode: str = "shard_map") -> str:
+    """Return what such a contender is called."""
+    return f"{devices} device{'s' * (devices > 1)}, {mode}"
+
+
+def in_two(devices: int) -> str:
+    """Return what a contender with these devices in several processes is called."""
+    return f"{devices} devices of {PROCESSES} processes"
 
 
 def make_step(network: str, parallel: train.Parallel) -> Callable[[], None]:
@@ -98,13 +109,13 @@ def make_step(network: str, parallel: train.Parallel) -> Callable[[], None]:
 
 
 class Processes:
-    """A training in processes of its own, which take a step when they are told to."""
+    """A training in processes of its own with so many devices together, which take a step when they are told to."""
 
-    def __init__(self, network: str):
+    def __init__(self, network: str, devices: int):
         with socket.socket() as probe:
             probe.bind(("", 0))
             address = f"localhost:{probe.getsockname()[1]}"
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(SHARED // PROCESSES), "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices // PROCESSES), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-m", __name__, network, address, str(PROCESSES)]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         self._all = [subprocess.Popen([*command, str(index)], env=environment, **pipes) for index in range(PROCESSES)]
@@ -123,6 +134,7 @@ class Processes:
             process.stdin.close()  # type: ignore[union-attr]
         for process in self._all:
             process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
 
 
 def serve(network: str, *place: str) -> None:
@@ -145,7 +157,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(name, justify="left" if name in ("network", "devices") else "right")
     for row in rows:
         ms = row["milliseconds"]
-        one = ms["1 devices, shard_map"]
+        one = ms[in_one_process(1)]
         for who, taken in ms.items():
             table.add_row(row["name"], who, f"{taken:.1f}", f"{100 * (taken / one - 1):.0f} %")
         table.add_section()
@@ -153,8 +165,11 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         ms = row["milliseconds"]
-        percent = 100 * (ms[TWO] / ms[f"{SHARED} devices, shard_map"] - 1)
-        console.print(f"{row['name']}: {PROCESSES} processes take {percent:.0f} % longer than one with as many devices")
+        for count in SHARED:
+            percent = 100 * (ms[in_two(count)] / ms[in_one_process(count)] - 1)
+            console.print(
+                f"{row['name']}: {count} devices of {PROCESSES} processes take {percent:.0f} % longer than of one"
+            )
 
 
 if __name__ == "__main__":

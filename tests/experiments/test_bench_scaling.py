@@ -10,7 +10,7 @@ from experiments.bench_scaling import PROCESSES, Processes
 
 @pytest.mark.processes
 def test_processes_take_steps_together_and_end():
-    with closing(Processes("lecture-cnn")) as processes:
+    with closing(Processes("lecture-cnn", PROCESSES)) as processes:
         processes.step()
         processes.step()
     assert [process.returncode for process in processes._all] == [0] * PROCESSES
