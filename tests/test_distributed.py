@@ -146,7 +146,7 @@ def two(start, small, tmp_path_factory):
     (status, printed), (second_status, second_printed) = [(task.wait(), "".join(task.communicate())) for task in tasks]
     assert (status, second_status) == (0, 0), printed + second_printed
     assert "epoch 2/2" in printed
-    assert not re.sub(r"\[Gloo\].*\n", "", second_printed).strip()  # it is quiet
+    assert not re.sub(r"\[Gloo\][^[\n]*|\d|\s", "", second_printed)  # it is quiet; lines of Gloo run into each other
     return out
 
 
