@@ -6,6 +6,7 @@ from flax import nnx
 from jax import lax
 
 from cnnjax import ops
+from cnnjax.nn.initializers import filled
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import integer
 
@@ -27,10 +28,10 @@ class BatchNorm(Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, axis_name: str | None = None):
         self.num_features, self.eps, self.momentum, self.axis_name = num_features, eps, momentum, axis_name
-        self.scale = nnx.Param(jnp.ones(num_features))
-        self.bias = nnx.Param(jnp.zeros(num_features))
-        self.mean = nnx.BatchStat(jnp.zeros(num_features))
-        self.var = nnx.BatchStat(jnp.ones(num_features))
+        self.scale = nnx.Param(filled(1, (num_features,)))
+        self.bias = nnx.Param(filled(0, (num_features,)))
+        self.mean = nnx.BatchStat(filled(0, (num_features,)))
+        self.var = nnx.BatchStat(filled(1, (num_features,)))
         self.use_running_average = False  # set by train() and eval()
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -87,8 +88,8 @@ class GroupNorm(Module):
         if num_channels % num_groups:
             raise ValueError(f"num_groups={num_groups} must divide num_channels={num_channels}")
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(num_channels))
-        self.bias = nnx.Param(jnp.zeros(num_channels))
+        self.scale = nnx.Param(filled(1, (num_channels,)))
+        self.bias = nnx.Param(filled(0, (num_channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         images = _as_images(x, self.num_channels)
@@ -113,8 +114,8 @@ class LayerNorm(Module):
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5):
         self.normalized_shape, self.eps = integer("normalized_shape", normalized_shape, 1), eps
-        self.scale = nnx.Param(jnp.ones(normalized_shape))
-        self.bias = nnx.Param(jnp.zeros(normalized_shape))
+        self.scale = nnx.Param(filled(1, (normalized_shape,)))
+        self.bias = nnx.Param(filled(0, (normalized_shape,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         images = _as_images(x, self.normalized_shape)
