@@ -33,6 +33,7 @@ from cnnjax.models import (
 )
 from cnnjax.models.features import features
 from cnnjax.models.googlenet import WithAuxiliary
+from cnnjax.models.heads import replace_head
 from cnnjax.models.lecture import LectureCNN, LectureFCN
 from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
 from cnnjax.nn import Module
@@ -48,6 +49,7 @@ __all__ = [
     "features",
     "layer_rows",
     "list_models",
+    "replace_head",
     "summary",
 ]
 

@@ -23,6 +23,8 @@ class AlexNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.6",)
+
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float = 0.5, rngs: nnx.Rngs):
         conv, linear = partial(Conv, rngs=rngs), partial(Linear, rngs=rngs)
         self.features = Sequential(

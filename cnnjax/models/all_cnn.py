@@ -33,6 +33,8 @@ class AllCNN(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.0",)
+
     def __init__(
         self,
         convolutions: Sequence[tuple[int, int, int]],
@@ -53,13 +55,13 @@ class AllCNN(Module):
         # Without padding, so that averages run over the paper's 6x6 pixels of 32x32.
         layers += [conv(channels, 192, 3), Activation(nnx.relu)]
         layers += [conv(192, 192, 1), Activation(nnx.relu)]
-        layers += [conv(192, num_classes, 1), Activation(nnx.relu)]
         self.features = Sequential(*layers)
+        self.classifier = Sequential(conv(192, num_classes, 1), Activation(nnx.relu))
         self.avgpool = GlobalAvgPool()
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_images(self, x, 9)
-        return self.avgpool(self.features(x))
+        return self.avgpool(self.classifier(self.features(x)))
 
 
 MODELS = {f"all_cnn_{letter}": partial(AllCNN, convolutions) for letter, convolutions in CONVOLUTIONS.items()}

@@ -71,6 +71,8 @@ class ConvNeXt(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.2",)
+
     def __init__(
         self,
         widths: Sequence[int],

@@ -70,6 +70,8 @@ class DenseNet(Module):
         UserError: an unknown stem.
     """
 
+    heads = ("classifier",)
+
     def __init__(
         self,
         growth_rate: int,

@@ -134,6 +134,8 @@ class EfficientNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.1",)
+
     def __init__(
         self,
         stem: int,

@@ -133,6 +133,8 @@ class FractalNet(Module):
         ValueError: an argument is out of range.
     """
 
+    heads = ("fc",)
+
     def __init__(
         self,
         *,

@@ -121,6 +121,8 @@ class GoogLeNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("fc", "aux1.fc2", "aux2.fc2")
+
     def __init__(
         self,
         *,

@@ -120,6 +120,8 @@ class InceptionV3(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("fc", "aux_logits.fc")
+
     def __init__(
         self, *, num_classes: int, in_channels: int, auxiliary: bool = True, dropout: float = 0.5, rngs: nnx.Rngs
     ):

@@ -35,6 +35,7 @@ class LectureFCN(Module):
         rngs: nnx.Rngs,
     ):
         sizes = (image_size * image_size * in_channels, *hidden, num_classes)
+        self.heads = (f"dense.{len(hidden)}",)
         self.flatten = Flatten()
         self.dense = nnx.List(
             Linear(inputs, outputs, init=init, rngs=rngs) for inputs, outputs in itertools.pairwise(sizes)
@@ -59,6 +60,8 @@ class LectureCNN(Module):
         init: name in `nn.SCHEMES`; the lecture uses Keras's.
         rngs: source of the initial parameters.
     """
+
+    heads = ("dense2",)
 
     def __init__(
         self, *, num_classes: int, in_channels: int, image_size: int = 32, init: str = "keras", rngs: nnx.Rngs

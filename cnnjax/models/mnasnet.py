@@ -37,6 +37,8 @@ class MNASNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.1",)
+
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float = 0.2, rngs: nnx.Rngs):
         stem, channels, head = 32, 16, 1280
         layers = [

@@ -50,6 +50,8 @@ class MobileNetV1(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier",)
+
     def __init__(self, *, num_classes: int, in_channels: int, rngs: nnx.Rngs):
         channels = 32
         self.conv_stem = conv(in_channels, channels, 3, 2, 1, rngs=rngs)

@@ -52,6 +52,8 @@ class MobileNetV2(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.1",)
+
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float = 0.2, rngs: nnx.Rngs):
         channels, head = 32, 1280
         layers: list[Module] = [conv_norm_relu6(in_channels, channels, 3, 2, rngs=rngs)]

@@ -73,6 +73,8 @@ class MobileNetV3(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.3",)
+
     def __init__(
         self,
         blocks: Sequence[Block],

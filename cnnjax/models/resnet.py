@@ -108,6 +108,8 @@ class ResNet(Module):
         UserError: an unknown stem.
     """
 
+    heads = ("fc",)
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],

@@ -62,6 +62,8 @@ class CifarResNet(Module):
         UserError: no whole number of blocks gives that depth.
     """
 
+    heads = ("fc",)
+
     def __init__(self, depth: int, *, num_classes: int, in_channels: int, residual: bool = True, rngs: nnx.Rngs):
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:

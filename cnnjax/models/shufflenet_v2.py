@@ -63,6 +63,8 @@ class ShuffleNetV2(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("fc",)
+
     def __init__(self, widths: Sequence[int], head: int, *, num_classes: int, in_channels: int, rngs: nnx.Rngs):
         self.conv1 = conv_norm(in_channels, STEM, 3, 2, rngs=rngs)
         self.maxpool = MaxPool(3, 2, 1)

@@ -54,6 +54,8 @@ class SqueezeNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.1",)
+
     def __init__(
         self,
         stem: int,

@@ -27,6 +27,8 @@ class VGG(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.6",)
+
     def __init__(
         self,
         depths: Sequence[int],

@@ -80,6 +80,8 @@ class VGGAttention(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("fc",)
+
     def __init__(
         self,
         *,

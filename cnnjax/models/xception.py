@@ -77,6 +77,8 @@ class Xception(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("fc",)
+
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float = 0.5, rngs: nnx.Rngs):
         self.conv1 = conv(in_channels, 32, 3, 2, rngs=rngs)
         self.bn1 = BatchNorm(32)

@@ -25,6 +25,8 @@ class ZFNet(Module):
         rngs: source of the initial parameters.
     """
 
+    heads = ("classifier.6",)
+
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float = 0.5, rngs: nnx.Rngs):
         conv, linear = partial(Conv, init="normal_0.01", rngs=rngs), partial(Linear, init="normal_0.01", rngs=rngs)
         self.features = Sequential(

@@ -51,6 +51,7 @@ class Conv(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
+        self.init = init
         fan_in = math.prod(self.kernel_size) * in_channels // groups
         shape = (*self.kernel_size, in_channels // groups, out_channels)
         self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), shape))
@@ -178,6 +179,7 @@ class Linear(Module):
         size = math.prod(in_features) if isinstance(in_features, tuple) else in_features
         self.in_features = integer("in_features", size, 1)
         self.out_features = integer("out_features", out_features, 1)
+        self.init = init
         self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), (size, out_features)))
         self.bias = nnx.Param(scheme(init).bias(size)(rngs.params(), (out_features,))) if bias else None
 

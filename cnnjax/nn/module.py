@@ -18,7 +18,12 @@ class Module(nnx.Module):
     """`nnx.Module` whose `__call__` runs in a named scope and reports to `watch_calls`.
 
     This is what lets `models.summary` list any model's layers without the model taking part.
+
+    Attributes:
+        heads: of a network, the names of the layers that give its logits, the main one first.
     """
+
+    heads: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -1,0 +1,45 @@
+"""A network for other classes: all its layers but those that give the logits stay as they are."""
+
+from flax import nnx
+
+from cnnjax.errors import UserError
+from cnnjax.nn import Conv, Linear, Module, path_name
+
+
+def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
+    """Give a network new layers for other classes in place of those for its own, freshly initialised.
+
+    For fine-tuning: load weights, replace the head, and train with `--freeze` or `--lr-factors` for the rest. The
+    auxiliary classifiers of GoogLeNet and Inception-v3 are replaced too.
+
+    Args:
+        model: the network; the names of its last layers are `model.heads`.
+        num_classes: number of logits.
+        seed: of the initial parameters.
+
+    Raises:
+        UserError: the network has no classifier.
+        ValueError: num_classes is below 1.
+    """
+    if not model.heads:
+        raise UserError(f"{type(model).__name__} has no classifier whose last layer could be replaced")
+    paths = {path_name(path): path for path, _ in nnx.iter_modules(model)}
+    modules = dict(nnx.iter_modules(model))
+    rngs = nnx.Rngs(seed)
+    for name in model.heads:
+        if name in paths:  # auxiliary classifiers can be left out
+            *parents, key = paths[name]
+            parent, head = modules[tuple(parents)], _like(modules[paths[name]], num_classes, rngs)
+            if isinstance(parent, nnx.Dict | nnx.List):
+                parent[key] = head  # type: ignore[index]
+            else:
+                setattr(parent, str(key), head)
+
+
+def _like(layer: nnx.Module, outputs: int, rngs: nnx.Rngs) -> Linear | Conv:
+    if isinstance(layer, Linear):
+        inputs = layer.image_shape or layer.in_features
+        return Linear(inputs, outputs, layer.bias is not None, init=layer.init, rngs=rngs)
+    if isinstance(layer, Conv):  # a map for each class, of single pixels
+        return Conv(layer.in_channels, outputs, 1, bias=layer.bias is not None, init=layer.init, rngs=rngs)
+    raise TypeError(f"a head is a linear layer or a convolution, not a {type(layer).__name__}")
