@@ -10,5 +10,18 @@ from cnnjax.viz.figures import (
     save,
     tradeoff,
 )
+from cnnjax.viz.grids import Grid, draw_grid, number_grids
 
-__all__ = ["confusion_matrices", "curves", "image_grid", "kernels", "option_effect", "ratio_bars", "save", "tradeoff"]
+__all__ = [
+    "Grid",
+    "confusion_matrices",
+    "curves",
+    "draw_grid",
+    "image_grid",
+    "kernels",
+    "number_grids",
+    "option_effect",
+    "ratio_bars",
+    "save",
+    "tradeoff",
+]
