@@ -21,7 +21,6 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from sklearn.datasets import load_sample_image
 
 from cnnjax import data, train, viz
 from cnnjax.data import augment, shapes
@@ -89,7 +88,7 @@ def load(config: Config) -> np.ndarray:
 
 def _pieces() -> np.ndarray:
     """Squares out of scikit-learn's two photographs, four from each."""
-    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    photographs = [data.photograph(name) for name in data.PHOTOGRAPHS]
     side, places = 256, [(60, 20), (150, 180), (171, 330), (40, 384)]
     pieces = np.stack([photo[y : y + side, x : x + side] for y, x in places for photo in photographs])
     return pieces.reshape(len(pieces), SIDE, side // SIDE, SIDE, side // SIDE, 3).mean((2, 4)).astype(np.uint8)

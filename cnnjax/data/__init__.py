@@ -1,7 +1,7 @@
 """Data sources: TFDS, folders, generated, and bundled; decoded once and memory-mapped from a cache, or streamed."""
 
 from cnnjax.data import augment, shapes
-from cnnjax.data.bundled import digits
+from cnnjax.data.bundled import PHOTOGRAPHS, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import Dataset, Examples, Split, hold_out
 from cnnjax.data.order import epoch_order
@@ -11,6 +11,7 @@ from cnnjax.data.tfds_source import is_prepared, load_tfds
 
 __all__ = [
     "KINDS",
+    "PHOTOGRAPHS",
     "STREAMING",
     "Dataset",
     "Examples",
@@ -26,5 +27,6 @@ __all__ = [
     "is_prepared",
     "load",
     "load_tfds",
+    "photograph",
     "shapes",
 ]

@@ -1,11 +1,37 @@
 """Data that comes with scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from cnnjax.data.dataset import Dataset, Split
+from cnnjax.errors import UserError
 
+PHOTOGRAPHS = ("china", "flower")
 _TEST_EVERY = 5
+
+
+def photograph(name: str) -> np.ndarray:
+    """Return one of scikit-learn's photographs, bytes (427, 640, 3), or any image file, bytes (height, width, 3).
+
+    Args:
+        name: one of `PHOTOGRAPHS`, or a path.
+
+    Raises:
+        UserError: there is no such file, or it is no image.
+    """
+    from sklearn.datasets import load_sample_image
+
+    if name in PHOTOGRAPHS:
+        return np.asarray(load_sample_image(f"{name}.jpg"))
+    try:
+        with Image.open(Path(name)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"photograph {name!r} is neither {' nor '.join(PHOTOGRAPHS)} nor an image file that can be read: {error}"
+        ) from error
 
 
 def digits(image_size: int = 32) -> Dataset:

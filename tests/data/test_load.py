@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from cnnjax import data
 from cnnjax.errors import UserError
@@ -118,3 +119,18 @@ def test_hold_out_takes_the_last_images():
     train, validation = data.hold_out(split, 0.3)
     assert (train.size, validation.size) == (35_000, 15_000)
     assert validation.labels[0] == 35_000
+
+
+def test_a_photograph_is_one_of_scikit_learn_s_or_any_image_file(tmp_path):
+    assert data.photograph("china").shape == data.photograph("flower").shape == (427, 640, 3)
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(data.photograph(str(tmp_path / "grey.png")), np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize("name", ["chine", "broken.png"])
+def test_a_photograph_that_is_none_is_refused_by_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.png").write_text("no image")
+    with pytest.raises(UserError, match=name):
+        data.photograph(name)
