@@ -14,6 +14,7 @@ from cnnjax.errors import unknown_name
 EXPERIMENTS = {
     "fcn-vs-cnn": "experiments.fcn_vs_cnn",
     "augmentations": "experiments.augmentations",
+    "convolution": "experiments.convolution",
 }
 
 
@@ -45,6 +46,12 @@ class Claim(NamedTuple):
 def check(id: str, statement: str, deck: str, ours: str, tolerance: str, holds: bool) -> Claim:
     """Return a claim with the verdict that a comparison gave."""
     return Claim(id, statement, deck, ours, tolerance, "holds" if holds else "fails")
+
+
+def erratum(id: str, statement: str, deck: str, right: str, tolerance: str, confirmed: bool) -> Claim:
+    """Return a claim whose deck is wrong, with the right value and whether it was confirmed."""
+    verdict = f"erratum: the deck says {deck}, right is {right}" if confirmed else "fails"
+    return Claim(id, statement, deck, right, tolerance, verdict)
 
 
 def load_experiment(name: str) -> ModuleType:

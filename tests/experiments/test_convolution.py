@@ -1,0 +1,58 @@
+"""The convolution experiment's measurements, against what is known of them."""
+
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.errors import UserError
+from experiments import convolution, convolution_claims
+
+
+def test_every_claim_holds_or_is_a_confirmed_erratum():
+    claims = convolution.claims(None)
+    assert {claim.id for claim in claims} == {"B1", "B2", "B6", "B7", "B8", "B9", "B10", "B13"}
+    assert [claim for claim in claims if not claim.ok] == []
+
+
+def test_two_errata_of_s2_are_told_with_both_values():
+    told = [claim.verdict for claim in convolution.claims(None) if claim.verdict.startswith("erratum")]
+    assert len(told) == 2
+    assert all("the deck says" in verdict and "right is" in verdict for verdict in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("conv2d", ops.convolve2d), ("convolve2d", ops.conv2d)],
+)
+def test_claims_fail_where_an_operation_takes_the_other_direction(monkeypatch, name, wrong):
+    monkeypatch.setattr(ops, name, wrong)
+    assert "B2" in {claim.id for claim in convolution.claims(None) if not claim.ok}
+
+
+def test_a_convolution_moves_along_and_a_fully_connected_layer_does_not():
+    layers = convolution_claims.move_an_image(seed=1)
+    assert layers["convolution"].error < 1e-6
+    assert layers["fully connected"].error > 0.5
+    assert (layers["convolution"].inputs, layers["fully connected"].inputs) == (9, 1024)
+
+
+def test_the_small_photograph_has_no_mean():
+    image = convolution_claims.small_photograph()
+    assert image.shape == (32, 32)
+    assert abs(image.mean()) < 1e-6
+    assert np.ptp(image) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image": "1 2/3"}, "--image"),
+        ({"kernel": "x"}, "--kernel"),
+        ({"image": "12/34"}, "a kernel that fits in it"),
+        ({"image": "/".join(["1" * 13] * 13)}, "at most 12x12"),
+        ({"seed": -1}, "--seed must be from 0"),
+    ],
+)
+def test_a_mistake_in_the_options_is_named(options, said):
+    with pytest.raises(UserError, match=said):
+        convolution.Config(**options)
