@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "fcn-vs-cnn": "experiments.fcn_vs_cnn",
     "augmentations": "experiments.augmentations",
     "convolution": "experiments.convolution",
+    "kernels": "experiments.kernels",
 }
 
 

@@ -16,7 +16,7 @@ _GAP = 1.3  # cells between two grids, where the sign stands
 _TITLE = 1.0  # cells above a row of grids
 _MARGIN = 0.5  # cells around the figure
 _EMPTY, _BORDER = "#F0F0F0", "#BBBBBB"
-_SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[1], "white", COLOURS[0]])
+SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[1], "white", COLOURS[0]])
 
 
 class Grid(NamedTuple):
@@ -109,6 +109,6 @@ def _colours(values: np.ndarray, limits: tuple[float, float] | None) -> np.ndarr
     """RGB of every cell; none is so dark that its number could not be read."""
     low, high = limits or (np.nanmin(values, initial=0), np.nanmax(values, initial=0))
     reach = 1.25 * (max(abs(low), abs(high)) or 1)
-    colours = _SIGNED(Normalize(-reach, reach)(values))[..., :3]
+    colours = SIGNED(Normalize(-reach, reach)(values))[..., :3]
     colours[np.isnan(values)] = to_rgb(_EMPTY)
     return colours

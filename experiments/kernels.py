@@ -1,0 +1,258 @@
+"""Named kernels on step edges and on photographs: vertical, horizontal, Sobel, Scharr, blur, and S2's edge kernel.
+
+Lectures S1 and S2 (claims B4 and B5): a kernel whose numbers sum to zero is blind to even surfaces and answers to
+edges across its own direction; a kernel whose numbers sum to one keeps surfaces and smooths what is finer than itself.
+
+    python launch.py kernels
+    python launch.py kernels --photograph path/to/picture.jpg
+
+Takes a few seconds. Expect the decks' step images with their results, every kernel's response to the photographs,
+orange where it is negative and blue where it is positive, and Scharr's kernel as printed, which sees an edge in an
+image that has none: its first row is 3 0 -3, not 3 0 3.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from cnnjax import data, ops, train, viz
+from cnnjax.errors import UserError
+from cnnjax.viz import Grid
+from cnnjax.viz.grids import SIGNED
+from experiments import Claim, check, erratum
+from experiments.worked import computed, correlate, distance, markdown, parse, show
+
+KERNELS = {
+    "vertical": parse("1 0 -1/1 0 -1/1 0 -1"),
+    "horizontal": parse("1 1 1/0 0 0/-1 -1 -1"),
+    "Sobel": parse("-1 0 1/-2 0 2/-1 0 1"),
+    "Scharr": parse("3 0 -3/10 0 -10/3 0 -3"),
+    "blur": np.full((3, 3), 1 / 9, np.float32),
+    "edge": parse("1 0 -1/0 0 0/1 0 -1"),
+}
+LECTURE = {name: "S2" if name in ("blur", "edge") else "S1" for name in KERNELS}
+SCHARR_AS_PRINTED = parse("3 0 3/10 0 -10/3 0 -3")
+
+LIGHT_TO_DARK = np.repeat([[10.0, 0.0]], 3, axis=1) * np.ones((6, 1))
+QUADRANTS = np.kron([[10.0, 0.0], [0.0, 10.0]], np.ones((3, 3)))
+# S1's slide prints the kernel's numbers over the upper left ones of this image.
+QUADRANTS_AS_PRINTED = QUADRANTS.copy()
+QUADRANTS_AS_PRINTED[:3, :3] = KERNELS["horizontal"]
+STEPS = (  # what it is, the image, the kernel, and the result that S1 prints
+    ("light to dark", LIGHT_TO_DARK, "vertical", parse("0 30 30 0/0 30 30 0/0 30 30 0/0 30 30 0")),
+    ("dark to light", LIGHT_TO_DARK[:, ::-1], "vertical", parse("0 -30 -30 0/0 -30 -30 0/0 -30 -30 0/0 -30 -30 0")),
+    ("four quadrants", QUADRANTS, "horizontal", parse("0 0 0 0/30 10 -10 -30/30 10 -10 -30/0 0 0 0")),
+)
+HEIGHT = 80  # of the photographs, in pixels
+ROUNDING = 1e-5  # of float32 sums, relative to the largest of them
+
+
+@dataclass(frozen=True)
+class Config:
+    """Show what named kernels do to photographs."""
+
+    photograph: Annotated[
+        str | None, tyro.conf.arg(help="china, flower, or a path to an image file; default: both of the first.")
+    ] = None
+
+
+def load(config: Config) -> dict[str, np.ndarray]:
+    """Return photographs in grey by name, values in [0, 1]."""
+    names = data.PHOTOGRAPHS if config.photograph is None else (config.photograph,)
+    return {name: grey(name) for name in names}
+
+
+def grey(name: str, height: int = HEIGHT) -> np.ndarray:
+    """Return a photograph as (height, width) in [0, 1]: the mean of its channels, and of blocks of its pixels.
+
+    Raises:
+        UserError: it cannot be read, or is smaller than that.
+    """
+    picture = data.photograph(name).mean(-1, dtype=np.float32) / 255
+    block = picture.shape[0] // height
+    if block == 0 or picture.shape[1] < block * height // 2:
+        raise UserError(
+            f"photograph {name!r} has {picture.shape[1]}x{picture.shape[0]} pixels: expected at least {height} rows "
+            "and half as many columns"
+        )
+    width = min(picture.shape[1] // block, 2 * height)
+    picture = picture[: height * block, : width * block]
+    return picture.reshape(height, block, width, block).mean((1, 3))
+
+
+def run(config: Config, photographs: dict[str, np.ndarray], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Draw the figures, and return each kernel's response to steps and surfaces."""
+    viz.save(
+        viz.number_grids([_equation(image, KERNELS[name], what) for what, image, name, _ in STEPS]),
+        run.figures / "steps.png",
+    )
+    surface = np.ones((5, 5))
+    rows = [("Scharr as S1 prints it", SCHARR_AS_PRINTED), ("Scharr", KERNELS["Scharr"])]
+    scharr = [_equation(surface, kernel, "an even surface", title) for title, kernel in rows]
+    viz.save(viz.number_grids(scharr), run.figures / "scharr.png")
+    for name, photograph in photographs.items():
+        stem = name if name in data.PHOTOGRAPHS else "photograph"
+        viz.save(_gallery(photograph, respond(photograph)), run.figures / f"{stem}.png")
+    return {
+        "steps": {what: correlate(image, KERNELS[name]).tolist() for what, image, name, _ in STEPS},
+        "seen": {name: sees(kernel) for name, kernel in {**KERNELS, "Scharr as printed": SCHARR_AS_PRINTED}.items()},
+        "mean_response": {
+            title: {name: float(np.abs(y).mean()) for name, y in respond(photograph).items()}
+            for title, photograph in photographs.items()
+        },
+    }
+
+
+def respond(photograph: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the response of every named kernel, (height - 2, width - 2), from one convolution with all of them."""
+    together = np.stack(list(KERNELS.values()), -1)[:, :, None]
+    y = computed(ops.conv2d, photograph[None, ..., None], together)[0]
+    return dict(zip(KERNELS, np.moveaxis(y, -1, 0), strict=True))
+
+
+def sees(kernel: np.ndarray) -> dict[str, float]:
+    """Return a kernel's largest responses: to an even surface of 10, and to a vertical and a horizontal edge to 0."""
+    images = {"surface": np.full((6, 6), 10.0), "vertical edge": LIGHT_TO_DARK, "horizontal edge": LIGHT_TO_DARK.T}
+    return {what: float(np.abs(correlate(image, kernel)).max()) for what, image in images.items()}
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _equation(image: np.ndarray, kernel: np.ndarray, title: str, kernel_title: str = "kernel") -> list[Grid]:
+    result = correlate(image, kernel)
+    return [Grid(image, title), Grid(kernel, kernel_title, "*"), Grid(result, "result", "=")]
+
+
+def _gallery(photograph: np.ndarray, responses: dict[str, np.ndarray]) -> Figure:
+    """The photograph, and a kernel beside its response for every name."""
+    aspect = photograph.shape[1] / photograph.shape[0]
+    rows = -(-len(responses) // 2)
+    figure = Figure(figsize=(1.7 * (1.3 + 1.7 * aspect), 1.7 * (rows + 1)), layout="constrained")
+    axes = figure.subplots(rows + 1, 4, width_ratios=[1, 1.6 * aspect] * 2)
+    for one in axes.flat:
+        one.set_axis_off()
+    axes[0, 1].imshow(photograph, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes[0, 1].set_title("photograph", fontsize=9)
+    places = [(row, 2 * side) for row in range(1, rows + 1) for side in range(2)]
+    for (row, column), (name, y) in zip(places, responses.items(), strict=False):
+        kernel = KERNELS[name]
+        viz.draw_grid(axes[row, column], Grid(kernel), cell=0.3)
+        axes[row, column].set(xlim=(-0.1, 3.1), ylim=(3.1, -0.1))
+        axes[row, column].set_title(f"{LECTURE[name]}: {name}", fontsize=9)
+        signed = kernel.min() < 0
+        reach = np.quantile(np.abs(y), 0.99) if signed else 1
+        shades = {"cmap": SIGNED, "vmin": -reach, "vmax": reach} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
+        axes[row, column + 1].imshow(y, interpolation="nearest", **shades)
+    return figure
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as a Markdown table what every kernel answers to, and how strongly photographs make it answer."""
+    photographs = summary["mean_response"]
+    head = ("kernel", *summary["seen"]["blur"], *(f"mean response to {name}" for name in photographs))
+    rows = [
+        (
+            name,
+            *(f"{value:g}" for value in seen.values()),
+            *(f"{photo[name]:.3f}" if name in photo else "" for photo in photographs.values()),
+        )
+        for name, seen in summary["seen"].items()
+    ]
+    return markdown(head, rows)
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return claims B4 and B5, all computed here."""
+    photographs = load(Config())
+    responses = {name: respond(photograph) for name, photograph in photographs.items()}
+    return [*_steps(), *_named(photographs, responses), _blur(photographs, responses), _scharr()]
+
+
+def _steps() -> list[Claim]:
+    checked = []
+    for what, image, name, printed in STEPS:
+        ours = correlate(image, KERNELS[name])
+        statement = f"S1: {what}, {name} kernel"
+        checked.append(check("B4", statement, show(printed), show(ours), "exact", np.array_equal(ours, printed)))
+    printed, (_, image, _, result) = correlate(QUADRANTS_AS_PRINTED, KERNELS["horizontal"]), STEPS[-1]
+    return [
+        *checked,
+        erratum(
+            "B4",
+            "S1: the upper left quadrant of that image, whose first row of results is printed as 0 0 0 0",
+            f"{show(QUADRANTS_AS_PRINTED[:3, :3])}, from which it would be {show(printed[0])}",
+            f"all 10, from which it is {show(correlate(image, KERNELS['horizontal'])[0])}",
+            "exact",
+            not np.array_equal(printed, result) and np.array_equal(correlate(image, KERNELS["horizontal"]), result),
+        ),
+    ]
+
+
+EVERYTHING = {"surface", "vertical edge", "horizontal edge"}
+ANSWERS_TO = {  # what each kernel is for
+    "vertical": {"vertical edge"},
+    "horizontal": {"horizontal edge"},
+    "Sobel": {"vertical edge"},
+    "Scharr": {"vertical edge"},
+    "blur": EVERYTHING,
+    "edge": {"vertical edge"},  # S2 says "edge detection"; its middle row of zeros leaves a vertical detector
+}
+
+
+def _named(photographs: dict[str, np.ndarray], responses: dict[str, dict[str, np.ndarray]]) -> list[Claim]:
+    checked = []
+    for name, kernel in KERNELS.items():
+        scipy = {
+            title: ndimage.correlate(photo.astype(float), kernel)[1:-1, 1:-1] for title, photo in photographs.items()
+        }
+        error = max(distance(responses[title][name], reference) for title, reference in scipy.items())
+        seen = sees(kernel)
+        checked.append(
+            check(
+                "B5",
+                f"{LECTURE[name]}: the {name} kernel {show(kernel, 3)}; its response to photographs is SciPy's",
+                f"answers to {', '.join(sorted(ANSWERS_TO[name]))}",
+                f"{', '.join(f'{what} {value:.3g}' for what, value in seen.items())}; photographs {error:.0e} apart",
+                f"{ROUNDING:g}",
+                error <= ROUNDING and {what for what, value in seen.items() if value > 0} == ANSWERS_TO[name],
+            )
+        )
+    return checked
+
+
+def _blur(photographs: dict[str, np.ndarray], responses: dict[str, dict[str, np.ndarray]]) -> Claim:
+    surface = sees(KERNELS["blur"])["surface"]
+    kept = [roughness(responses[name]["blur"]) / roughness(photo) for name, photo in photographs.items()]
+    return check(
+        "B5",
+        "S2: image blurring: an even surface of 10, and differences between neighbouring pixels of photographs",
+        "10; smaller",
+        f"{surface:.3g}; {', '.join(f'{share:.0%}' for share in kept)} of what they were",
+        "1e-5; at most 80 %",
+        abs(surface - 10) <= 1e-5 and max(kept) <= 0.8,
+    )
+
+
+def roughness(image: np.ndarray) -> float:
+    """Mean difference between a pixel and the one on its right."""
+    return float(np.abs(np.diff(image)).mean())
+
+
+def _scharr() -> Claim:
+    printed, right = sees(SCHARR_AS_PRINTED)["surface"], sees(KERNELS["Scharr"])["surface"]
+    return erratum(
+        "B5",
+        f"S1's Scharr kernel as printed, {show(SCHARR_AS_PRINTED)}, sees an edge in an even surface of 10",
+        f"3 0 3 in its first row, with response {printed:g}",
+        f"3 0 -3, with response {right:g}",
+        "exact",
+        right == 0 and printed != 0,
+    )

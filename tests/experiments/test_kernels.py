@@ -1,0 +1,54 @@
+"""The named kernels answer to what they are named for, and the decks' prints are told apart from what is right."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from cnnjax.errors import UserError
+from experiments import kernels
+
+
+def test_every_claim_holds_or_is_a_confirmed_erratum():
+    claims = kernels.claims(None)
+    assert {claim.id for claim in claims} == {"B4", "B5"}
+    assert [claim for claim in claims if not claim.ok] == []
+    assert sum(claim.verdict.startswith("erratum") for claim in claims) == 2
+
+
+def test_a_kernel_that_is_not_the_deck_s_fails_its_claims(monkeypatch):
+    monkeypatch.setitem(kernels.KERNELS, "vertical", -kernels.KERNELS["vertical"])
+    monkeypatch.setitem(kernels.KERNELS, "Sobel", kernels.KERNELS["Sobel"].T)
+    failed = [claim.statement for claim in kernels.claims(None) if not claim.ok]
+    assert [("light" in statement, "Sobel" in statement) for statement in failed] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_sobel_is_scipy_s():
+    image = np.random.default_rng(0).random((8, 9)).astype(np.float32)
+    ours = kernels.respond(image)["Sobel"]
+    np.testing.assert_allclose(ours, ndimage.sobel(image, axis=1)[1:-1, 1:-1], atol=1e-5)
+
+
+def test_only_the_printed_scharr_kernel_sees_an_even_surface():
+    assert kernels.sees(kernels.SCHARR_AS_PRINTED)["surface"] == 60
+    assert kernels.sees(kernels.KERNELS["Scharr"])["surface"] == 0
+
+
+def test_a_photograph_becomes_the_mean_of_its_blocks(tmp_path):
+    picture = np.zeros((170, 200, 3), np.uint8)
+    picture[:2, :2] = 255
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    grey = kernels.grey(str(tmp_path / "picture.png"))
+    assert grey.shape == (80, 100)
+    assert grey[0, 0] == 1
+    assert grey.sum() == 1
+
+
+def test_too_small_a_photograph_is_refused(tmp_path):
+    Image.new("RGB", (200, 60)).save(tmp_path / "small.png")
+    with pytest.raises(UserError, match="200x60 pixels: expected at least 80 rows"):
+        kernels.load(kernels.Config(str(tmp_path / "small.png")))
