@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "augmentations": "experiments.augmentations",
     "convolution": "experiments.convolution",
     "kernels": "experiments.kernels",
+    "learn-kernel": "experiments.learn_kernel",
 }
 
 

@@ -102,6 +102,7 @@ def number(value: float) -> str:
     """Return a value as a cell shows it: three digits, or all before the point; nothing for nan."""
     if np.isnan(value):
         return ""
+    value += 0.0  # minus zero is zero
     return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 

@@ -43,7 +43,7 @@ def test_a_box_outlines_the_cells_that_it_names():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(-13.0, "−13"), (0.123456, "0.123"), (1234.5, "1234"), (float("nan"), "")]
+    ("value", "shown"), [(-13.0, "−13"), (0.123456, "0.123"), (1234.5, "1234"), (float("nan"), ""), (-0.0, "0")]
 )
 def test_a_number_is_written_with_three_digits_or_all_before_the_point(value, shown):
     assert number(value) == shown

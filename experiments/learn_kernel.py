@@ -1,0 +1,276 @@
+"""Hidden Sobel and Scharr kernels recovered by gradient descent from an image and its response.
+
+Lecture S1, "Learning kernels" (claim B11): the numbers of a kernel need not be designed. Given an image and what a
+kernel made of it, gradient descent on the mean squared error finds the kernel, whatever it starts from.
+
+    python launch.py learn-kernel
+    python launch.py learn-kernel --photograph china --momentum 0.95 --steps 3000
+    python launch.py learn-kernel --kernel "0 1 0/1 -4 1/0 1 0"
+
+Takes a few seconds. Expect all nine numbers right to three digits after about 150 steps with momentum. Without, the
+loss is small long before the kernel is right: neighbouring pixels are nearly alike, so some kernels are hard to tell
+apart. The table says how hard: the loss is a bowl several hundred times as wide along one axis as along another.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from matplotlib.figure import Figure
+
+from cnnjax import ops, train, viz
+from cnnjax.errors import UserError
+from cnnjax.viz import Grid
+from cnnjax.viz.figures import COLOURS
+from cnnjax.viz.grids import SIGNED
+from experiments import Claim, check
+from experiments.kernels import KERNELS, grey
+from experiments.worked import computed, markdown, parse, show
+
+HIDDEN = ("Sobel", "Scharr")
+LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 0 0 0 45 23/0 3 0 12 34 32")  # S1
+RIGHT = 1e-3  # of a kernel's largest number: how far a learned one may be from the hidden one
+SHOWN = (0, 10, 30, 100, 300)  # steps
+STEPS = 300  # in which the claims are checked
+
+
+class Task(NamedTuple):
+    """Images from which to learn, and the hidden kernels."""
+
+    image: np.ndarray  # (height, width), of mean 0 and variance 1
+    hidden: dict[str, np.ndarray]  # by name, all of one size
+
+
+class Path(NamedTuple):
+    """How kernels were learned: kernels (steps + 1, height, width, count) and losses (steps + 1, count)."""
+
+    kernels: np.ndarray
+    losses: np.ndarray
+
+
+@dataclass(frozen=True)
+class Config:
+    """Learn kernels from what they did to a photograph."""
+
+    photograph: Annotated[str, tyro.conf.arg(help="flower, china, or a path to an image file.")] = "flower"
+    kernel: Annotated[
+        str | None, tyro.conf.arg(help="A kernel to learn instead, as '0 1 0/1 -4 1/0 1 0'; default: Sobel and Scharr.")
+    ] = None
+    steps: Annotated[int, tyro.conf.arg(help="Of gradient descent.")] = 1000
+    momentum: Annotated[float, tyro.conf.arg(help="Share of the last step that the next one keeps, in [0, 1).")] = 0.9
+    lr: Annotated[
+        float | None, tyro.conf.arg(help="Learning rate; default: 1 / the largest curvature of the loss.")
+    ] = None
+    seed: Annotated[int, tyro.conf.arg(help="Decides the kernels to start from.")] = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 100_000:
+            raise UserError(f"--steps must be from 1 to 100000, got {self.steps}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        if self.kernel is not None and max(parse(self.kernel, "--kernel").shape) > 7:
+            raise UserError(f"--kernel {self.kernel!r}: expected at most 7 rows and columns")
+
+
+def load(config: Config) -> Task:
+    """Return the task; raise a UserError where the learning rate is one that diverges."""
+    hidden = {name: KERNELS[name] for name in HIDDEN} if config.kernel is None else {"yours": parse(config.kernel)}
+    task = Task(standardised(grey(config.photograph)), hidden)
+    largest = curvatures(task)[-1]
+    limit = 2 * (1 + config.momentum) / largest
+    if config.lr is not None and not 0 < config.lr < limit:
+        raise UserError(
+            f"--lr must be above 0 and below {limit:.4g}, where gradient descent with --momentum {config.momentum} "
+            f"diverges on this photograph, got {config.lr}"
+        )
+    return task
+
+
+def standardised(image: np.ndarray) -> np.ndarray:
+    """Return an image of mean 0 and variance 1, as networks like their inputs."""
+    return ((image - image.mean()) / image.std()).astype(np.float32)
+
+
+def curvatures(task: Task) -> np.ndarray:
+    """Return the loss's curvatures along its axes, ascending: eigenvalues of twice the mean of patch times patch."""
+    window = next(iter(task.hidden.values())).shape
+    patches = np.lib.stride_tricks.sliding_window_view(task.image, window).reshape(-1, np.prod(window)).astype(float)
+    return np.linalg.eigvalsh(2 * patches.T @ patches / len(patches))
+
+
+def learn(task: Task, steps: int, lr: float, momentum: float, seed: int = 0) -> Path:
+    """Learn all hidden kernels at once, each an output channel of one convolution.
+
+    Args:
+        task: the image and the kernels.
+        steps: of gradient descent.
+        lr: learning rate.
+        momentum: 0 for plain gradient descent.
+        seed: decides the start.
+    """
+    image, hidden = jnp.asarray(task.image[None, ..., None]), jnp.asarray(np.stack(list(task.hidden.values()), -1))
+    wanted = ops.conv2d(image, hidden[:, :, None])
+    optimizer = optax.sgd(lr, momentum or None)
+
+    def losses(kernels: jax.Array) -> jax.Array:
+        return jnp.mean((ops.conv2d(image, kernels[:, :, None]) - wanted) ** 2, (0, 1, 2))
+
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
+        kernels, state = carry
+        now, gradient = losses(kernels), jax.grad(lambda kernels: losses(kernels).sum())(kernels)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(kernels, updates), state), (kernels, now)
+
+    start = jnp.asarray(0.1 * np.random.default_rng(seed).standard_normal(hidden.shape, np.float32))
+    _, path = jax.jit(lambda start: jax.lax.scan(step, (start, optimizer.init(start)), length=steps + 1))(start)
+    return Path(*map(np.asarray, path))
+
+
+def run(config: Config, task: Task, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Learn with and without momentum, draw the figures, and return how it went."""
+    bowl = curvatures(task)
+    lr = 1 / bowl[-1] if config.lr is None else config.lr
+    paths = {
+        f"momentum {momentum:g}": learn(task, config.steps, lr, momentum, config.seed)
+        for momentum in dict.fromkeys((0.0, config.momentum))
+    }
+    viz.save(_curves(task, paths), run.figures / "learning.png")
+    path = list(paths.values())[-1]
+    viz.save(viz.number_grids(_snapshots(task, path)), run.figures / "kernels.png")
+    viz.save(_responses(task, path), run.figures / "responses.png")
+    return {
+        "lr": float(lr),
+        "condition": float(bowl[-1] / bowl[0]),
+        "results": {
+            how: {name: _result(path, number, hidden) for number, (name, hidden) in enumerate(task.hidden.items())}
+            for how, path in paths.items()
+        },
+    }
+
+
+def _result(path: Path, number: int, hidden: np.ndarray) -> dict[str, Any]:
+    errors = error_of(path, number, hidden)
+    right = np.flatnonzero(errors > RIGHT)
+    steps = int(right[-1]) + 1 if right.size else 0
+    return {
+        "kernel": path.kernels[-1, ..., number].tolist(),
+        "loss": [float(path.losses[0, number]), float(path.losses[-1, number])],
+        "error": float(errors[-1]),
+        "steps_until_right": steps if steps < len(errors) else None,
+    }
+
+
+def error_of(path: Path, number: int, hidden: np.ndarray) -> np.ndarray:
+    """Return for every step how far a learned kernel is from the hidden one, relative to its largest number."""
+    return np.abs(path.kernels[..., number] - hidden).max((1, 2)) / np.abs(hidden).max()
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _curves(task: Task, paths: dict[str, Path]) -> Figure:
+    """Losses, and the numbers of every kernel on their way."""
+    figure = Figure(figsize=(4.2 * (1 + len(task.hidden)), 3.6), layout="constrained")
+    loss, *values = figure.subplots(1, 1 + len(task.hidden))
+    for style, (how, path) in zip(("--", "-"), paths.items(), strict=False):
+        steps = np.arange(len(path.losses))
+        for number, (name, hidden) in enumerate(task.hidden.items()):
+            loss.semilogy(steps, path.losses[:, number], style, color=COLOURS[number], label=f"{name}, {how}")
+            flat = path.kernels[..., number].reshape(len(steps), -1)
+            if path is list(paths.values())[-1]:
+                for colour, curve in enumerate(flat.T):
+                    values[number].plot(steps, curve, color=COLOURS[colour % len(COLOURS)], linewidth=1.4)
+                for value in np.unique(hidden):
+                    values[number].axhline(value, color="black", linewidth=0.6, linestyle=":")
+                values[number].set(title=f"{name}: its numbers, {how}", xlabel="step")
+    loss.set(title="mean squared error", xlabel="step")
+    loss.legend(fontsize=7)
+    for axes in (loss, *values):
+        axes.set_xscale("symlog", linthresh=1)  # from step 0 on
+        axes.set_xlim(0, None)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _shown(path: Path) -> list[int]:
+    last = len(path.losses) - 1
+    return [step for step in SHOWN if step < last] + [last]
+
+
+def _snapshots(task: Task, path: Path) -> list[list[Grid]]:
+    """Every kernel at some steps, and the hidden one."""
+    rows = []
+    for number, (name, hidden) in enumerate(task.hidden.items()):
+        limits = (float(hidden.min()), float(hidden.max()))
+        at = [Grid(path.kernels[step, ..., number].round(2), f"step {step}", limits=limits) for step in _shown(path)]
+        rows.append([*at, Grid(hidden, f"hidden: {name}", "≈", limits=limits)])
+    return rows
+
+
+def _responses(task: Task, path: Path) -> Figure:
+    """The photograph, what the first hidden kernel makes of it, and what the learned one does at some steps."""
+    kernels = np.concatenate([path.kernels[_shown(path), ..., 0], next(iter(task.hidden.values()))[None]])
+    y = computed(ops.conv2d, task.image[None, ..., None], np.moveaxis(kernels, 0, -1)[:, :, None])[0]
+    height, width = y.shape[:2]
+    middle = slice(max(0, width - height) // 2, (width + height) // 2)  # a square
+    reach = np.quantile(np.abs(y[..., -1]), 0.99)
+    pictures = [SIGNED(0.5 + picture[:, middle] / (2 * reach))[..., :3] for picture in np.moveaxis(y, -1, 0)]
+    gray = task.image[:height, :width][:, middle]
+    gray = np.stack([(gray - gray.min()) / np.ptp(gray)] * 3, -1)
+    titles = ["photograph", *(f"step {step}" for step in _shown(path)), "hidden kernel"]
+    return viz.image_grid(np.stack([gray, *pictures]), titles, 4)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as a Markdown table what was learned, and in how many steps."""
+    rows = [
+        (
+            name,
+            how,
+            show(np.array(result["kernel"]).round(3), 4),
+            f"{result['error']:.1e}",
+            f"{result['loss'][0]:.2g} to {result['loss'][1]:.1e}",
+            result["steps_until_right"] or "not reached",
+        )
+        for how, results in summary["results"].items()
+        for name, result in results.items()
+    ]
+    head = ("hidden kernel", "gradient descent", "learned", "error", "loss", f"steps until right to {RIGHT:g}")
+    return (
+        markdown(head, rows)
+        + f"\n\nThe largest curvature of the loss is {summary['condition']:.0f} times the smallest."
+    )
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return claim B11, computed here: from a photograph, and from the image that S1 prints."""
+    hidden = {name: KERNELS[name] for name in HIDDEN}
+    tasks = {
+        "a photograph and its response": Task(standardised(grey("flower")), hidden),
+        "the 6x6 image that S1 prints and its 4x4 response": Task(standardised(LECTURE_IMAGE), hidden),
+    }
+    checked = []
+    for what, task in tasks.items():
+        path = learn(task, STEPS, 1 / curvatures(task)[-1], 0.9)
+        for number, name in enumerate(HIDDEN):
+            error, learned = error_of(path, number, hidden[name]), path.kernels[-1, ..., number]
+            checked.append(
+                check(
+                    "B11",
+                    f"S1: a hidden {name} kernel learned from {what}, by {STEPS} steps of gradient descent",
+                    show(hidden[name]),
+                    f"{show(learned.round(3))}, {error[-1]:.0e} apart, {error[0]:.1f} at first",
+                    f"{RIGHT:g} of the largest number",
+                    error[-1] <= RIGHT and error[0] > 0.5,
+                )
+            )
+    return checked
