@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "convolution": "experiments.convolution",
     "kernels": "experiments.kernels",
     "learn-kernel": "experiments.learn_kernel",
+    "strides-and-padding": "experiments.strides_and_padding",
 }
 
 
