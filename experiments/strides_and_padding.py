@@ -22,16 +22,8 @@ from cnnjax import geometry, train, viz
 from cnnjax.errors import UserError
 from cnnjax.viz import Grid
 from experiments.kernels import KERNELS
-from experiments.strides_and_padding_claims import (
-    PADDING_IMAGE,
-    PADDING_RESULT,
-    STRIDES,
-    Case,
-    claims,
-    output_size,
-    square,
-    uses,
-)
+from experiments.strides_and_padding_claims import PADDING_IMAGE, PADDING_RESULT, STRIDES, claims, square
+from experiments.windows import Case, output_size, uses
 from experiments.worked import correlate, markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]

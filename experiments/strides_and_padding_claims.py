@@ -1,15 +1,13 @@
 """Lectures' statements about strides and padding, checked against the shapes and gradients of what `ops` computes."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import geometry, ops
+from cnnjax import geometry
 from experiments import Claim, check, erratum
 from experiments.kernels import KERNELS, grey
+from experiments.windows import Case, output_size, uses
 from experiments.worked import correlate, distance, parse, s0_sum, show
 
 STRIDES = (1, 2, 3)
@@ -17,44 +15,6 @@ ROUNDING = 1e-5  # of float32 sums, relative to the largest of them
 # S0 and S4, "Padding": the image, and the six numbers of the result that the slide prints.
 PADDING_IMAGE = parse("3 3 4 4 7 0/9 7 6 5 8 2/6 5 5 6 9 2/7 1 3 2 7 8/0 3 7 1 8 3/4 0 4 3 2 2")
 PADDING_RESULT = parse("-10 -13 1/-9 3 0")
-
-
-class Case(NamedTuple):
-    """A convolution of a square image of one channel with a square kernel."""
-
-    size: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-
-    @property
-    def formula(self) -> float:
-        """Output size as the lectures' formula has it, which may be no integer."""
-        return (self.size + 2 * self.padding - self.kernel) / self.stride + 1
-
-
-# ---------------------------------------------------------------- what ops really do
-
-
-def output_size(case: Case) -> int:
-    """Return the output size that `ops.conv2d` gives, without computing the output."""
-    y = jax.eval_shape(
-        lambda x, k: ops.conv2d(x, k, stride=case.stride, padding=case.padding),
-        jax.ShapeDtypeStruct((1, case.size, case.size, 1), jnp.float32),
-        jax.ShapeDtypeStruct((case.kernel, case.kernel, 1, 1), jnp.float32),
-    )
-    return y.shape[1]
-
-
-def uses(cases: Sequence[Case]) -> list[np.ndarray]:
-    """Return for every case how many windows use each pixel, (size, size); all are one compiled program."""
-
-    def total(x: jax.Array, case: Case) -> jax.Array:
-        return ops.conv2d(x, jnp.ones((case.kernel, case.kernel, 1, 1)), stride=case.stride, padding=case.padding).sum()
-
-    images = [jnp.zeros((1, case.size, case.size, 1)) for case in cases]
-    counts = jax.jit(lambda images: [jax.grad(total)(x, case) for x, case in zip(images, cases, strict=True)])(images)
-    return [np.asarray(count)[0, ..., 0].astype(int) for count in counts]
 
 
 def square(photograph: str, side: int = 64) -> np.ndarray:
