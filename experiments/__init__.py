@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "kernels": "experiments.kernels",
     "learn-kernel": "experiments.learn_kernel",
     "strides-and-padding": "experiments.strides_and_padding",
+    "arithmetic": "experiments.arithmetic",
 }
 
 
