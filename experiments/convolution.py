@@ -20,7 +20,7 @@ import tyro
 from cnnjax import ops, train, viz
 from cnnjax.errors import UserError
 from cnnjax.viz import Grid
-from experiments.convolution_claims import EXAMPLES, SHIFT, claims, move_an_image, small_photograph
+from experiments.convolution_claims import EXAMPLES, SHIFT, Layer, claims, move_an_image, small_photograph
 from experiments.worked import computed, convolve, correlate, markdown, parse
 
 __all__ = ["Config", "claims", "load", "run", "table"]
@@ -59,8 +59,8 @@ def run(
     config: Config, drawn: tuple[np.ndarray, np.ndarray], run: train.Run, parallel: train.Parallel
 ) -> dict[str, Any]:
     """Draw the figures, and return what was computed and measured."""
-    _draw(drawn, config.seed, run)
     moved = move_an_image(config.seed)
+    _draw(drawn, moved, run)
     return {
         "examples": {example.lecture: correlate(example.image, example.kernel).tolist() for example in EXAMPLES},
         "drawn": correlate(*drawn).tolist(),
@@ -73,7 +73,7 @@ def run(
 # ---------------------------------------------------------------- figures
 
 
-def _draw(drawn: tuple[np.ndarray, np.ndarray], seed: int, run: train.Run) -> None:
+def _draw(drawn: tuple[np.ndarray, np.ndarray], moved: dict[str, Layer], run: train.Run) -> None:
     figures = {
         "worked-examples": viz.number_grids([_equation(e.image, e.kernel, e.lecture) for e in EXAMPLES]),
         "step-by-step": viz.number_grids(_steps(*drawn)),
@@ -83,7 +83,7 @@ def _draw(drawn: tuple[np.ndarray, np.ndarray], seed: int, run: train.Run) -> No
     for name, figure in figures.items():
         viz.save(figure, run.figures / f"{name}.png")
     image, titles, pictures = small_photograph(), [], []
-    for name, layer in move_an_image(seed).items():
+    for name, layer in moved.items():
         moved_response = np.roll(layer.responses[0], SHIFT, (0, 1))
         pictures += [image, layer.responses[0], np.roll(image, SHIFT, (0, 1)), layer.responses[1]]
         pictures += [layer.responses[1] - moved_response]
