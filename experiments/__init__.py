@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "learn-kernel": "experiments.learn_kernel",
     "strides-and-padding": "experiments.strides_and_padding",
     "arithmetic": "experiments.arithmetic",
+    "architectures": "experiments.architectures",
 }
 
 

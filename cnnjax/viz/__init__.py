@@ -1,6 +1,7 @@
 """Figures: pure functions from arrays to matplotlib figures, and one way to save them."""
 
 from cnnjax.viz.figures import (
+    bubbles,
     confusion_matrices,
     curves,
     image_grid,
@@ -14,6 +15,7 @@ from cnnjax.viz.grids import Grid, draw_grid, number_grids
 
 __all__ = [
     "Grid",
+    "bubbles",
     "confusion_matrices",
     "curves",
     "draw_grid",

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,6 +100,29 @@ def tradeoff(points: Mapping[str, tuple[float, float]], hollow: Mapping[str, tup
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    return figure
+
+
+def bubbles(points: Mapping[str, tuple[float, float, float]]) -> Figure:
+    """Draw accuracy against multiply-adds, each network's area its parameters, as Canziani et al. (2016) do.
+
+    Args:
+        points: by network, billions of multiply-adds, accuracy in percent, and millions of parameters.
+    """
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.add_subplot()
+    families = dict.fromkeys(re.split(r"\d", name)[0].rstrip("_") for name in points)
+    colours = {family: COLOURS[number % len(COLOURS)] for number, family in enumerate(families)}
+    for name, (gmacs, accuracy, params) in sorted(points.items(), key=lambda item: -item[1][2]):
+        colour = colours[re.split(r"\d", name)[0].rstrip("_")]
+        axes.scatter(gmacs, accuracy, s=8 * params, color=colour, alpha=0.45, linewidths=0)
+        axes.annotate(name, (gmacs, accuracy), fontsize=6, ha="center", va="center")
+    for params in (1, 10, 100):
+        axes.scatter([], [], s=8 * params, color="grey", alpha=0.45, label=f"{params} million parameters")
+    axes.set(xscale="log", xlabel="multiply-adds of an image (10^9)", ylabel="published top-1 accuracy on ImageNet (%)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right", labelspacing=1.4, borderpad=1.2)
     return figure
 
 

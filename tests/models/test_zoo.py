@@ -9,31 +9,6 @@ from cnnjax import models
 from cnnjax.errors import UserError
 from cnnjax.nn import Conv
 
-# Parameters, and billions of multiply-adds for an image of this size: `num_params` and `_ops` that torchvision 0.28
-# publishes with its weights; of mobilenet_v1 those of Howard et al. (2017), table 8, and timm 1.0.
-PUBLISHED = {
-    "convnext_tiny": (28_589_128, 4.456, 224),
-    "efficientnet_b0": (5_288_548, 0.386, 224),
-    "efficientnet_b1": (7_794_184, 0.687, 240),
-    "efficientnet_b2": (9_109_994, 1.088, 288),
-    "efficientnet_b3": (12_233_232, 1.827, 300),
-    "efficientnet_b4": (19_341_616, 4.394, 380),
-    "efficientnet_b5": (30_389_784, 10.266, 456),
-    "efficientnet_b6": (43_040_704, 19.068, 528),
-    "efficientnet_b7": (66_347_960, 37.746, 600),
-    "efficientnet_v2_s": (21_458_488, 8.366, 384),
-    "mnasnet": (4_383_312, 0.314, 224),
-    "mobilenet_v1": (4_231_976, 0.569, 224),
-    "mobilenet_v2": (3_504_872, 0.301, 224),
-    "mobilenet_v3_large": (5_483_032, 0.217, 224),
-    "mobilenet_v3_small": (2_542_856, 0.057, 224),
-    "shufflenet_v2_x0_5": (1_366_792, 0.04, 224),
-    "shufflenet_v2_x1_0": (2_278_604, 0.145, 224),
-    "shufflenet_v2_x1_5": (3_503_624, 0.296, 224),
-    "shufflenet_v2_x2_0": (7_393_996, 0.583, 224),
-    "squeezenet1_0": (1_248_424, 0.819, 224),
-    "squeezenet1_1": (1_235_496, 0.349, 224),
-}
 # Output shapes of stages at the published size, from the tables of the papers.
 STAGES = {
     "convnext_tiny": {"features.1": (56, 56, 96), "features.3": (28, 28, 192), "features.7": (7, 7, 768)},
@@ -71,15 +46,6 @@ def call(name, shape, dtype=jnp.float32, **options):
         return model(x)
 
     return nnx.eval_shape(trace, jax.ShapeDtypeStruct(shape, dtype))
-
-
-@pytest.mark.published
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_multiply_adds_are_the_published(name):
-    published_params, published_macs, size = PUBLISHED[name]
-    params, rows = layer_rows(name, size)
-    assert params == published_params
-    assert round(sum(row.macs for row in rows) / 1e9, 3) == published_macs
 
 
 @pytest.mark.parametrize(
