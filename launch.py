@@ -38,6 +38,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
+       python launch.py bench models                      time and compare the zoo with plain Flax and torch
        python launch.py bench augment                     time every augmentation beside a training step
        python launch.py bench run                         time the whole of fcn-vs-cnn against Keras on torch and torch
        python launch.py bench stream                      train from 100,000 streamed images: waiting, and memory
@@ -212,6 +213,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 BENCHES = {
     "ops": "experiments.bench_ops",
     "train": "experiments.bench_train",
+    "models": "experiments.bench_models",
     "augment": "experiments.bench_augment",
     "run": "experiments.bench_run",
     "stream": "experiments.bench_stream",

@@ -3,7 +3,7 @@
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.nn import Conv, Linear, Module, path_name
+from cnnjax.nn import Conv, Linear, Module, path_name, replace_module
 
 
 def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
@@ -28,12 +28,7 @@ def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
     rngs = nnx.Rngs(seed)
     for name in model.heads:
         if name in paths:  # auxiliary classifiers can be left out
-            *parents, key = paths[name]
-            parent, head = modules[tuple(parents)], _like(modules[paths[name]], num_classes, rngs)
-            if isinstance(parent, nnx.Dict | nnx.List):
-                parent[key] = head  # type: ignore[index]
-            else:
-                setattr(parent, str(key), head)
+            replace_module(model, paths[name], _like(modules[paths[name]], num_classes, rngs))
 
 
 def _like(layer: nnx.Module, outputs: int, rngs: nnx.Rngs) -> Linear | Conv:

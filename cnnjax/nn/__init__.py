@@ -2,7 +2,7 @@
 
 from cnnjax.nn.initializers import SCHEMES
 from cnnjax.nn.layers import Conv, ConvTranspose, DepthwiseConv, Flatten, Linear, SeparableConv
-from cnnjax.nn.module import Module, watch_calls
+from cnnjax.nn.module import Module, replace_module, watch_calls
 from cnnjax.nn.norm import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm, share_batch_statistics
 from cnnjax.nn.pool import (
     AdaptiveAvgPool,
@@ -51,6 +51,7 @@ __all__ = [
     "StochasticDepth",
     "Upsample",
     "path_name",
+    "replace_module",
     "share_batch_statistics",
     "watch_calls",
 ]

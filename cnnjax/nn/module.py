@@ -31,6 +31,18 @@ class Module(nnx.Module):
             cls.__call__ = _watched(cls.__call__)  # type: ignore[method-assign]
 
 
+def replace_module(model: nnx.Module, path: tuple[Any, ...], module: nnx.Module) -> None:
+    """Put a module in the place of the one at a path, as `nnx.iter_modules` gives it."""
+    *parents, key = path
+    parent: Any = model
+    for name in parents:
+        parent = parent[name] if isinstance(parent, nnx.Dict | nnx.List) else getattr(parent, name)
+    if isinstance(parent, nnx.Dict | nnx.List):
+        parent[key] = module
+    else:
+        setattr(parent, key, module)
+
+
 @contextmanager
 def watch_calls(watcher: Watcher) -> Iterator[None]:
     """Call `watcher(module, first argument, output)` after every call of a `Module` inside the `with` block."""
