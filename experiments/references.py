@@ -58,13 +58,14 @@ def build(name: str, **options: Any) -> Any:
 
 
 def create(name: str, **options: Any) -> Any:
-    """Return a torch module with its own initial values."""
+    """Return a torch module with its own initial values: torchvision's, or timm's "timm/name"."""
     from experiments import torchvision_without_ops  # noqa: F401
 
-    if name in TIMM:
+    name = f"timm/{TIMM[name]}" if name in TIMM else name
+    if name.startswith("timm/"):
         import timm
 
-        return timm.create_model(TIMM[name], **options)
+        return timm.create_model(name.removeprefix("timm/"), **options)
     from torchvision import models
 
     return models.get_model(OTHER_NAMES.get(name, name), **OPTIONS.get(name, {}), **options)

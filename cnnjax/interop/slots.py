@@ -1,0 +1,95 @@
+"""Where the arrays of a model are, and the checks before any is changed: what every kind of weights goes through."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cnnjax.nn import Module, path_name
+
+SHOWN = 5  # keys of each kind that a message lists
+
+
+class Slot(NamedTuple):
+    """Where an array belongs: the layer, the name of its variable, and the variable."""
+
+    layer: nnx.Module
+    name: str
+    variable: nnx.Variable[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The variable's own shape."""
+        shape: tuple[int, ...] = self.variable.get_value().shape
+        return shape
+
+    def fill(self, array: np.ndarray) -> None:
+        """Replace the variable's value, and keep its dtype."""
+        self.variable.set_value(jnp.asarray(array, self.variable.get_value().dtype))
+
+
+class Setting(NamedTuple):
+    """Static attributes of the layers of a kind whose names match; they say how a library computes a network."""
+
+    kind: type[nnx.Module]
+    attributes: Mapping[str, Any]
+    pattern: str = ""
+
+
+def slots(model: Module) -> Iterator[tuple[str, Slot]]:
+    """Yield every parameter and statistic with the name of its layer, "layer1.0.conv1"."""
+    for path, layer in nnx.iter_modules(model):
+        for name, value in vars(layer).items():
+            if isinstance(value, nnx.Param | nnx.BatchStat):
+                yield path_name(path), Slot(layer, name, value)
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """Return a torch tensor of any float type on any device, or whatever NumPy takes, as an array."""
+    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def check(
+    model: Module, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], hint: str = ""
+) -> None:
+    """Raise a ValueError that lists what is missing, unknown, of another shape, or not a number.
+
+    Args:
+        model: the network, for the message.
+        expected: the shape of every array that there has to be.
+        given: the arrays.
+        hint: the end of the message, what a person can do.
+    """
+    problems = {
+        "missing": [key for key in expected if key not in given],
+        "not in the model": [key for key in given if key not in expected],
+        "of another shape": [
+            f"{key} {given[key].shape} instead of {shape}"
+            for key, shape in expected.items()
+            if key in given and given[key].shape != shape
+        ],
+        "not a number in": [
+            key for key, array in given.items() if not jnp.issubdtype(array.dtype, jnp.number) or np.isnan(array).any()
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
+        raise ValueError(f"these are not the weights of this {type(model).__name__}: {listed}{hint}")
+
+
+def configure(model: Module, settings: Iterable[Setting]) -> None:
+    """Set static attributes of a model's layers; parameters and statistics stay as they are."""
+    rows = list(settings)
+    for path, layer in nnx.iter_modules(model):
+        for kind, attributes, pattern in rows:
+            if isinstance(layer, kind) and re.search(pattern, path_name(path)):
+                for name, value in attributes.items():
+                    setattr(layer, name, value)
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
