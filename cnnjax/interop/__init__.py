@@ -1,6 +1,18 @@
 """Weights from and to other libraries: they are data, and nothing in them is ever executed."""
 
+from cnnjax.interop.hub import Pretrained, from_pretrained
+from cnnjax.interop.preprocess import Preprocess
+from cnnjax.interop.pth import load_pth
 from cnnjax.interop.safetensors import load_safetensors, save_safetensors
 from cnnjax.interop.state_dict import load_torch, to_torch
 
-__all__ = ["load_safetensors", "load_torch", "save_safetensors", "to_torch"]
+__all__ = [
+    "Preprocess",
+    "Pretrained",
+    "from_pretrained",
+    "load_pth",
+    "load_safetensors",
+    "load_torch",
+    "save_safetensors",
+    "to_torch",
+]

@@ -1,0 +1,44 @@
+"""Weights in torch's own files, which are pickles: read by torch, which only makes arrays of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cnnjax.errors import UserError
+from cnnjax.interop.state_dict import load_torch
+from cnnjax.nn import Module
+
+_INSIDE = ("state_dict", "model")  # where training scripts put the weights beside an optimiser's state
+
+
+def load_pth(model: Module, path: str | Path) -> None:
+    """Put the arrays of a `.pth` file into a model of that architecture, as `load_torch`.
+
+    torch reads it with `weights_only=True`: arrays and containers of them, and nothing that could run.
+
+    Raises:
+        UserError: torch is not installed, there is no such file, it is no torch file, or it holds anything else.
+        ValueError: as `load_torch`.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path} needs torch: pip install torch, or convert it to safetensors, which needs none"
+        ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path} to load weights from") from None
+    except torch.serialization.pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or str(error)
+        raise UserError(
+            f"{path} was refused: it holds something else than arrays, and a pickle can run any code. Nothing in it "
+            f"was run ({reason})"
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is no torch file that can be read ({error})") from error
+    if isinstance(state, Mapping):
+        state = next((state[key] for key in _INSIDE if isinstance(state.get(key), Mapping)), state)
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path} holds no weights by name but a {type(state).__name__}")
+    load_torch(model, state)
