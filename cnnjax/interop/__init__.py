@@ -1,6 +1,7 @@
 """Weights from and to other libraries: they are data, and nothing in them is ever executed."""
 
 from cnnjax.interop.hub import Pretrained, from_pretrained
+from cnnjax.interop.keras import as_keras, keras_preprocess, load_keras
 from cnnjax.interop.preprocess import Preprocess
 from cnnjax.interop.pth import load_pth
 from cnnjax.interop.safetensors import load_safetensors, save_safetensors
@@ -9,7 +10,10 @@ from cnnjax.interop.state_dict import load_torch, to_torch
 __all__ = [
     "Preprocess",
     "Pretrained",
+    "as_keras",
     "from_pretrained",
+    "keras_preprocess",
+    "load_keras",
     "load_pth",
     "load_safetensors",
     "load_torch",
