@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import interop, models
-from tests.interop import references
+from experiments import references
 
 pytestmark = [
     pytest.mark.parity,
