@@ -1,5 +1,6 @@
-"""Figures: pure functions from arrays to matplotlib figures, and one way to save them."""
+"""Figures: pure functions from arrays to matplotlib figures, and animations of sliding kernels, and their files."""
 
+from cnnjax.viz.animation import save_animation, slide
 from cnnjax.viz.figures import (
     bubbles,
     confusion_matrices,
@@ -25,5 +26,7 @@ __all__ = [
     "option_effect",
     "ratio_bars",
     "save",
+    "save_animation",
+    "slide",
     "tradeoff",
 ]
