@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "strides-and-padding": "experiments.strides_and_padding",
     "arithmetic": "experiments.arithmetic",
     "architectures": "experiments.architectures",
+    "animations": "experiments.animations",
 }
 
 

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +27,8 @@ from cnnjax.train.devices import (
 )
 from experiments import Claim, load_experiment
 from experiments.command_line import Directory, Execution, find_run, going_on, parse, problem, say
+
+FIGURE_SUFFIXES = (".png", ".gif", ".svg")
 
 
 def run_experiment(name: str, arguments: list[str]) -> int:
@@ -128,30 +131,36 @@ def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, p
 def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> str:
     """One run as a page: what it is, its table, its claims, its figures, and the command that makes it again."""
     idea, _, rest = (experiment.__doc__ or "").strip().partition("\n\n")
-    options = _options(run.config)
-    figures = sorted(path.name for path in run.figures.glob("*.png"))
+    claims = experiment.claims(summary)
+    figures = [path.name for path in figures_in(run.figures)]
     return "\n\n".join(
         [
             f"# {run.experiment}",
             idea,
             rest.split("\n\n")[0],
-            f"    python launch.py {run.experiment} {options}",
+            f"    {command(run.experiment, run.config)}",
             experiment.table(summary),
-            claims_table(experiment.claims(summary)),
-            *[f"![{name.removesuffix('.png').replace('-', ' ')}](figures/{name})" for name in figures],
+            *([claims_table(claims)] if claims else []),
+            *[f"![{Path(name).stem.replace('-', ' ')}](figures/{name})" for name in figures],
             f"Device: {summary['device']}. Versions: {summary['versions']}. Seconds: {summary['seconds']}.\n",
         ]
     )
 
 
-def _options(config: Mapping[str, Any]) -> str:
-    """A config as it is written on a command line; what is off or not given is left out."""
+def figures_in(folder: Path) -> list[Path]:
+    """Return a run's pictures by name."""
+    return sorted(path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+
+
+def command(experiment: str, config: Mapping[str, Any]) -> str:
+    """Return the command line of a run; options that are off or not given are left out."""
     given = {
         f"--{key.replace('_', '-')}": value
         for key, value in config.items()
         if not (value in (None, "") or value is False)
     }
-    return " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
+    options = (flag if value is True else f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
+    return " ".join(["python launch.py", experiment, *options])
 
 
 def claims_table(claims: Sequence[Claim]) -> str:

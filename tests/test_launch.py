@@ -375,6 +375,6 @@ def test_readme_has_the_option_table_of_the_code():
 
 def test_a_report_repeats_every_option_that_was_given():
     config = {"seed": 0, "weight_decay": 0.0, "lr": None, "augment": "mirror zoom", "skip_bad": True, "ema": None}
-    assert running._options(config | {"gradient_norm": False, "stream": ""}) == (
-        "--seed 0 --weight-decay 0.0 --augment 'mirror zoom' --skip-bad"
+    assert running.command("fcn-vs-cnn", config | {"gradient_norm": False, "stream": ""}) == (
+        "python launch.py fcn-vs-cnn --seed 0 --weight-decay 0.0 --augment 'mirror zoom' --skip-bad"
     )

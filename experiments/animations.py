@@ -1,0 +1,119 @@
+"""A kernel slides over its input, with the numbers in the cells: padding, strides, dilation, transposed convolution.
+
+Lecture S0, "Relationships" and "Transposed convolution" (claims C6, E3 and F2, which other experiments check), in
+pictures that move. Every number is of `ops.conv2d` or `ops.conv_transpose2d`: the products under each window, and
+their sum.
+
+    python launch.py animations
+    python launch.py animations --format svg       # sharp at any size, for a browser
+
+Takes a few seconds. Expect an animation for each setting, whose output has the size that the lecture's formula gives;
+where windows leave pixels unused, as in the last row and column of size 6 with kernel 3, stride 2 and padding 1, those
+are grey.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from cnnjax import geometry, train, viz
+from cnnjax.errors import UserError
+from cnnjax.viz.animation import Slide
+from experiments import Claim
+
+FORMATS = ("gif", "svg")
+
+
+class Setting(NamedTuple):
+    """One animation: sizes along both axes, and the operation's options."""
+
+    title: str
+    size: int
+    kernel: int
+    options: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    transposed: bool = False
+
+
+SETTINGS = {
+    "no-padding": Setting("No padding", 4, 3),
+    "padding": Setting("Arbitrary padding", 5, 4, {"padding": 2}),
+    "half-padding": Setting("Half padding", 5, 3, {"padding": 1}),
+    "full-padding": Setting("Full padding", 5, 3, {"padding": 2}),
+    "strides": Setting("Strides", 5, 3, {"stride": 2}),
+    "padding-and-strides": Setting("Padding and strides", 6, 3, {"stride": 2, "padding": 1}),
+    "dilation": Setting("Dilation", 7, 3, {"dilation": 2}),
+    "transposed": Setting("Transposed", 2, 3, transposed=True),
+    "transposed-strides": Setting("Transposed, with strides", 2, 3, {"stride": 2}, transposed=True),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Draw the animations."""
+
+    format: Annotated[str, tyro.conf.arg(help="gif or svg.")] = "gif"
+    seconds: Annotated[float | None, tyro.conf.arg(help="A window; default: 20 seconds an animation at most.")] = None
+    seed: Annotated[int, tyro.conf.arg(help="Decides the numbers in images and kernels.")] = 0
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"--format must be {' or '.join(FORMATS)}, got {self.format!r}")
+        if self.seconds is not None and not 0.02 <= self.seconds <= 60:
+            raise UserError(f"--seconds must be from 0.02 to 60, got {self.seconds}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+
+
+def load(config: Config) -> dict[str, Slide]:
+    """Return every setting's windows over an image of 0 to 5 with a kernel of -2 to 2."""
+    random = np.random.default_rng(config.seed)
+    return {
+        name: viz.slide(
+            random.integers(0, 6, (setting.size, setting.size)),
+            random.integers(-2, 3, (setting.kernel, setting.kernel)),
+            transposed=setting.transposed,
+            **setting.options,
+        )
+        for name, setting in SETTINGS.items()
+    }
+
+
+def run(config: Config, slides: dict[str, Slide], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Draw the animations, and return the output's size of each beside the formula's."""
+    for number, (name, slide) in enumerate(slides.items(), 1):
+        path = run.figures / f"{number}-{name}.{config.format}"
+        viz.save_animation(slide, path, _title(SETTINGS[name]), config.seconds)
+    return {"settings": {name: _describe(SETTINGS[name], slide) for name, slide in slides.items()}}
+
+
+def _title(setting: Setting) -> str:
+    letters = {"stride": "s", "padding": "p", "dilation": "d"}
+    numbers = {"i": setting.size, "k": setting.kernel} | {letters[key]: n for key, n in setting.options.items()}
+    return f"{setting.title}: {', '.join(f'{letter} = {number}' for letter, number in numbers.items())}"
+
+
+def _describe(setting: Setting, slide: Slide) -> dict[str, Any]:
+    formula = geometry.conv_transpose_output_size if setting.transposed else geometry.conv_output_size
+    return {
+        "title": _title(setting),
+        "output": slide.output.shape[0],
+        "formula": formula(setting.size, setting.kernel, **setting.options),
+        "windows": slide.output.size,
+        "sums": slide.output.ravel().tolist(),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as a Markdown table the output's size of every setting beside the formula's."""
+    lines = ["| setting | output | by the formula | windows |", "| --- | --- | --- | --- |"]
+    for row in summary["settings"].values():
+        sizes = f"{row['output']} × {row['output']} | {row['formula']} × {row['formula']}"
+        lines.append(f"| {row['title']} | {sizes} | {row['windows']} |")
+    return "\n".join(lines)
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return none: it shows what `strides-and-padding` and `upsampling` check."""
+    return []
