@@ -1,6 +1,5 @@
 """Start an experiment, or look at what experiments produced: `python launch.py --help`."""
 
-import dataclasses
 import importlib
 import logging
 import os
@@ -9,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO, get_type_hints
+from typing import TextIO
 
 if __name__ == "__main__":  # Ctrl-C while the libraries below are read leaves no stack trace
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -17,24 +16,23 @@ if __name__ == "__main__":  # Ctrl-C while the libraries below are read leaves n
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import data, train
+from cnnjax import train
 from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.train import hosts
 from cnnjax.train.checkpoints import are_saves_stuck
 from experiments import EXPERIMENTS, load_experiment
 from experiments.command_line import problem, say
-from experiments.running import claims_table, run_experiment
+from experiments.running import run_experiment
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
-OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 USAGE = """\
 usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or go on with it; --help lists its options
        python launch.py sweep EXPERIMENT --grid lr=0.1,0.01 seed=0,1,2   run every cell of a grid; --help says more
        python launch.py submit EXPERIMENT --time 2:00:00  submit an experiment to SLURM; --help says more
        python launch.py list                              what there is
        python launch.py verify                            check the lectures' claims; exit 1 if one fails
-       python launch.py report                            write results/README.md and README's option table
+       python launch.py report                            write results/README.md and site, README's options
        python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
@@ -107,52 +105,14 @@ def list_experiments(arguments: list[str]) -> int:
 def verify(arguments: list[str]) -> int:
     """Check every claim: cheap ones are computed now, measured ones read from the published runs."""
     _no_arguments("verify", arguments)
-    claims = [claim for name in EXPERIMENTS for claim in load_experiment(name).claims(_published(name))]
-    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
-    for claim in claims:
-        table.add_row(*claim, style="" if claim.ok else "red")
-    Console().print(table)
-    head = "# The lectures' claims\n\nWritten by `python launch.py verify`.\n\n"
-    train.write_text(RESULTS / "CLAIMS.md", head + claims_table(claims) + "\n")
-    failed = sum(not claim.ok for claim in claims)
-    print(f"{len(claims) - failed} of {len(claims)} claims hold")
-    return 1 if failed else 0
+    return 1 if importlib.import_module("experiments.reporting").verify(RESULTS) else 0
 
 
 def report(arguments: list[str]) -> int:
-    """Write `results/README.md`, the published runs with their tables and figures, and README's option table."""
+    """Write the published runs as `results/README.md` and as a site, and README's option table."""
     _no_arguments("report", arguments)
-    parts = [
-        "# Results",
-        "Published runs, written by `python launch.py report`; the claims are in [CLAIMS.md](CLAIMS.md).",
-    ]
-    for name in EXPERIMENTS:
-        summary, experiment = _published(name), load_experiment(name)
-        if summary is not None:
-            first_line = (experiment.__doc__ or "").splitlines()[0]
-            parts += [f"## [{name}]({name}/report.md)", first_line, experiment.table(summary)]
-            parts += [
-                f"![{path.stem}]({name}/figures/{path.name})" for path in sorted((RESULTS / name / "figures").iterdir())
-            ]
-    train.write_text(RESULTS / "README.md", "\n\n".join(parts) + "\n")
-    head, _, rest = README.read_text().partition(OPTIONS_BEGIN)
-    train.write_text(README, f"{head}{OPTIONS_BEGIN}\n{option_table()}\n{OPTIONS_END}{rest.partition(OPTIONS_END)[2]}")
-    print(f"wrote {RESULTS / 'README.md'} and the option table of {README}")
+    importlib.import_module("experiments.reporting").report(RESULTS, README)
     return 0
-
-
-def option_table() -> str:
-    """Return README's table of the options that experiments share, read from their dataclasses."""
-    lines = ["| option | default | what |", "| --- | --- | --- |"]
-    for part in (train.Recipe, data.Source):
-        hints = get_type_hints(part, include_extras=True)
-        for field in dataclasses.fields(part):
-            (argument,) = hints[field.name].__metadata__
-            default = "" if field.default in (None, "") else f"`{field.default}`"
-            lines.append(
-                f"| `--{field.name.replace('_', '-')}` | {default} | {argument.help.replace('|', chr(92) + '|')} |"
-            )
-    return "\n".join(lines)
 
 
 def publish(arguments: list[str]) -> int:
@@ -190,10 +150,6 @@ def submit(arguments: list[str]) -> int:
     """Submit an experiment to SLURM."""
     status: int = importlib.import_module("experiments.submit").main(arguments)
     return status
-
-
-def _published(name: str) -> dict[str, Any] | None:
-    return train.read_json(RESULTS / name / "summary.json")
 
 
 def _no_arguments(command: str, arguments: list[str]) -> None:

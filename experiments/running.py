@@ -164,9 +164,15 @@ def command(experiment: str, config: Mapping[str, Any]) -> str:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """Return claims as a Markdown table."""
+    """Return claims as a Markdown table; what does not simply hold stands out."""
     rows = [("claim", "what", "lecture", "here", "tolerance", "verdict"), ("---",) * 6]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [*rows, *claims])
+    rows += [(*claim[:5], claim.verdict if claim.verdict == "holds" else _bold(claim.verdict)) for claim in claims]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def _bold(verdict: str) -> str:
+    word, colon, why = verdict.partition(":")
+    return f"**{word}**{colon}{why}"
 
 
 def _show(experiment: ModuleType, summary: dict[str, Any]) -> None:

@@ -1,0 +1,205 @@
+"""What `launch.py verify` and `launch.py report` write: the claims' verdicts, `results/README.md`, and the site."""
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cnnjax import data, train
+from cnnjax.errors import UserError
+from experiments import EXPERIMENTS, Claim, load_experiment, site
+from experiments.command_line import say
+from experiments.running import claims_table, command, figures_in
+
+OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
+NOTHING = (
+    "Nothing is published yet: run an experiment, for example `python launch.py fcn-vs-cnn --data shapes`, then "
+    "`python launch.py publish results/runs/RUN`, and build this page again."
+)
+DAMAGES = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+)  # what reading a summary of another shape raises
+STYLES = {"holds": "", "erratum": "yellow", "fails": "red", "open": "red"}
+
+
+# ---------------------------------------------------------------- claims
+
+
+def verify(results: Path) -> int:
+    """Check every claim, say and write what came out, and return how many fail.
+
+    Cheap claims are computed now, measured ones read from the published summaries.
+    """
+    started, checked = time.perf_counter(), {}
+    with Console(stderr=True).status("") as status:
+        for number, name in enumerate(EXPERIMENTS, 1):
+            status.update(f"checking {name} ({number} of {len(EXPERIMENTS)})")
+            checked[name] = _claims(results, name)
+    claims = [claim for of_one in checked.values() for claim in of_one]
+    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
+    for claim in claims:
+        table.add_row(*map(escape, claim), style=STYLES[site.kind(claim)])
+    Console().print(table)
+    train.write_text(results / "CLAIMS.md", _claims_page(claims))
+    stored = {name: {"of": _fingerprint(results, name), "claims": of_one} for name, of_one in checked.items()}
+    train.write_json(results / "claims.json", stored)
+    print(f"{_count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    return sum(not claim.ok for claim in claims)
+
+
+def _claims(results: Path, name: str) -> list[Claim]:
+    """An experiment's claims; where its summary is damaged, that is said and what can be computed is."""
+    experiment = load_experiment(name)
+    try:
+        return list(experiment.claims(published(results, name)))
+    except DAMAGES as error:
+        say(f"{_summary_path(results, name)} is damaged, its claims count as not run: {_what(error)}")
+        return list(experiment.claims(None))
+
+
+def _claims_page(claims: Sequence[Claim]) -> str:
+    parts = ["# The lectures' claims", f"Written by `python launch.py verify`: {_count(claims)}."]
+    errata = [claim for claim in claims if site.kind(claim) == "erratum"]
+    if errata:
+        parts += ["## Errata: where a lecture is wrong", claims_table(errata), "## All claims"]
+    return "\n\n".join([*parts, claims_table(claims)]) + "\n"
+
+
+def _count(claims: Sequence[Claim]) -> str:
+    errata = sum(site.kind(claim) == "erratum" for claim in claims)
+    corrected = f", {errata} of them errata of a lecture" if errata else ""
+    return f"{sum(claim.ok for claim in claims)} of {len(claims)} claims hold{corrected}"
+
+
+def _known_claims(results: Path, name: str) -> list[Claim]:
+    """The claims as `verify` found them with the summary that is there now, else computed again."""
+    try:
+        stored = (train.read_json(results / "claims.json") or {})[name]
+        if stored["of"] == _fingerprint(results, name):
+            return [Claim(*claim) for claim in stored["claims"]]
+    except DAMAGES:
+        pass  # not there, or not what `verify` writes: computed as if it had not run
+    return _claims(results, name)
+
+
+def _fingerprint(results: Path, name: str) -> str | None:
+    path = _summary_path(results, name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+# ---------------------------------------------------------------- report
+
+
+def report(results: Path, readme: Path) -> None:
+    """Write `results/README.md`, the site in `results/site`, and README's option table."""
+    entries, notices = [], []
+    for name in EXPERIMENTS:
+        try:
+            entry = _entry(results, name)
+        except DAMAGES as error:
+            notices.append(f"{_summary_path(results, name)} is damaged and left out: {_what(error)}")
+        else:
+            entries += [entry] if entry else []
+    for notice in notices:
+        say(notice)
+    if not entries:
+        notices.append(NOTHING)
+        print(NOTHING)
+    train.write_text(results / "README.md", _readme(entries))
+    head, _, rest = readme.read_text().partition(OPTIONS_BEGIN)
+    train.write_text(readme, f"{head}{OPTIONS_BEGIN}\n{option_table()}\n{OPTIONS_END}{rest.partition(OPTIONS_END)[2]}")
+    shown = {entry.name for entry in entries}
+    others = [claim for name in EXPERIMENTS if name not in shown for claim in _known_claims(results, name)]
+    _write_site(results / "site", entries, others, notices)
+    print(f"wrote {results / 'README.md'}, the option table of {readme}, and {results / 'site' / 'index.html'}")
+
+
+def _entry(results: Path, name: str) -> site.Entry | None:
+    """What is published of an experiment; None if nothing is."""
+    summary, experiment = published(results, name), load_experiment(name)
+    if summary is None:
+        return None
+    device, versions = (_listed(summary[part]) for part in ("device", "versions"))
+    return site.Entry(
+        name=name,
+        doc=experiment.__doc__ or "",
+        command=command(name, summary["config"]),
+        table=experiment.table(summary),
+        claims=_known_claims(results, name),
+        figures=figures_in(results / name / "figures"),
+        made=f"Took {summary['seconds']:.0f} seconds. Device: {device}. Versions: {versions}.",
+    )
+
+
+def _listed(numbers: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers.items())
+
+
+def _readme(entries: Sequence[site.Entry]) -> str:
+    parts = [
+        "# Results",
+        "Published runs, written by `python launch.py report`; the claims are in [CLAIMS.md](CLAIMS.md).",
+    ]
+    for entry in entries:
+        parts += [f"## [{entry.name}]({entry.name}/report.md)", entry.doc.splitlines()[0], entry.table]
+        parts += [f"![{path.stem}]({entry.name}/figures/{path.name})" for path in entry.figures]
+    return "\n\n".join(parts) + "\n"
+
+
+def _write_site(folder: Path, entries: Sequence[site.Entry], others: Sequence[Claim], notices: Sequence[str]) -> None:
+    """Replace the folder; what an earlier report left there, of experiments that are gone, goes too."""
+    files = site.pages(entries, others, notices) | site.assets()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for entry in entries:
+        for figure in entry.figures:
+            target = folder / site.figure_path(entry, figure)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(figure, target)
+
+
+def option_table() -> str:
+    """Return README's table of the options that experiments share, read from their dataclasses."""
+    lines = ["| option | default | what |", "| --- | --- | --- |"]
+    for part in (train.Recipe, data.Source):
+        hints = get_type_hints(part, include_extras=True)
+        for field in dataclasses.fields(part):
+            (argument,) = hints[field.name].__metadata__
+            default = "" if field.default in (None, "") else f"`{field.default}`"
+            lines.append(
+                f"| `--{field.name.replace('_', '-')}` | {default} | {argument.help.replace('|', chr(92) + '|')} |"
+            )
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- summaries
+
+
+def published(results: Path, name: str) -> dict[str, Any] | None:
+    """Return an experiment's published summary; None if there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return train.read_json(_summary_path(results, name))
+
+
+def _summary_path(results: Path, name: str) -> Path:
+    return results / name / "summary.json"
+
+
+def _what(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
