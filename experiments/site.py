@@ -166,7 +166,7 @@ def _experiment(entry: Entry) -> str:
 
 
 def _figure(entry: Entry, path: Path) -> str:
-    name, source = path.stem.replace("-", " "), escape(figure_path(entry, path))
+    name, source = path.stem.lstrip("0123456789-").replace("-", " "), escape(figure_path(entry, path))
     size, kind_of = "", ""
     if path.suffix != ".svg":
         with Image.open(path) as picture:

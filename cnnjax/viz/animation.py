@@ -132,7 +132,8 @@ def _extend(x: np.ndarray, border: Sequence[Pair]) -> np.ndarray:
 def scene(slide: Slide, title: str = "") -> Scene:
     """Lay out input, kernel and output side by side, and what every window adds up below."""
     blocks = (slide.picture.shape, slide.kernel.shape, slide.output.shape)
-    widths = [max(CELL * columns, 2 * CELL) for _, columns in blocks]
+    names = _names(slide)
+    widths = [max(CELL * columns, 7 * len(name)) for (_, columns), name in zip(blocks, names, strict=True)]
     tall = CELL * max(rows for rows, _ in blocks)
     top = GAP + (LINE if title else 0) + LINE
     lefts = [GAP + sum(widths[:n]) + GAP * n for n in range(3)]
@@ -143,7 +144,7 @@ def scene(slide: Slide, title: str = "") -> Scene:
     shapes: list[Shape] = [Box(0, 0, width, height, "#ffffff", None)]
     if title:
         shapes.append(Words(GAP, GAP * 0.8, title, 16, bold=True, centred=False))
-    for name, (left, y) in zip(_names(slide), corners, strict=True):
+    for name, (left, y) in zip(names, corners, strict=True):
         shapes.append(Words(left, y - LINE / 2, name, 12, FAINT, centred=False))
     used, pixels = _used(slide), slide.pixels
     shapes += _grid(

@@ -99,7 +99,7 @@
     found.forEach(({ input }) => input.setAttribute("aria-invalid", "true"));
     element("refusal").hidden = found.length === 0;
     element("refusal").textContent = found.map(({ problem }) => problem).join(" ");
-    element("shown").hidden = found.length > 0;
+    element("shown").inert = found.length > 0; // what was last possible stays, pale, so that nothing jumps
     if (found.length) {
       stop();
       return;
@@ -147,7 +147,7 @@
 
   function number(x, y, value, size, colour) {
     const text = Arithmetic.format(value);
-    const fitted = Math.min(size, (CELL - 4) / (0.6 * text.length));
+    const fitted = Math.min(size, (CELL - 4) / (0.7 * text.length));
     return shape("text", { x, y, "font-size": fitted.toFixed(1), fill: colour }, text);
   }
 

@@ -92,7 +92,7 @@ def test_it_shows_what_ops_compute_and_refuses_what_they_refuse(open_page):
             expected, slide = computed(setting, kernel)
         except ValueError:
             assert page.locator("#refusal").is_visible(), setting
-            assert not page.locator("#shown").is_visible(), setting
+            assert page.locator("#shown[inert]").count() == 1, setting
             agreed["refused"] += 1
             continue
         assert not page.locator("#refusal").is_visible(), (setting, page.inner_text("#refusal"))
@@ -151,11 +151,11 @@ def test_an_impossible_setting_is_refused_in_words_and_recovers(open_page, field
     before, right = read_output(page), page.input_value(f"#{field}")
     page.fill(f"#{field}", wrong)
     assert said in page.inner_text("#refusal")
-    assert not page.locator("#shown").is_visible()
+    assert page.locator("#shown[inert]").count() == 1
     assert page.locator("[aria-invalid=true]").get_attribute("id") == field
     page.fill(f"#{field}", right)
     assert not page.locator("#refusal").is_visible()
-    assert page.locator("[aria-invalid]").count() == 0
+    assert page.locator("[aria-invalid], #shown[inert]").count() == 0
     np.testing.assert_array_equal(read_output(page), before)
 
 
@@ -199,13 +199,14 @@ def test_the_keyboard_reaches_everything_and_moves_the_window(open_page):
     reached = []
     for _ in range(80):
         page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):  # past the last
+            break
         focus = page.evaluate(
             """() => { const e = document.activeElement, style = getComputedStyle(e);
             return [e.id || e.textContent || e.getAttribute("aria-label"), style.outlineStyle,
-              parseFloat(style.outlineWidth), !e.labels || e.labels.length > 0 || e.hasAttribute("aria-label")]; }"""
+              parseFloat(style.outlineWidth),
+              e.matches("a, button") || e.labels?.length > 0 || e.hasAttribute("aria-label")]; }"""
         )
-        if reached and focus[0] == reached[0]:
-            break
         reached.append(focus[0])
         assert focus[1] == "solid", f"{focus[0]} does not show that it has the focus"
         assert focus[2] >= 2, focus
@@ -213,7 +214,7 @@ def test_the_keyboard_reaches_everything_and_moves_the_window(open_page):
     order = ["To the content", "Claims", "Half padding", "grids", "back", "play", "next", "operation", "image", "size"]
     places = [reached.index(name) for name in [*order, "window", "stride", "padding", "dilation", "preset"]]
     assert places == sorted(places)
-    assert sum(name.startswith("Kernel, row") for name in reached) == 0 or len(reached) > 20
+    assert sum(name.startswith("Kernel, row") for name in reached) == 9
 
     page.focus("#grids")
     keys = {"ArrowRight": "Row 1, column 2", "ArrowDown": "Row 2, column 2", "ArrowLeft": "Row 2, column 1"}
@@ -228,7 +229,8 @@ def test_the_keyboard_reaches_everything_and_moves_the_window(open_page):
 
 def test_playing_moves_through_every_window_and_pauses(open_page):
     page = open_page("explorer.html")
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(3_600_000)  # from here on only `run_for` lets time pass
     page.get_by_role("button", name="Play").click()
     seen = []
     for _ in range(10):
