@@ -21,7 +21,7 @@ from experiments.site_data import explorer_data
 ASSETS = Path(__file__).parent / "site_assets"
 COPIED = ("style.css", "arithmetic.js", "explorer.js")
 PAGES = {"index.html": "Experiments", "claims.html": "Claims", "explorer.html": "Explorer"}
-SENTENCE_END = re.compile(r"(?<=[\w)%\"`]{3}[.!?])\s+(?=[A-Z`])")  # not that of "vs." or "e.g."
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bvs\.)(?<!e\.g\.)(?<!i\.e\.)(?<!\bcf\.)(?<!\bal\.)\s+(?=[A-Z`])")
 WIDE = 1.7  # width / height from which on a figure takes the whole page
 
 
