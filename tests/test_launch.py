@@ -198,15 +198,18 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     assert (tmp_path / "fcn-vs-cnn" / "summary.json").exists()
     assert not (tmp_path / "fcn-vs-cnn" / "checkpoints").exists()
     assert call(capsys, "report")[0] == 0
+    assert (tmp_path / "site" / "fcn-vs-cnn.html").exists()
     page = (tmp_path / "README.md").read_text()
     for figure in re.findall(r"\(([^)]*\.png)\)", page):
         assert (tmp_path / figure).exists()
     status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
     assert status == 1
-    assert "3 of 7 claims hold" in printed  # the two of parameters, and what augmentation costs, from its bench
+    assert re.search(r"\d+ of \d+ claims hold", printed)
+    page = (tmp_path / "CLAIMS.md").read_text()
+    for id, verdict in {"A1": "holds", "A2": "holds", "A3": "**not run**", "A5": "**not run**"}.items():
+        assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", page, re.MULTILINE), id
     front = f"above\n{reporting.OPTIONS_BEGIN}\n{reporting.option_table()}\n{reporting.OPTIONS_END}\nbelow\n"
     assert launch.README.read_text() == front
-    assert (tmp_path / "CLAIMS.md").exists()
 
 
 def test_bench_times_the_rows_that_match(capsys):
