@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cnnjax import data, train
 from cnnjax.errors import UserError
+from cnnjax.train.devices import use_compilation_cache
 from experiments import EXPERIMENTS, Claim, load_experiment, site
 from experiments.command_line import say
 from experiments.running import claims_table, command, figures_in
@@ -42,6 +43,7 @@ def verify(results: Path) -> int:
     Cheap claims are computed now, measured ones read from the published summaries.
     """
     started, checked = time.perf_counter(), {}
+    use_compilation_cache()
     with Console(stderr=True).status("") as status:
         for number, name in enumerate(EXPERIMENTS, 1):
             status.update(f"checking {name} ({number} of {len(EXPERIMENTS)})")

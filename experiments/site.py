@@ -181,11 +181,12 @@ def _figure(entry: Entry, path: Path) -> str:
 
 def _claims_page(claims: Sequence[Claim]) -> str:
     lead = '<p class="lead">What the lectures state, what was found here, and how far the two may be apart.</p>'
+    claims = sorted(claims, key=claim_order)
     errata = [claim for claim in claims if kind(claim) == "erratum"]
     parts = [lead]
     if errata:
         parts.append(f"<h2>Errata: where a lecture is wrong</h2>{_claims_table(errata)}<h2>All claims</h2>")
-    parts.append(_claims_table(sorted(claims, key=claim_order)) if claims else "<p>No claim has been checked yet.</p>")
+    parts.append(_claims_table(claims) if claims else "<p>No claim has been checked yet.</p>")
     return "\n".join(parts)
 
 
