@@ -17,6 +17,12 @@ READ_OUTPUT = """() => [...document.querySelectorAll("#output [data-row]")].map(
 READ_TAPS = """() => [...document.querySelectorAll("#input [data-row]:has(.weight)")].map(
   (cell) => [Number(cell.dataset.row), Number(cell.dataset.column), cell.querySelector(".weight").textContent])"""
 
+FILL_KERNEL = """(values) => {
+  const inputs = [...document.querySelectorAll("#kernel input")];
+  if (inputs.length !== values.length) throw Error(`${inputs.length} inputs for ${values.length} values`);
+  inputs.forEach((input, n) => { input.value = values[n]; });
+  inputs[0].dispatchEvent(new Event("input", { bubbles: true })); }"""
+
 
 def number(text):
     return float(text.replace("−", "-").replace("∞", "inf"))
@@ -48,15 +54,14 @@ def shown_fields(setting):
 
 
 def choose(page, setting, kernel):
-    """Fill the form as a person does, from top to bottom."""
+    """Fill the form as a person does, from top to bottom; the kernel at once, which saves hundreds of round trips."""
     for key, value in shown_fields(setting).items():
         if key in ("operation", "image", "pool"):
             page.select_option(f"#{key}", value)
-        else:
+        elif page.input_value(f"#{key}") != str(value):
             page.fill(f"#{key}", str(value))
     if setting["operation"] != "pooling":
-        for box, value in zip(page.locator("#kernel input").all(), kernel.ravel(), strict=True):
-            box.fill(str(value))
+        page.evaluate(FILL_KERNEL, kernel.ravel().tolist())
 
 
 def computed(setting, kernel):
