@@ -12,26 +12,38 @@ PHOTOGRAPHS = ("china", "flower")
 _TEST_EVERY = 5
 
 
-def photograph(name: str) -> np.ndarray:
+def photograph(name: str, size: int | None = None) -> np.ndarray:
     """Return one of scikit-learn's photographs, bytes (427, 640, 3), or any image file, bytes (height, width, 3).
 
     Args:
         name: one of `PHOTOGRAPHS`, or a path.
+        size: height and width in pixels of a square instead, (size, size, 3): the largest one in the middle that pixels
+            of whole boxes fill; a pixel is the mean of its box.
 
     Raises:
-        UserError: there is no such file, or it is no image.
+        UserError: there is no such file, it is no image, or it is smaller.
     """
     from sklearn.datasets import load_sample_image
 
     if name in PHOTOGRAPHS:
-        return np.asarray(load_sample_image(f"{name}.jpg"))
-    try:
-        with Image.open(Path(name)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"photograph {name!r} is neither {' nor '.join(PHOTOGRAPHS)} nor an image file that can be read: {error}"
-        ) from error
+        pixels = np.asarray(load_sample_image(f"{name}.jpg"))
+    else:
+        try:
+            with Image.open(Path(name)) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"photograph {name!r} is neither {' nor '.join(PHOTOGRAPHS)} nor an image file that can be read: "
+                f"{error}"
+            ) from error
+    if size is None:
+        return pixels
+    box = min(pixels.shape[:2]) // size
+    if box < 1:
+        raise UserError(f"photograph {name!r} has {pixels.shape[0]}x{pixels.shape[1]} pixels, fewer than {size}")
+    top, left = ((length - box * size) // 2 for length in pixels.shape[:2])
+    square = pixels[top : top + box * size, left : left + box * size]
+    return np.rint(square.reshape(size, box, size, box, 3).mean((1, 3))).astype(np.uint8)
 
 
 def digits(image_size: int = 32) -> Dataset:

@@ -13,17 +13,22 @@ from cnnjax.viz.figures import (
     tradeoff,
 )
 from cnnjax.viz.grids import Grid, draw_grid, number_grids
+from cnnjax.viz.panels import Lines, Picture, line_plots, picture_rows
 
 __all__ = [
     "Grid",
+    "Lines",
+    "Picture",
     "bubbles",
     "confusion_matrices",
     "curves",
     "draw_grid",
     "image_grid",
     "kernels",
+    "line_plots",
     "number_grids",
     "option_effect",
+    "picture_rows",
     "ratio_bars",
     "save",
     "save_animation",
