@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "arithmetic": "experiments.arithmetic",
     "architectures": "experiments.architectures",
     "animations": "experiments.animations",
+    "pooling": "experiments.pooling",
 }
 
 
