@@ -22,6 +22,10 @@ EXPERIMENTS = {
     "architectures": "experiments.architectures",
     "animations": "experiments.animations",
     "pooling": "experiments.pooling",
+    "receptive-field": "experiments.receptive_field",
+    "upsampling": "experiments.upsampling",
+    "checkerboard": "experiments.checkerboard",
+    "activations": "experiments.activations",
 }
 
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cnnjax.viz.figures import COLOURS
 
+_POINTS = ("x", "+", "s")  # styles that draw no line
 _MOST_NUMBERS = 200  # cells that numbers are still legible in
 
 
@@ -116,9 +117,8 @@ def line_plots(plots: Sequence[Lines], *, size: tuple[float, float] = (4.4, 3.4)
         axes = figure.add_subplot(1, len(plots), number)
         for label, (x, y) in plot.lines.items():
             colour, style = COLOURS[labels.index(label) % len(COLOURS)], (plot.styles or {}).get(label, "-")
-            (handles[label],) = axes.plot(
-                x, y, style, color=colour, marker="o" if plot.markers else None, markersize=4, linewidth=1.6
-            )
+            marker = "" if style in _POINTS else "o" * plot.markers
+            (handles[label],) = axes.plot(x, y, style + marker, color=colour, markersize=4, linewidth=1.6)
         (across, up), (x_scale, y_scale) = plot.labels, plot.scales
         axes.set(title=plot.title, xlabel=across, ylabel=up, xscale=x_scale, yscale=y_scale)
         if all(np.issubdtype(np.asarray(x).dtype, np.integer) for x, _ in plot.lines.values()) and x_scale == "linear":

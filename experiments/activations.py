@@ -1,0 +1,266 @@
+"""Activations: sigmoid, tanh, ReLU, ReLU6 and softplus, their gradients through 50 layers; losses and softmax.
+
+Lecture S2, "Activation Functions" and "CNN Training" (claims G1 and G2): the five functions with their derivatives; how
+large the gradient of every kernel is in a stack of 50 convolutions, each with the initialisation that is usual for its
+activation; and mean square error, categorical cross-entropy and softmax against NumPy.
+
+    python launch.py activations
+
+Takes a few seconds. Expect gradients that vanish exponentially with sigmoid, and do not with ReLU and ReLU6. With tanh
+they do not either, if its kernels start as Glorot & Bengio propose; with softplus they do, slowly, if they start as He
+et al. propose. Which initialisation it is decides as much as which activation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from cnnjax import ops, train, viz
+from cnnjax.errors import UserError
+from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
+from cnnjax.viz import Lines
+from experiments import Claim, check
+
+LAYERS, CHANNELS, SIZE, IMAGES = 50, 16, 8, 4  # of the stack: 3x3 convolutions of 8x8 images, borders joined
+VANISHED = 1e-3  # the first layer's gradient over the last layer's, below which learning stands still
+VARIANCES = {"Glorot": 1.0, "He": 2.0, "torch's default": 1 / 3}  # of a kernel's values, times inputs of an output
+
+
+class Unit(NamedTuple):
+    """An activation, the lecture's verdict on its gradient, and its usual initialisation."""
+
+    function: Callable[[jax.Array], jax.Array]
+    vanishes: bool
+    initialization: str
+
+
+UNITS = {
+    "sigmoid": Unit(jax.nn.sigmoid, True, "Glorot"),
+    "tanh": Unit(jnp.tanh, True, "Glorot"),
+    "ReLU": Unit(jax.nn.relu, False, "He"),
+    "ReLU6": Unit(jax.nn.relu6, False, "He"),
+    "softplus": Unit(jax.nn.softplus, False, "He"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure gradients through 50 layers."""
+
+    seed: Annotated[int, tyro.conf.arg(help="Decides kernels, images and the loss's gradient.")] = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+
+
+def load(config: Config) -> None:
+    """Return nothing: all numbers are drawn."""
+
+
+def run(config: Config, nothing: None, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Measure, draw the figures, and return the summary."""
+    usual = {name: gradients(name, unit.initialization, config.seed) for name, unit in UNITS.items()}
+    alike = {kind: {name: gradients(name, kind, config.seed) for name in UNITS} for kind in VARIANCES}
+    viz.save(_draw_functions(), run.figures / "functions.png")
+    viz.save(_draw_gradients(usual, alike), run.figures / "gradients.png")
+    return {
+        "usual": {
+            name: {"initialization": UNITS[name].initialization, **_ends(norms)} for name, norms in usual.items()
+        },
+        "alike": {kind: {name: _ends(norms)["kernels"] for name, norms in row.items()} for kind, row in alike.items()},
+    }
+
+
+def _ends(norms: dict[str, np.ndarray]) -> dict[str, float]:
+    """The first layer's gradient over the last layer's, of kernels and of what the layers take in."""
+    return {key: float(values[0] / values[-1]) for key, values in norms.items()}
+
+
+# ---------------------------------------------------------------- gradients through many layers
+
+
+def gradients(name: str, initialization: str, seed: int) -> dict[str, np.ndarray]:
+    """Return the norms of the gradients of every layer of the stack, from the input to the output.
+
+    `x[l+1] = f(conv(x[l], kernel[l]))`, 3x3 with 16 channels; x[0] and the loss's gradient are normal numbers.
+
+    Args:
+        name: of the activation.
+        initialization: of the kernels, normal with a variance of `VARIANCES` over 9 * 16 inputs.
+        seed: of all numbers; activations see the same but for the kernels' scale.
+
+    Returns:
+        "kernels": of the kernels' gradients, "signals": of those of the layers' inputs; (50,) in float64.
+    """
+    rng = np.random.default_rng(seed)
+    deviation = np.sqrt(VARIANCES[initialization] / (9 * CHANNELS))
+    kernels = deviation * rng.normal(size=(LAYERS, 3, 3, CHANNELS, CHANNELS))
+    x, gradient = rng.normal(size=(2, IMAGES, SIZE, SIZE, CHANNELS)).astype(np.float32)
+    inputs = []
+    for kernel in kernels.astype(np.float32):
+        inputs.append(x)
+        x = _forward(name, x, kernel)
+    norms = []
+    for kernel, taken in zip(kernels[::-1].astype(np.float32), inputs[::-1], strict=True):
+        gradient, of_kernel = _backward(name, taken, kernel, gradient)
+        norms.append([np.linalg.norm(np.asarray(array, np.float64)) for array in (of_kernel, gradient)])
+    of_kernels, of_signals = np.array(norms[::-1]).T
+    return {"kernels": of_kernels, "signals": of_signals}
+
+
+def _layer(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return UNITS[name].function(ops.conv2d(x, kernel, padding=1, padding_mode="circular"))
+
+
+_forward = partial(jax.jit, static_argnums=0)(_layer)
+
+
+@partial(jax.jit, static_argnums=0)
+def _backward(name: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients of a layer's input and kernel, given that of its output."""
+    of_input, of_kernel = jax.vjp(partial(_layer, name), x, kernel)[1](gradient)
+    return of_input, of_kernel
+
+
+# ---------------------------------------------------------------- losses and softmax
+
+
+def lecture_softmax(values: np.ndarray) -> np.ndarray:
+    """`e^a_i / sum_k e^a_k` in float64, as S2 writes it."""
+    powers = np.exp(values.astype(np.float64))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def lecture_losses(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Return S2's two losses of outputs and targets (N, m) in float64.
+
+    MSE `1/N sum_i |y_i - t_i|^2`, categorical cross-entropy `-sum_i sum_j t_ij log y_ij`.
+    """
+    outputs, targets = outputs.astype(np.float64), targets.astype(np.float64)
+    return {
+        "MSE": float(np.square(outputs - targets).sum(1).mean()),
+        "cross-entropy": float(-(targets * np.log(outputs)).sum()),
+    }
+
+
+def our_losses(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the same of softmax outputs from the losses that training uses, which are one number for each example."""
+
+    @jax.jit
+    def both(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        squared = mean_squared_error(jax.nn.softmax(logits), labels)
+        return squared.mean() * logits.shape[1], softmax_cross_entropy(logits, labels).sum()
+
+    squared, entropy = both(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32))
+    return {"MSE": float(squared), "cross-entropy": float(entropy)}
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _draw_functions() -> Figure:
+    x = np.linspace(-6, 8, 281, dtype=np.float32)
+    values = {name: np.asarray(jax.jit(unit.function)(x)) for name, unit in UNITS.items()}
+    slopes = {name: np.asarray(jax.jit(jax.vmap(jax.grad(unit.function)))(x)) for name, unit in UNITS.items()}
+    return viz.line_plots(
+        [
+            Lines(title, ("u", "y"), {name: (x, y) for name, y in curves.items()})
+            for title, curves in (("activations", values), ("their derivatives", slopes))
+        ]
+    )
+
+
+def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> Figure:
+    layers = np.arange(1, LAYERS + 1)
+    panels = {"usual initialisations: Glorot, ReLUs and softplus He": usual}
+    panels |= {
+        f"all with {kind}'s" if kind != "torch's default" else f"all with {kind}": row for kind, row in alike.items()
+    }
+    plots = [
+        Lines(
+            title,
+            ("layer, from the input", "norm of the kernel's gradient / last layer's"),
+            {name: (layers, norms["kernels"] / norms["kernels"][-1]) for name, norms in row.items()},
+            ("linear", "log"),
+        )
+        for title, row in panels.items()
+    ]
+    return viz.line_plots(plots, size=(4.2, 3.4))
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as Markdown tables the first layer's gradient over the last layer's."""
+    lines = [
+        f"| activation | initialisation | kernel of layer 1 / {LAYERS} | input of layer 1 / {LAYERS} |",
+        "| --- " * 4 + "|",
+    ]
+    for name, row in summary["usual"].items():
+        lines.append(f"| {name} | {row['initialization']} | {row['kernels']:.2g} | {row['signals']:.2g} |")
+    lines += ["", "| kernel of the first / last layer | " + " | ".join(UNITS) + " |", "| --- " * (1 + len(UNITS)) + "|"]
+    for kind, row in summary["alike"].items():
+        lines.append(f"| all with {kind} | " + " | ".join(f"{row[name]:.2g}" for name in UNITS) + " |")
+    return "\n".join(lines)
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return claims G1 and G2, all computed here, with the default options."""
+    return [*(_gradient_claim(name, unit) for name, unit in UNITS.items()), *_loss_claims(), _softmax_claim()]
+
+
+def _gradient_claim(name: str, unit: Unit) -> Claim:
+    ends = _ends(gradients(name, unit.initialization, 0))
+    vanished = ends["kernels"] < VANISHED
+    deck, right = ("vanish", "do not") if unit.vanishes else ("do not vanish", "do")
+    kernels = f"{unit.initialization} kernels"
+    correction = f"erratum: deck says gradients {deck} with {name}; right is that with {kernels} they {right}"
+    return Claim(
+        "G1",
+        f"{name}: {'gradients vanish' if unit.vanishes else 'gradients do not vanish'} with depth",
+        deck,
+        f"first over last of {LAYERS} layers: kernels {ends['kernels']:.2g}, inputs {ends['signals']:.2g} ({kernels})",
+        f"vanished: kernels' below {VANISHED:g}",
+        "holds" if vanished == unit.vanishes else correction,
+    )
+
+
+def _loss_claims() -> list[Claim]:
+    rng = np.random.default_rng(0)
+    logits, labels = 3 * rng.normal(size=(64, 10)), rng.integers(0, 10, 64)
+    expected = lecture_losses(lecture_softmax(logits), np.eye(10)[labels])
+    formulas = {"MSE": "1/N sum |y - t|^2", "cross-entropy": "-sum t log y"}
+    return [
+        check(
+            "G2",
+            f"{name} of softmax outputs",
+            formulas[name],
+            f"{value:.6f}; NumPy in float64 {expected[name]:.6f}",
+            "relative 1e-5",
+            abs(value - expected[name]) <= 1e-5 * expected[name],
+        )
+        for name, value in our_losses(logits, labels).items()
+    ]
+
+
+def _softmax_claim() -> Claim:
+    values = 5 * np.random.default_rng(0).normal(size=(256, 10))
+    ours = np.asarray(jax.jit(jax.nn.softmax)(jnp.asarray(values, jnp.float32)), np.float64)
+    off, error = np.abs(ours.sum(1) - 1).max(), np.abs(ours - lecture_softmax(values)).max()
+    return check(
+        "G2",
+        "softmax outputs lie between 0 and 1, and sum to one",
+        "sum 1",
+        f"sums at most {off:.0e} off, values at most {error:.0e} from NumPy in float64",
+        "1e-6",
+        off <= 1e-6 and error <= 1e-6 and 0 <= ours.min() <= ours.max() <= 1,
+    )

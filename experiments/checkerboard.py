@@ -1,0 +1,327 @@
+"""Checkerboard artifacts: where transposed convolutions overlap unevenly, and the spectra of decoders' outputs.
+
+Lecture S0, "Transposed CNN: Problem" (claim F3): windows that a transposed convolution adds up overlap unevenly unless
+the stride divides the kernel's size, as 2x2 and 4x4 with a stride of 2. Shown as maps of the overlap, and as mean
+squares and spectra of what decoders of random weights, and decoders trained for a moment to enlarge images, put out;
+beside them decoders that resize first and then convolve.
+
+    python launch.py checkerboard
+
+Takes half a minute on a core, most of it training. Expect even overlap wherever the stride divides the kernel, and
+peaks at the stride's frequency all the same while weights are random: even overlap makes all phases equal on average
+over weights, not for any one kernel. Resizing first has no peak.
+
+Source: Odena, Dumoulin & Olah, "Deconvolution and checkerboard artifacts" (2016).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from matplotlib.figure import Figure
+
+from cnnjax import ops, train, viz
+from cnnjax.data import shapes
+from cnnjax.errors import UserError
+from cnnjax.viz import Lines, Picture
+from experiments import Claim, check
+
+KERNELS, STRIDES = (2, 3, 4, 5, 6), (2, 3)
+ONES = 8  # side of the input whose windows are counted
+CHANNELS, STAGES, DRAWS, NOISE = 4, 3, 32, 8  # of the random decoders, whose input is 8x8 normal numbers
+BORDER = 8  # pixels of an output's border that are left out
+HIDDEN, IMAGES, UNSEEN, BATCH, STEPS, LR = 16, 256, 64, 16, 120, 0.01  # of the trained decoders
+Upsample = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Twice the size, by windows of the kernel's size at a stride of 2."""
+    size = kernel.shape[0]
+    return ops.conv_transpose2d(x, kernel, stride=2, padding=(size - 1) // 2, output_padding=size % 2)
+
+
+def _resized(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return ops.conv2d(ops.upsample_nearest(x, 2), kernel, padding="HALF")
+
+
+# name: how a stage enlarges, and its kernel's size
+DECODERS: dict[str, tuple[Upsample, int]] = {
+    "transposed 3x3": (_transposed, 3),
+    "transposed 4x4": (_transposed, 4),
+    "resize, then 3x3": (_resized, 3),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Count overlaps, and look for the stride's frequency in decoders' outputs."""
+
+    seed: Annotated[int, tyro.conf.arg(help="Decides weights, noise and images.")] = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+
+
+def load(config: Config) -> np.ndarray:
+    """Return generated images (320, 32, 32, 3) from -0.5 to 0.5: those to learn from, then those to judge by."""
+    return shapes.generate(IMAGES + UNSEEN, size=32, seed=config.seed).images.astype(np.float32) / 255 - 0.5
+
+
+def run(config: Config, images: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+    """Count, draw weights, train, draw the figures, and return the summary."""
+    maps = overlaps()
+    drawn = {name: random_outputs(name, config.seed) for name in DECODERS}
+    trained = {name: trained_outputs(name, images, config.seed) for name in DECODERS}
+    originals = images[IMAGES:]
+    viz.save(_draw_overlaps(maps), run.figures / "overlap.png")
+    viz.save(_draw_random(drawn), run.figures / "random-decoders.png")
+    viz.save(_draw_trained(originals, trained), run.figures / "trained-decoders.png")
+    viz.save(_draw_spectra(drawn, {"original": originals, **trained}), run.figures / "spectra.png")
+    return {
+        "overlap_is_even": {f"{k}x{k}/{s}": is_even(count, k) for (k, s), count in maps.items()},
+        "random": {name: {"peak": peak(y), "unevenness": unevenness(y)} for name, y in drawn.items()},
+        "trained": {
+            name: {"peak": peak(y), "error": float(np.sqrt(np.square(y - originals).mean()))}
+            for name, y in {"original": originals, **trained}.items()
+        },
+    }
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def overlaps() -> dict[tuple[int, int], np.ndarray]:
+    """Return how many windows reach each output pixel, by (kernel, stride): the output of ones with weights of 1."""
+    x = jnp.ones((1, ONES, ONES, 1))
+    pairs = [(kernel, stride) for stride in STRIDES for kernel in KERNELS]
+    found = jax.jit(lambda x: [ops.conv_transpose2d(x, jnp.ones((k, k, 1, 1)), stride=s) for k, s in pairs])(x)
+    counts = (np.rint(np.asarray(count)[0, ..., 0]).astype(int) for count in found)
+    return dict(zip(pairs, counts, strict=True))
+
+
+def is_even(count: np.ndarray, kernel: int) -> bool:
+    """Return whether all pixels that are farther than a kernel from the border lie in as many windows."""
+    inside = count[kernel:-kernel, kernel:-kernel]
+    return bool((inside == inside[0, 0]).all())
+
+
+# ---------------------------------------------------------------- decoders
+
+
+def random_outputs(name: str, seed: int) -> np.ndarray:
+    """Return what decoders of He normal weights make of normal noise: three stages with ReLU between, 8x8 to 64x64.
+
+    Returns:
+        (32 draws of weights and noise, height, width, 4 channels), without the border.
+    """
+    enlarge, size = DECODERS[name]
+    rng = np.random.default_rng(seed)
+
+    @jax.jit
+    def decode(x: jax.Array, kernels: Sequence[jax.Array]) -> jax.Array:
+        for number, kernel in enumerate(kernels):
+            x = enlarge(nnx.relu(x) if number else x, kernel)
+        return x[0, BORDER:-BORDER, BORDER:-BORDER]
+
+    outputs = []
+    for _ in range(DRAWS):
+        noise = rng.normal(size=(1, NOISE, NOISE, CHANNELS)).astype(np.float32)
+        kernels = [_he_normal(rng, (size, size, CHANNELS, CHANNELS)) for _ in range(STAGES)]
+        outputs.append(np.asarray(decode(noise, kernels)))
+    return np.stack(outputs)
+
+
+def _he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+
+
+def trained_outputs(name: str, images: np.ndarray, seed: int) -> np.ndarray:
+    """Train two stages, with ReLU between, to enlarge images that were shrunk to a quarter; return unseen ones.
+
+    120 steps of Adam on the mean square error of 16 images, with a cosine schedule.
+
+    Returns:
+        (64, 32, 32, 3), the enlarged images that were not trained on.
+    """
+    enlarge, size = DECODERS[name]
+    optimizer = optax.adam(optax.cosine_decay_schedule(LR, STEPS))
+    rng = np.random.default_rng(seed)
+    kernels = [(size, size, 3, HIDDEN), (size, size, HIDDEN, 3)]
+    params = [(jnp.asarray(_he_normal(rng, shape)), jnp.zeros(shape[3])) for shape in kernels]
+
+    def decode(params: Any, x: jax.Array) -> jax.Array:
+        (first, first_bias), (second, second_bias) = params
+        return enlarge(nnx.relu(enlarge(x, first) + first_bias), second) + second_bias
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.square(decode(params, ops.avg_pool2d(x, 4)) - x).mean()
+
+    @partial(jax.jit, donate_argnums=(0,))
+    def step(state: Any, x: jax.Array) -> Any:
+        params, optimizer_state = state
+        updates, optimizer_state = optimizer.update(jax.grad(loss)(params, x), optimizer_state)
+        return optax.apply_updates(params, updates), optimizer_state
+
+    state = params, optimizer.init(params)
+    for _ in range(STEPS):
+        state = step(state, images[rng.choice(IMAGES, BATCH, replace=False)])
+    unseen = jnp.asarray(images[IMAGES:])
+    return np.asarray(jax.jit(lambda params, x: decode(params, ops.avg_pool2d(x, 4)))(state[0], unseen))
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def spectrum(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequencies from 0 to 1/2 a pixel, and the mean power of images (n, h, w, c) along the width, to sum 1.
+
+    The mean of each image is taken off, and a Hann window keeps its borders from the spectrum.
+    """
+    size = outputs.shape[2]
+    flat = outputs - outputs.mean((1, 2), keepdims=True)
+    windowed = flat * np.hanning(outputs.shape[1])[:, None, None] * np.hanning(size)[:, None]
+    power = np.square(np.abs(np.fft.rfft(windowed, axis=2))).mean((0, 1, 3))
+    return np.fft.rfftfreq(size), power / power.sum()
+
+
+def peak(outputs: np.ndarray) -> float:
+    """Return the power at a period of 2 pixels, the stride's, over the median power of periods from 2.1 to 4."""
+    frequencies, power = spectrum(outputs)
+    near = (frequencies > 0.27) & (frequencies < 0.47)
+    return float(power[-1] / np.median(power[near]))
+
+
+def unevenness(outputs: np.ndarray) -> float:
+    """Return the deviation over the mean of the four phases' mean squares: 0 where all pixels are alike on average."""
+    squares = np.square(outputs).mean((0, 3))
+    phases = np.array([squares[row::2, column::2].mean() for row in (0, 1) for column in (0, 1)])
+    return float(phases.std() / phases.mean())
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _draw_overlaps(maps: dict[tuple[int, int], np.ndarray]) -> Figure:
+    rows: dict[str, list[Picture]] = {}
+    for (kernel, stride), count in maps.items():
+        start = (count.shape[0] - 9) // 2
+        title = f"kernel {kernel}: {'even' if is_even(count, kernel) else 'uneven'}"
+        middle = count[start : start + 9, start : start + 9]
+        limits = (0, 1.5 * middle.max())
+        rows.setdefault(f"Windows that reach a pixel, stride {stride}", []).append(
+            Picture(middle, title, "Oranges", limits, numbers="d")
+        )
+    return viz.picture_rows(rows, size=2)
+
+
+def _draw_random(drawn: dict[str, np.ndarray]) -> Figure:
+    rows = {}
+    for name, outputs in drawn.items():
+        squares = np.square(outputs).mean((0, 3))
+        examples = [Picture(output[:32, :32, 0], f"weights {number}") for number, output in enumerate(outputs[:4], 1)]
+        mean = Picture(
+            squares[:16, :16] / squares.mean(), f"mean square,\nunevenness {unevenness(outputs):.2f}", limits=(0, 2)
+        )
+        rows[f"{name}: random weights, peak {peak(outputs):.1f}"] = [*examples, mean]
+    return viz.picture_rows(rows, size=1.6)
+
+
+def _draw_trained(originals: np.ndarray, trained: dict[str, np.ndarray]) -> Figure:
+    def pictures(images: np.ndarray) -> list[Picture]:
+        return [Picture(np.clip(image + 0.5, 0, 1)) for image in images[:6]]
+
+    rows = {"originals": pictures(originals)}
+    rows |= {f"{name}, peak {peak(outputs):.2f}": pictures(outputs) for name, outputs in trained.items()}
+    return viz.picture_rows(rows, size=1.4)
+
+
+def _draw_spectra(drawn: dict[str, np.ndarray], trained: dict[str, np.ndarray]) -> Figure:
+    labels, scales = ("frequency (1 / pixels)", "share of the power"), ("linear", "log")
+    return viz.line_plots(
+        [
+            Lines(title, labels, {name: spectrum(outputs) for name, outputs in row.items()}, scales)
+            for title, row in (("random weights", drawn), ("trained to enlarge four times", trained))
+        ]
+    )
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return as Markdown tables which overlap is even, and what decoders' outputs have at the stride's frequency."""
+    lines = ["| kernel / stride | overlap |", "| --- | --- |"]
+    lines += [f"| {name} | {'even' if even else 'uneven'} |" for name, even in summary["overlap_is_even"].items()]
+    lines += [
+        "",
+        "| random weights | peak at the stride's frequency | unevenness of the mean square |",
+        "| --- " * 3 + "|",
+    ]
+    lines += [f"| {name} | {row['peak']:.1f} | {row['unevenness']:.3f} |" for name, row in summary["random"].items()]
+    lines += ["", "| trained | peak at the stride's frequency | root mean square error |", "| --- " * 3 + "|"]
+    lines += [f"| {name} | {row['peak']:.2f} | {row['error']:.4f} |" for name, row in summary["trained"].items()]
+    return "\n".join(lines)
+
+
+def claims(summary: dict[str, Any] | None) -> list[Claim]:
+    """Return claim F3: overlap and random decoders computed here, trained ones read from a finished run."""
+    drawn = {name: random_outputs(name, 0) for name in DECODERS}
+    peaks = {name: peak(outputs) for name, outputs in drawn.items()}
+    trained = {} if summary is None else {name: summary["trained"][name]["peak"] for name in DECODERS}
+    return [_even_overlap(), _even_squares(drawn), _peaks("random weights", peaks), _peaks("trained", trained)]
+
+
+def _even_overlap() -> Claim:
+    even = {pair: is_even(count, pair[0]) for pair, count in overlaps().items()}
+    listed = {
+        word: ", ".join(f"{k}x{k}/{s}" for (k, s), found in even.items() if found == wanted)
+        for word, wanted in (("even", True), ("uneven", False))
+    }
+    return check(
+        "F3",
+        "windows of a transposed convolution overlap unevenly unless the stride divides the kernel's size",
+        "even: 2x2 or 4x4 with stride 2",
+        "; ".join(f"{word}: {pairs}" for word, pairs in listed.items()),
+        "exact, away from the border",
+        all(found == (kernel % stride == 0) for (kernel, stride), found in even.items()),
+    )
+
+
+def _even_squares(drawn: dict[str, np.ndarray]) -> Claim:
+    found = {name: unevenness(outputs) for name, outputs in drawn.items()}
+    three, four, resized = found.values()
+    return check(
+        "F3",
+        "averaged over random weights, pixels are unlike where overlap is uneven, and alike where the stride divides",
+        "uneven overlap is the main cause",
+        "deviation / mean of the phases' mean squares: " + ", ".join(f"{name} {x:.2f}" for name, x in found.items()),
+        "3x3 above 0.3, 4x4 below 0.1, resized below 0.02",
+        three > 0.3 and four < 0.1 and resized < 0.02,
+    )
+
+
+def _peaks(weights: str, peaks: dict[str, float]) -> Claim:
+    statement = (
+        f"checkerboards, seen as a peak at the stride's frequency, {weights}: a 4x4 kernel fixes or reduces them"
+    )
+    if not peaks:
+        return Claim("F3", statement, "", "", "", "not run: needs a finished run")
+    three, four, resized = peaks.values()
+    correction = "erratum: deck says 4x4 fixes it; right is that it evens the overlap alone, the peak goes by resizing"
+    stays = four > 1 and resized < 1
+    return Claim(
+        "F3",
+        statement,
+        "fixed or reduced by 2x2 or 4x4 with stride 2",
+        "power over that of near frequencies: " + ", ".join(f"{name} {power:.1f}" for name, power in peaks.items()),
+        "reduced: to half or less; no peak: below 1",
+        "holds" if four <= three / 2 else correction if stays else "fails",
+    )
