@@ -1,7 +1,7 @@
 """Activations: sigmoid, tanh, ReLU, ReLU6 and softplus, their gradients through 50 layers; losses and softmax.
 
 Lecture S2, "Activation Functions" and "CNN Training" (claims G1 and G2): the five functions with their derivatives; how
-large the gradient of every kernel is in a stack of 50 convolutions, each with the initialisation that is usual for its
+large the gradient is at every layer of a stack of 50 convolutions, each with the initialisation that is usual for its
 activation; and mean square error, categorical cross-entropy and softmax against NumPy.
 
     python launch.py activations
@@ -29,7 +29,7 @@ from cnnjax.viz import Lines
 from experiments import Claim, check
 
 LAYERS, CHANNELS, SIZE, IMAGES = 50, 16, 8, 4  # of the stack: 3x3 convolutions of 8x8 images, borders joined
-VANISHED = 1e-3  # the first layer's gradient over the last layer's, below which learning stands still
+VANISHED = 1e-3  # what is left at the first layer's input of the gradient at the last layer's
 VARIANCES = {"Glorot": 1.0, "He": 2.0, "torch's default": 1 / 3}  # of a kernel's values, times inputs of an output
 
 
@@ -75,12 +75,12 @@ def run(config: Config, nothing: None, run: train.Run, parallel: train.Parallel)
         "usual": {
             name: {"initialization": UNITS[name].initialization, **_ends(norms)} for name, norms in usual.items()
         },
-        "alike": {kind: {name: _ends(norms)["kernels"] for name, norms in row.items()} for kind, row in alike.items()},
+        "alike": {kind: {name: _ends(norms)["signals"] for name, norms in row.items()} for kind, row in alike.items()},
     }
 
 
 def _ends(norms: dict[str, np.ndarray]) -> dict[str, float]:
-    """The first layer's gradient over the last layer's, of kernels and of what the layers take in."""
+    """The first layer's gradient over the last layer's, of inputs ("signals") and of kernels."""
     return {key: float(values[0] / values[-1]) for key, values in norms.items()}
 
 
@@ -98,7 +98,8 @@ def gradients(name: str, initialization: str, seed: int) -> dict[str, np.ndarray
         seed: of all numbers; activations see the same but for the kernels' scale.
 
     Returns:
-        "kernels": of the kernels' gradients, "signals": of those of the layers' inputs; (50,) in float64.
+        "signals": of the gradients of the layers' inputs, "kernels": of the kernels'; (50,) in float64. With ReLU a
+        kernel's gradient shrinks with all others' kernels, those of later layers or not: inputs' show what vanishes.
     """
     rng = np.random.default_rng(seed)
     deviation = np.sqrt(VARIANCES[initialization] / (9 * CHANNELS))
@@ -187,8 +188,8 @@ def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> 
     plots = [
         Lines(
             title,
-            ("layer, from the input", "norm of the kernel's gradient / last layer's"),
-            {name: (layers, norms["kernels"] / norms["kernels"][-1]) for name, norms in row.items()},
+            ("layer, from the input", "gradient of its input / last layer's"),
+            {name: (layers, norms["signals"] / norms["signals"][-1]) for name, norms in row.items()},
             ("linear", "log"),
         )
         for title, row in panels.items()
@@ -202,12 +203,12 @@ def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> 
 def table(summary: dict[str, Any]) -> str:
     """Return as Markdown tables the first layer's gradient over the last layer's."""
     lines = [
-        f"| activation | initialisation | kernel of layer 1 / {LAYERS} | input of layer 1 / {LAYERS} |",
+        f"| activation | initialisation | input of layer 1 / {LAYERS} | kernel of layer 1 / {LAYERS} |",
         "| --- " * 4 + "|",
     ]
     for name, row in summary["usual"].items():
-        lines.append(f"| {name} | {row['initialization']} | {row['kernels']:.2g} | {row['signals']:.2g} |")
-    lines += ["", "| kernel of the first / last layer | " + " | ".join(UNITS) + " |", "| --- " * (1 + len(UNITS)) + "|"]
+        lines.append(f"| {name} | {row['initialization']} | {row['signals']:.2g} | {row['kernels']:.2g} |")
+    lines += ["", "| input of the first / last layer | " + " | ".join(UNITS) + " |", "| --- " * (1 + len(UNITS)) + "|"]
     for kind, row in summary["alike"].items():
         lines.append(f"| all with {kind} | " + " | ".join(f"{row[name]:.2g}" for name in UNITS) + " |")
     return "\n".join(lines)
@@ -220,7 +221,7 @@ def claims(summary: dict[str, Any] | None) -> list[Claim]:
 
 def _gradient_claim(name: str, unit: Unit) -> Claim:
     ends = _ends(gradients(name, unit.initialization, 0))
-    vanished = ends["kernels"] < VANISHED
+    vanished = ends["signals"] < VANISHED
     deck, right = ("vanish", "do not") if unit.vanishes else ("do not vanish", "do")
     kernels = f"{unit.initialization} kernels"
     correction = f"erratum: deck says gradients {deck} with {name}; right is that with {kernels} they {right}"
@@ -229,7 +230,7 @@ def _gradient_claim(name: str, unit: Unit) -> Claim:
         f"{name}: {'gradients vanish' if unit.vanishes else 'gradients do not vanish'} with depth",
         deck,
         f"first over last of {LAYERS} layers: kernels {ends['kernels']:.2g}, inputs {ends['signals']:.2g} ({kernels})",
-        f"vanished: kernels' below {VANISHED:g}",
+        f"vanished: inputs' below {VANISHED:g}",
         "holds" if vanished == unit.vanishes else correction,
     )
 

@@ -1,0 +1,63 @@
+"""Overlaps are counts of windows, peaks are of known spectra, and verdicts follow from them."""
+
+import numpy as np
+import pytest
+
+from cnnjax.errors import UserError
+from experiments import checkerboard
+
+
+def test_overlaps_count_windows():
+    for (kernel, stride), count in checkerboard.overlaps().items():
+        expected = np.zeros_like(count)
+        for row, column in np.ndindex(checkerboard.ONES, checkerboard.ONES):
+            top, left = stride * row, stride * column
+            expected[top : top + kernel, left : left + kernel] += 1
+        np.testing.assert_array_equal(count, expected)
+        assert checkerboard.is_even(count, kernel) == (kernel % stride == 0)
+
+
+def test_a_checkerboard_is_a_peak_and_noise_is_none():
+    noise = np.random.default_rng(0).normal(size=(32, 48, 48, 1))
+    stripes = np.arange(48) % 2 - 0.5
+    assert checkerboard.peak(noise) == pytest.approx(1, abs=0.5)
+    assert checkerboard.peak(noise + stripes[:, None]) > 5
+    assert checkerboard.unevenness(noise) < 0.05
+    assert checkerboard.unevenness(noise * (1 + stripes[:, None])) > 0.5
+
+
+@pytest.mark.parametrize("name", checkerboard.DECODERS)
+def test_every_decoder_doubles_the_size(name):
+    enlarge, size = checkerboard.DECODERS[name]
+    assert enlarge(np.ones((1, 8, 8, 2), np.float32), np.ones((size, size, 2, 3), np.float32)).shape == (1, 16, 16, 3)
+
+
+def test_training_brings_the_error_down(monkeypatch):
+    images = checkerboard.load(checkerboard.Config())
+    unseen = images[checkerboard.IMAGES :]
+    errors = []
+    for steps in (1, 40):
+        monkeypatch.setattr(checkerboard, "STEPS", steps)
+        outputs = checkerboard.trained_outputs("resize, then 3x3", images, seed=0)
+        assert outputs.shape == unseen.shape
+        errors.append(np.square(outputs - unseen).mean())
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < unseen.var()
+
+
+@pytest.mark.parametrize(
+    ("peaks", "verdict"), [((8, 3, 0.5), "holds"), ((8, 9, 0.5), "erratum"), ((8, 9, 3), "fails"), ((), "not run")]
+)
+def test_the_verdict_on_peaks_follows_from_them(peaks, verdict):
+    found = dict(zip(checkerboard.DECODERS, peaks, strict=False))
+    assert checkerboard._peaks("trained", found).verdict.startswith(verdict)
+
+
+def test_what_needs_no_training_is_confirmed_without_a_run():
+    claims = checkerboard.claims(None)
+    assert [claim.verdict.partition(":")[0] for claim in claims] == ["holds", "holds", "erratum", "not run"]
+
+
+def test_a_seed_out_of_range_is_refused():
+    with pytest.raises(UserError, match="--seed must be from 0"):
+        checkerboard.Config(seed=-1)
