@@ -48,6 +48,7 @@ UNITS = {
     "ReLU6": Unit(jax.nn.relu6, False, "He"),
     "softplus": Unit(jax.nn.softplus, False, "He"),
 }
+STYLES = {"ReLU6": "--"}  # which is ReLU below 6
 
 
 @dataclass(frozen=True)
@@ -173,28 +174,23 @@ def _draw_functions() -> Figure:
     slopes = {name: np.asarray(jax.jit(jax.vmap(jax.grad(unit.function)))(x)) for name, unit in UNITS.items()}
     return viz.line_plots(
         [
-            Lines(title, ("u", "y"), {name: (x, y) for name, y in curves.items()})
+            Lines(title, ("u", "y"), {name: (x, y) for name, y in curves.items()}, styles=STYLES)
             for title, curves in (("activations", values), ("their derivatives", slopes))
         ]
     )
 
 
 def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> Figure:
+    """Gradients of the layers' inputs; what is too small for float32 is left out."""
+    panels = {"usual: Glorot, and He for rectifiers": usual} | {f"all: {kind}": row for kind, row in alike.items()}
     layers = np.arange(1, LAYERS + 1)
-    panels = {"usual initialisations: Glorot, ReLUs and softplus He": usual}
-    panels |= {
-        f"all with {kind}'s" if kind != "torch's default" else f"all with {kind}": row for kind, row in alike.items()
-    }
-    plots = [
-        Lines(
-            title,
-            ("layer, from the input", "gradient of its input / last layer's"),
-            {name: (layers, norms["signals"] / norms["signals"][-1]) for name, norms in row.items()},
-            ("linear", "log"),
-        )
-        for title, row in panels.items()
-    ]
-    return viz.line_plots(plots, size=(4.2, 3.4))
+    plots = []
+    for title, row in panels.items():
+        shares = {name: norms["signals"] / norms["signals"][-1] for name, norms in row.items()}
+        lines = {name: (layers, np.where(share > 0, share, np.nan)) for name, share in shares.items()}
+        labels = ("layer, from the input", "gradient / last layer's")
+        plots.append(Lines(title, labels, lines, ("linear", "log"), styles=STYLES))
+    return viz.line_plots(plots, size=(3.9, 3.4))
 
 
 # ---------------------------------------------------------------- what comes out
