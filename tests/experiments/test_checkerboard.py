@@ -22,6 +22,7 @@ def test_a_checkerboard_is_a_peak_and_noise_is_none():
     stripes = np.arange(48) % 2 - 0.5
     assert checkerboard.peak(noise) == pytest.approx(1, abs=0.5)
     assert checkerboard.peak(noise + stripes[:, None]) > 5
+    assert checkerboard.share(noise + stripes[:, None]) > 2 * checkerboard.share(noise)
     assert checkerboard.unevenness(noise) < 0.05
     assert checkerboard.unevenness(noise * (1 + stripes[:, None])) > 0.5
 
@@ -46,11 +47,12 @@ def test_training_brings_the_error_down(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("peaks", "verdict"), [((8, 3, 0.5), "holds"), ((8, 9, 0.5), "erratum"), ((8, 9, 3), "fails"), ((), "not run")]
+    ("shares", "verdict"),
+    [((0.2, 0.1, 0.01), "holds"), ((0.2, 0.3, 0.01), "erratum"), ((0.2, 0.3, 0.3), "fails"), ((), "not run")],
 )
-def test_the_verdict_on_peaks_follows_from_them(peaks, verdict):
-    found = dict(zip(checkerboard.DECODERS, peaks, strict=False))
-    assert checkerboard._peaks("trained", found).verdict.startswith(verdict)
+def test_the_verdict_on_reduction_follows_from_the_power(shares, verdict):
+    found = dict(zip(checkerboard.DECODERS, shares, strict=False))
+    assert checkerboard._reduced("trained", found).verdict.startswith(verdict)
 
 
 def test_what_needs_no_training_is_confirmed_without_a_run():
