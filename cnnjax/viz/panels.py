@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from cnnjax.viz.figures import COLOURS
 
@@ -121,6 +121,12 @@ def line_plots(plots: Sequence[Lines], *, size: tuple[float, float] = (4.4, 3.4)
             (handles[label],) = axes.plot(x, y, style + marker, color=colour, markersize=4, linewidth=1.6)
         (across, up), (x_scale, y_scale) = plot.labels, plot.scales
         axes.set(title=plot.title, xlabel=across, ylabel=up, xscale=x_scale, yscale=y_scale)
+        for axis, scale in ((axes.xaxis, x_scale), (axes.yaxis, y_scale)):
+            low, high = axis.get_view_interval()
+            if scale == "log" and high < 1e3 * low:  # powers of ten alone would be few
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
         if all(np.issubdtype(np.asarray(x).dtype, np.integer) for x, _ in plot.lines.values()) and x_scale == "linear":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
