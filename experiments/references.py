@@ -22,6 +22,28 @@ WITHOUT_REFERENCE = (  # in neither; counted in tests/models instead
 )
 OTHER_NAMES = {"mnasnet": "mnasnet1_0"}  # where torchvision's name is another
 TIMM = {"mobilenet_v1": "mobilenetv1_100", "xception": "legacy_xception"}  # where torchvision has none
+# One or two of each family: where not all of them are compared, these are.
+FAMILIES = [
+    "alexnet",
+    "vgg11",
+    "vgg11_bn",
+    "googlenet",
+    "inception_v3",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "densenet121",
+    "xception",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "mnasnet",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "convnext_tiny",
+]
 SIZES = {"inception_v3": 75}  # of images, where 64 is too small
 # Where torchvision warns unless it is told whether to begin with the published initial values.
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}

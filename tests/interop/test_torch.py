@@ -12,7 +12,11 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif(not references.installed(), reason="needs torch, torchvision and timm"),
 ]
-NAMES = [name for name in models.list_models() if name not in references.WITHOUT_REFERENCE]
+NAMES = [
+    name if name in references.FAMILIES else pytest.param(name, marks=pytest.mark.zoo)
+    for name in models.list_models()
+    if name not in references.WITHOUT_REFERENCE
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

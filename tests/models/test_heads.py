@@ -18,7 +18,7 @@ def shapes(model):
     return {path_name(path): variable.shape for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-@pytest.mark.published
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", [name for name in models.list_models() if name not in AUTOENCODERS])
 def test_heads_are_the_layers_whose_shapes_depend_on_the_classes(name):
     model, other = (nnx.eval_shape(lambda n=n: models.create_model(name, num_classes=n)) for n in (7, 9))
