@@ -139,7 +139,7 @@ def test_vgg16_attention_has_vgg16_s_convolutions_and_three_estimators():
         ("densenet_bc_100_12", 32, {"features.denseblock1": (32, 32, 216), "features.norm5": (8, 8, 342)}),
         ("xception", 299, {"block1": (74, 74, 128), "block11": (19, 19, 728), "conv4": (10, 10, 2048)}),
         ("resnet20", 32, {"layer1.2": (32, 32, 16), "layer2.2": (16, 16, 32), "layer3.2": (8, 8, 64)}),
-        ("all_cnn_c", 32, {"features.3": (32, 32, 96), "features.16": (6, 6, 192), "features.20": (6, 6, 1000)}),
+        ("all_cnn_c", 32, {"features.3": (32, 32, 96), "features.16": (6, 6, 192), "classifier.0": (6, 6, 1000)}),
         ("fractalnet", 32, {"blocks.0": (16, 16, 64), "blocks.4": (1, 1, 512)}),
         ("vgg16_attention", 32, {"stage1": (32, 32, 256), "stage2": (16, 16, 512), "stage3": (8, 8, 512)}),
     ],
