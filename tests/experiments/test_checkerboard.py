@@ -51,7 +51,8 @@ def test_training_brings_the_error_down(monkeypatch):
     [((0.2, 0.1, 0.01), "holds"), ((0.2, 0.3, 0.01), "erratum"), ((0.2, 0.3, 0.3), "fails"), ((), "not run")],
 )
 def test_the_verdict_on_reduction_follows_from_the_power(shares, verdict):
-    found = dict(zip(checkerboard.DECODERS, shares, strict=False))
+    rows = [{"share": share, "peak": 1 - share} for share in shares]  # the peak stands beside and decides nothing
+    found = dict(zip(checkerboard.DECODERS, rows, strict=False))
     assert checkerboard._reduced("trained", found).verdict.startswith(verdict)
 
 

@@ -81,7 +81,8 @@ def test_initial_values_have_the_reference_s_distributions(name):
             theirs = value.numpy().astype(np.float64)
             spread = 5 / theirs.size**0.5  # five deviations of the difference of two measured deviations
             assert ours[key].std() == pytest.approx(theirs.std(), rel=spread), key
-            assert ours[key].mean() == pytest.approx(theirs.mean(), rel=1e-6, abs=float(1.5 * spread * theirs.std())), key
+            apart = float(1.5 * spread * theirs.std())
+            assert ours[key].mean() == pytest.approx(theirs.mean(), rel=1e-6, abs=apart), key
             if theirs.size > 1000:  # uniform or normal
                 assert np.abs(ours[key]).max() == pytest.approx(np.abs(theirs).max(), rel=0.4), key
 
