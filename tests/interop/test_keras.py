@@ -98,9 +98,11 @@ def test_eval_logits_are_keras_s(applications, name):
 
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_arrays_of_deeper_networks_have_a_place(applications, name):
-    interop.load_keras(
-        nnx.eval_shape(lambda: models.create_model(name)), getattr(applications, SIBLINGS[name])(weights=None)
-    )
+    model = nnx.eval_shape(lambda: models.create_model(name))  # every array a shape without values
+    interop.load_keras(model, getattr(applications, SIBLINGS[name])(weights=None))
+    arrays = jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    assert arrays
+    assert all(isinstance(array, jax.Array) for array in arrays)
 
 
 @pytest.fixture(scope="module")
