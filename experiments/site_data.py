@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-from sklearn.datasets import load_digits, load_sample_image
+from sklearn.datasets import load_digits
+
+from cnnjax import data
 
 # Claim B6: the image of S3, and the kernel beside it.
 LECTURE_IMAGE = [[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]]
@@ -36,7 +37,7 @@ def explorer_data() -> dict[str, Any]:
             "one pixel": [[int(row == column == 3) for column in range(7)] for row in range(7)],
             "digit zero": digits[0].tolist(),
             "digit three": digits[3].tolist(),
-            "flower": _flower().tolist(),
+            "flower": data.photograph("flower", 14).mean(-1).round().astype(int).tolist(),
         },
         "kernels": KERNELS,
         "examples": {
@@ -61,9 +62,3 @@ def _example(**changes: Any) -> dict[str, Any]:
     if changes.get("window", 3) != 3:
         plain["preset"] = "ones"
     return plain | changes
-
-
-def _flower(cells: int = 14, side: int = 420) -> np.ndarray:
-    """A piece of scikit-learn's photograph in grey, 0 to 255."""
-    piece = load_sample_image("flower.jpg")[:side, 100 : 100 + side].mean(-1)
-    return piece.reshape(cells, side // cells, cells, side // cells).mean((1, 3)).round().astype(int)
