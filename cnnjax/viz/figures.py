@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DPI = 150
@@ -113,17 +115,43 @@ def bubbles(points: Mapping[str, tuple[float, float, float]]) -> Figure:
     axes = figure.add_subplot()
     families = dict.fromkeys(re.split(r"\d", name)[0].rstrip("_") for name in points)
     colours = {family: COLOURS[number % len(COLOURS)] for number, family in enumerate(families)}
+    labels = []
     for name, (gmacs, accuracy, params) in sorted(points.items(), key=lambda item: -item[1][2]):
         colour = colours[re.split(r"\d", name)[0].rstrip("_")]
         axes.scatter(gmacs, accuracy, s=8 * params, color=colour, alpha=0.45, linewidths=0)
-        axes.annotate(name, (gmacs, accuracy), fontsize=6, ha="center", va="center")
+        labels.append(
+            axes.annotate(
+                name,
+                (gmacs, accuracy),
+                (0, 0),
+                textcoords="offset points",
+                fontsize=6,
+                ha="center",
+                va="center",
+                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
+            )
+        )
     for params in (1, 10, 100):
         axes.scatter([], [], s=8 * params, color="grey", alpha=0.45, label=f"{params} million parameters")
     axes.set(xscale="log", xlabel="multiply-adds of an image (10^9)", ylabel="published top-1 accuracy on ImageNet (%)")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right", labelspacing=1.4, borderpad=1.2)
+    axes.legend(fontsize=8, loc="lower right", labelspacing=1.4, borderpad=1.2, handletextpad=1.6)
+    _part(figure, labels)
     return figure
+
+
+def _part(figure: Figure, labels: Sequence[Annotation]) -> None:
+    """Move labels up or down, each as little as it takes to lie on none of those before it."""
+    figure.draw_without_rendering()  # before the first drawing the layout is unknown
+    taken: list[Bbox] = []
+    for label in labels:
+        box = Text.get_window_extent(label)
+        rows = sorted(range(-len(labels), len(labels) + 1), key=abs)
+        moves = ((row * box.height, box.translated(0, row * box.height)) for row in rows)
+        move, free = next((move, place) for move, place in moves if not any(map(place.overlaps, taken)))
+        label.xyann = (0, move * 72 / figure.dpi)
+        taken.append(free)
 
 
 def option_effect(option: str, values: Sequence[str], lines: Mapping[str, np.ndarray], metric: str) -> Figure:

@@ -1,7 +1,10 @@
 """Figures show what they are given: checked on the artists, and by drawing them."""
 
+import itertools
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from cnnjax import viz
@@ -45,6 +48,15 @@ def test_tradeoff_places_parameters_against_accuracy():
     figure = viz.tradeoff({"a": (2e6, 0.5)}, {"ref": (3e6, 0.6)})
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines]
     assert points == [(2, 50), (3, 60)]
+
+
+def test_bubbles_have_labels_that_do_not_lie_on_each_other():
+    points = {f"net{number}": (1.0, 70 + number / 100, 5.0) for number in range(6)} | {"far": (10.0, 90.0, 50.0)}
+    figure = viz.bubbles(points)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(label) for label in figure.axes[0].texts]
+    assert len(boxes) == 7
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_ratio_bars_start_at_one():
