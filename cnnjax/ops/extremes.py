@@ -83,10 +83,10 @@ def winners(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
     def winner(taps: list[tuple[int, jax.Array]]) -> jax.Array:
         """The first of equals, and the last NaN, as torch."""
         first, best = taps[0]
-        tap = jnp.full(best.shape, first, dtype)
+        tap = lax.full_like(best, first, dtype)
         for number, value in taps[1:]:
-            wins = order.beats(value, best) | (value != value)
-            best, tap = jnp.where(wins, value, best), jnp.where(wins, jnp.asarray(number, dtype), tap)
+            wins = lax.bitwise_or(order.beats(value, best), lax.ne(value, value))
+            best, tap = lax.select(wins, value, best), lax.select(wins, lax.full_like(tap, number), tap)
         return tap
 
     return fold_windows(x, rows, columns, winner, jnp.asarray(-1, dtype))
@@ -96,7 +96,11 @@ def pick(x: jax.Array, tap_numbers: jax.Array, rows: Axis, columns: Axis) -> jax
     """Return the value that each window's winning tap reads from `x`; linear in `x`."""
 
     def won(block: jax.Array, region: tuple[slice, slice], taps: np.ndarray) -> jax.Array:
-        tap = lax.expand_dims(tap_numbers[:, region[0], region[1]], (2, 4))
-        return jnp.where(tap == taps.astype(tap_numbers.dtype), block, jnp.zeros((), x.dtype))
+        n, _, _, c = tap_numbers.shape
+        (top, bottom), (left, right) = ((part.start, part.stop) for part in region)
+        tap = lax.slice(tap_numbers, (0, top, left, 0), (n, bottom, right, c))
+        tap = lax.broadcast_in_dim(tap, block.shape, (0, 1, 3, 5))
+        read = lax.eq(tap, lax.broadcast_in_dim(taps.astype(tap.dtype), block.shape, tuple(range(6))))
+        return lax.select(read, block, lax.full_like(block, 0))
 
     return gather_windows(x, rows, columns, won)

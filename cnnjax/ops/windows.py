@@ -110,20 +110,20 @@ def gather_windows(
     """
     n, _, _, c = x.shape
     row_runs, column_runs = _cell_runs(rows), _cell_runs(columns)
-    total = jnp.zeros((n, rows.out, columns.out, c), x.dtype)
+    total = lax.full((n, rows.out, columns.out, c), 0, x.dtype)
     bands = lax.split(x, _cell_sizes(rows, row_runs), axis=1)
     for (r0, r1, (row_phases, row_readers)), band in zip(row_runs, bands, strict=True):
         blocks = lax.split(band, _cell_sizes(columns, column_runs), axis=2)
         for (c0, c1, (column_phases, column_readers)), flat in zip(column_runs, blocks, strict=True):
-            block = flat.reshape(n, r1 - r0, row_phases, c1 - c0, column_phases, c)
+            block = lax.reshape(flat, (n, r1 - r0, row_phases, c1 - c0, column_phases, c))
             for e, row_taps in row_readers:
                 for f, column_taps in column_readers:
                     taps = [[a * columns.window + b if min(a, b) >= 0 else -1 for b in column_taps] for a in row_taps]
                     region = slice(r0 + e, r1 + e), slice(c0 + f, c1 + f)
                     read = np.array(taps).reshape(1, 1, row_phases, 1, column_phases, 1)
-                    part = weigh(block, region, read).sum((2, 4), dtype=x.dtype)  # integers would widen with x64
+                    part = lax.reduce_sum(weigh(block, region, read), (2, 4))
                     edges = (r0 + e, rows.out - r1 - e, 0), (c0 + f, columns.out - c1 - f, 0)
-                    total = total + lax.pad(part, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+                    total = lax.add(total, lax.pad(part, np.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0))))
     return total
 
 
