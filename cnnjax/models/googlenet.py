@@ -114,7 +114,7 @@ class GoogLeNet(Module):
 
     Args:
         num_classes: number of logits.
-        in_channels: channels of the images, at least 31x31 pixels.
+        in_channels: channels of the images, at least 15x15 pixels.
         auxiliary: whether there are the auxiliary classifiers.
         dropout: share left out before the classifier; the paper has 0.4, torchvision 0.2.
         auxiliary_dropout: share left out before the last layer of the auxiliary classifiers.
@@ -159,7 +159,7 @@ class GoogLeNet(Module):
         self.deterministic = False  # set by train() and eval()
 
     def __call__(self, x: jax.Array) -> jax.Array | WithAuxiliary:
-        check_images(self, x, 31)
+        check_images(self, x, 15)
         x = self.conv3(self.conv2(self.maxpool1(self.conv1(x))))
         x = self.inception3b(self.inception3a(self.maxpool2(x)))
         early = self.inception4a(self.maxpool3(x))

@@ -90,6 +90,6 @@ class SqueezeNet(Module):
 
 
 MODELS = {
-    "squeezenet1_0": partial(SqueezeNet, 96, 7, (0, 3, 7), 29),
-    "squeezenet1_1": partial(SqueezeNet, 64, 3, (0, 2, 4), 25),
+    "squeezenet1_0": partial(SqueezeNet, 96, 7, (0, 3, 7), 21),
+    "squeezenet1_1": partial(SqueezeNet, 64, 3, (0, 2, 4), 17),
 }

@@ -28,7 +28,7 @@ def max_pool2d(
         stride: pixels between two windows; default: the window.
         padding: pixels on each side that never win, at most half a window.
         dilation: pixels between two taps.
-        ceil_mode: round the output size up; a window must still start inside the input or its first padding.
+        ceil_mode: round the output size up: the last window may reach beyond the padding, but starts before the second.
 
     Returns:
         (batch, out_height, out_width, channels), with sizes as `geometry.conv_output_size` unless `ceil_mode`. The
@@ -77,7 +77,7 @@ def avg_pool2d(
         window: taps, an integer or (height, width).
         stride: pixels between two windows; default: the window.
         padding: zeros on each side, at most half a window.
-        ceil_mode: round the output size up.
+        ceil_mode: round the output size up, as `max_pool2d`.
         count_include_pad: whether the padding's zeros count as values; what `ceil_mode` adds beyond never does.
 
     Returns:

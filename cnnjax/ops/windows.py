@@ -55,7 +55,8 @@ def pool_axes(
     strides = windows if stride is None else arguments.pair("stride", stride, 1)
     paddings, dilations = arguments.pair("padding", padding, 0), arguments.pair("dilation", dilation, 1)
     numbers = zip(arguments.spatial(x), windows, strides, paddings, dilations, strict=True)
-    sides = ((paddings[0], paddings[0]), (paddings[1], paddings[1]))
+    beyond = [stride - 1 if ceil_mode else 0 for stride in strides]  # what the last window may lack
+    sides = ((paddings[0], paddings[0] + beyond[0]), (paddings[1], paddings[1] + beyond[1]))
     arguments.check_fits(arguments.spatial(x), sides, windows, dilations)
     rows, columns = (_axis(*axis, ceil_mode) for axis in numbers)
     return rows, columns

@@ -171,11 +171,14 @@ def pooling(padding=True, dilation=False, ceil_mode=False, **more):
         dilations = reference.pair(pick(rng, [1, 1, 2, 3, (1, 2)]) if dilation else 1)
         extents = [d * (k - 1) + 1 for k, d in zip(reference.pair(window), dilations, strict=True)]
         paddings = tuple(int(rng.integers(extent // 2 + 1)) * padding * pick(rng, [0, 1]) for extent in extents)
-        axes = zip(extents, paddings, strict=True)
-        size = [fitting_size(rng, lambda size, e=e, p=p: size + 2 * p >= e) for e, p in axes]
+        ceiling = {"ceil_mode": pick(rng, [False, True])} if ceil_mode else {}
+        strides = reference.pair(window if options["stride"] is None else options["stride"])
+        beyond = [stride - 1 if ceiling.get("ceil_mode") else 0 for stride in strides]
+        axes = zip(extents, paddings, beyond, strict=True)
+        size = [fitting_size(rng, lambda size, e=e, room=2 * p + b: size + room >= e) for e, p, b in axes]
         options |= {"padding": paddings} if padding else {}
         options |= {"dilation": dilations} if dilation else {}
-        options |= {"ceil_mode": pick(rng, [False, True])} if ceil_mode else {}
+        options |= ceiling
         options |= {name: pick(rng, values) for name, values in more.items()}
         return {"x": (pick(rng, BATCHES), *size, pick(rng, CHANNELS))}, options
 
