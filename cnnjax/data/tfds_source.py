@@ -93,6 +93,9 @@ def _tfds() -> ModuleType:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it advises installing OpenCV at every start
     import tensorflow_datasets as tfds
 
+    # For what its bucket says of a set that is not prepared, TFDS makes a temporary folder and leaves it behind; the
+    # bucket itself it has long ceased to ask.
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     return tfds
 
 

@@ -8,6 +8,7 @@ import requests
 from PIL import Image
 
 from cnnjax import data
+from cnnjax.data import sources
 from cnnjax.errors import UserError
 from tests import tiny_tfds
 
@@ -101,6 +102,14 @@ def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
     assert not data.is_prepared("cifar10")
 
 
+def test_looking_for_a_set_that_is_not_prepared_leaves_nothing_behind(tfds_dir, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    assert not data.is_prepared("cifar10")
+    assert list(temporary.iterdir()) == []
+
+
 def test_digits_are_all_there():
     dataset = data.load("digits")
     assert dataset.train.size + dataset.test.size == 1797
@@ -108,10 +117,14 @@ def test_digits_are_all_there():
     assert set(np.unique(dataset.test.labels)) == set(range(10))
 
 
-def test_shapes_are_split_without_overlap():
+def test_shapes_are_split_without_overlap(monkeypatch):
+    monkeypatch.setattr(sources, "SHAPES_TRAIN", 50)
+    monkeypatch.setattr(sources, "SHAPES_TEST", 20)
     dataset = data.load("shapes")
     train = {image.tobytes() for image in dataset.train.images}
-    assert not train & {image.tobytes() for image in dataset.test.images}
+    test = {image.tobytes() for image in dataset.test.images}
+    assert (len(train), len(test)) == (50, 20)
+    assert not train & test
 
 
 def test_hold_out_takes_the_last_images():
