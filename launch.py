@@ -31,9 +31,10 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py sweep EXPERIMENT --grid lr=0.1,0.01 seed=0,1,2   run every cell of a grid; --help says more
        python launch.py submit EXPERIMENT --time 2:00:00  submit an experiment to SLURM; --help says more
        python launch.py list                              what there is
-       python launch.py verify                            check the lectures' claims; exit 1 if one fails
-       python launch.py report                            write results/README.md and site, README's options
-       python launch.py publish RUN                       copy a finished run, without checkpoints, to results/
+       python launch.py verify                            check the lectures' claims, write results/CLAIMS.md; exit 1
+                                                          if one fails
+       python launch.py report                            write the published runs' reports and site, README's options
+       python launch.py publish RUN                       replace results/EXPERIMENT by a finished run
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
        python launch.py bench models                      time and compare the zoo with plain Flax and torch
@@ -125,7 +126,9 @@ def publish(arguments: list[str]) -> int:
         raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
     target = RESULTS / summary["experiment"]
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "slurm", ".*"))
+    shutil.copytree(
+        source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "profile", "slurm", ".*")
+    )
     print(f"published {source} to {target}")
     return 0
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,7 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.train.devices import use_compilation_cache
 from experiments import EXPERIMENTS, Claim, load_experiment, site
 from experiments.command_line import say
-from experiments.running import claims_table, command, figures_in
+from experiments.running import claims_table, describe, figures_in, report_page
 
 OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 NOTHING = (
@@ -104,7 +104,7 @@ def _fingerprint(results: Path, name: str) -> str | None:
 
 
 def report(results: Path, readme: Path) -> None:
-    """Write `results/README.md`, the site in `results/site`, and README's option table."""
+    """Write every published run's `report.md`, `results/README.md`, the site, and README's option table."""
     entries, notices = [], []
     for name in EXPERIMENTS:
         try:
@@ -118,6 +118,8 @@ def report(results: Path, readme: Path) -> None:
     if not entries:
         notices.append(NOTHING)
         print(NOTHING)
+    for entry in entries:
+        train.write_text(results / entry.name / "report.md", report_page(entry))
     train.write_text(results / "README.md", _readme(entries))
     head, _, rest = readme.read_text().partition(OPTIONS_BEGIN)
     train.write_text(readme, f"{head}{OPTIONS_BEGIN}\n{option_table()}\n{OPTIONS_END}{rest.partition(OPTIONS_END)[2]}")
@@ -132,20 +134,7 @@ def _entry(results: Path, name: str) -> site.Entry | None:
     summary, experiment = published(results, name), load_experiment(name)
     if summary is None:
         return None
-    device, versions = (_listed(summary[part]) for part in ("device", "versions"))
-    return site.Entry(
-        name=name,
-        doc=experiment.__doc__ or "",
-        command=command(name, summary["config"]),
-        table=experiment.table(summary),
-        claims=_known_claims(results, name),
-        figures=figures_in(results / name / "figures"),
-        made=f"Took {summary['seconds']:.0f} seconds. Device: {device}. Versions: {versions}.",
-    )
-
-
-def _listed(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers.items())
+    return describe(name, experiment, summary, _known_claims(results, name), figures_in(results / name / "figures"))
 
 
 def _readme(entries: Sequence[site.Entry]) -> str:

@@ -27,6 +27,7 @@ from cnnjax.train.devices import (
 )
 from experiments import Claim, load_experiment
 from experiments.command_line import Directory, Execution, find_run, going_on, parse, problem, say
+from experiments.site import Entry
 
 FIGURE_SUFFIXES = (".png", ".gif", ".svg")
 
@@ -123,28 +124,46 @@ def _execute(experiment: ModuleType, config: Any, loaded: Any, run: train.Run, p
         "device": describe_device(),
         "versions": describe_versions(),
     }
-    train.write_text(run.path / "report.md", _report(experiment, {**summary, "config": run.config}, run))
+    whole = {**summary, "config": run.config}
+    entry = describe(run.experiment, experiment, whole, experiment.claims(whole), figures_in(run.figures))
+    train.write_text(run.path / "report.md", report_page(entry))
     run.finish(summary)
     _show(experiment, summary)
 
 
-def _report(experiment: ModuleType, summary: dict[str, Any], run: train.Run) -> str:
-    """One run as a page: what it is, its table, its claims, its figures, and the command that makes it again."""
-    idea, _, rest = (experiment.__doc__ or "").strip().partition("\n\n")
-    claims = experiment.claims(summary)
-    figures = [path.name for path in figures_in(run.figures)]
-    return "\n\n".join(
-        [
-            f"# {run.experiment}",
-            idea,
-            rest.split("\n\n")[0],
-            f"    {command(run.experiment, run.config)}",
-            experiment.table(summary),
-            *([claims_table(claims)] if claims else []),
-            *[f"![{Path(name).stem.replace('-', ' ')}](figures/{name})" for name in figures],
-            f"Device: {summary['device']}. Versions: {summary['versions']}. Seconds: {summary['seconds']}.\n",
-        ]
+def describe(
+    name: str, experiment: ModuleType, summary: Mapping[str, Any], claims: Sequence[Claim], figures: Sequence[Path]
+) -> Entry:
+    """Return what a report and the site show of a run, whose config stands in the summary."""
+    device, versions = (
+        ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in summary[part].items())
+        for part in ("device", "versions")
     )
+    return Entry(
+        name=name,
+        doc=experiment.__doc__ or "",
+        command=command(name, summary["config"]),
+        table=experiment.table(summary),
+        claims=claims,
+        figures=figures,
+        made=f"The last start took {summary['seconds']:.0f} seconds. Device: {device}. Versions: {versions}.",
+    )
+
+
+def report_page(entry: Entry) -> str:
+    """Return a run as Markdown, with its figures in the folder figures/ beside the page."""
+    idea, _, rest = entry.doc.strip().partition("\n\n")
+    parts = [
+        f"# {entry.name}",
+        idea,
+        rest.split("\n\n")[0],
+        f"    {entry.command}",
+        entry.table,
+        *([claims_table(entry.claims)] if entry.claims else []),
+        *[f"![{path.stem.replace('-', ' ')}](figures/{path.name})" for path in entry.figures],
+        entry.made,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def figures_in(folder: Path) -> list[Path]:

@@ -121,8 +121,8 @@ def _index(entries: Sequence[Entry], claims: Sequence[Claim], notices: Sequence[
     numbers = "".join(f"<li><strong>{n}</strong><span>{what}</span></li>" for what, n in counts.items() if n)
     cards = "".join(_card(entry) for entry in entries)
     return (
-        '<p class="lead">Every number that the lectures state is computed again, or measured in a run. Each experiment '
-        "shows what came out, and the command that makes it again.</p>"
+        '<p class="lead">What the lectures state about convolution is computed again, or measured in a run. Each '
+        "experiment shows what came out, and the command that makes it again.</p>"
         + "".join(f'<p class="notice">{to_html(notice)[3:-5]}</p>' for notice in notices)
         + (f'<ul class="counts">{numbers}</ul>' if numbers else "")
         + '<p class="invitation">Or try it yourself: the <a href="explorer.html">explorer</a> moves a kernel '

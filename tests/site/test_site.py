@@ -96,11 +96,20 @@ def test_a_page_shows_idea_table_figures_claims_and_command(lab):
     assert 'src="figures/one/1-first-one.png" width="60" height="20"' in page
     assert "first one</figcaption>" in page
     assert "python launch.py one --seed 3" in page
-    assert "Took 1 seconds" in page
+    assert "The last start took 1 seconds" in page
     assert (lab.results / "site" / "figures" / "one" / "1-first-one.png").exists()
     index = pages["index.html"]
     for expected in ("1 holds", "1 erratum", "1 fails", "1 not run", "<strong>3</strong><span>claims checked"):
         assert expected in index, expected
+
+
+def test_the_reports_of_published_runs_are_written_from_their_summaries(lab):
+    lab.add("one", CLAIMS)
+    lab.report()
+    report = (lab.results / "one" / "report.md").read_text()
+    assert report.startswith("# one\n\nWhat one shows, e.g. it.")
+    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![1 first one](figures/1-first-one.png)", "| B1 |"):
+        assert part in report, part
 
 
 def test_claims_stand_in_their_order_and_errata_first(lab):
