@@ -2,7 +2,8 @@
 
 A module here has: a docstring (what it shows, its command, its time, what to expect; the first line is the listing's),
 `Config` (a frozen dataclass of options with defaults), `load(config)` (the data, before anything is written),
-`run(config, data, run, parallel)` (returns the summary), `table(summary)` and `claims(summary)`.
+`run(config, data, run, parallel)` (returns the summary), `table(summary)` and `claims(summary)` (None where no run is
+published).
 """
 
 import importlib

@@ -6,9 +6,9 @@ activation; and mean square error, categorical cross-entropy and softmax against
 
     python launch.py activations
 
-Takes a few seconds. Expect gradients that vanish exponentially with sigmoid, and do not with ReLU and ReLU6. With tanh
-they do not either, if its kernels start as Glorot & Bengio propose; with softplus they do, slowly, if they start as He
-et al. propose. Which initialisation it is decides as much as which activation.
+Takes less than half a minute. Expect gradients that vanish exponentially with sigmoid, and do not with ReLU and ReLU6.
+With tanh they do not either, if its kernels start as Glorot & Bengio propose; with softplus they do, slowly, if they
+start as He et al. propose. Which initialisation it is decides as much as which activation.
 """
 
 from collections.abc import Callable

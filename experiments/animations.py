@@ -7,9 +7,9 @@ their sum.
     python launch.py animations
     python launch.py animations --format svg       # sharp at any size, for a browser
 
-Takes a few seconds. Expect an animation for each setting, whose output has the size that the lecture's formula gives;
-where windows leave pixels unused, as in the last row and column of size 6 with kernel 3, stride 2 and padding 1, those
-are grey.
+Takes about ten seconds. Expect an animation for each setting, whose output has the size that the lecture's formula
+gives; where windows leave pixels unused, as in the last row and column of size 6 with kernel 3, stride 2 and padding 1,
+those are grey.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ H1, H3 and H4. Networks are built and traced at their published image size; no n
     python launch.py architectures
     python launch.py architectures --models "resnet*"
 
-Takes about two minutes on two cores. Expect every count to be the published one, and accuracy that grows with the
+Takes two to four minutes on two cores. Expect every count to be the published one, and accuracy that grows with the
 multiply-adds far less than these do: the picture of Canziani et al. (2016), with the published accuracies.
 """
 

@@ -7,9 +7,9 @@ and multiplications with the input values that the outputs depend on.
     python launch.py arithmetic
     python launch.py arithmetic --size 9 --kernel 4 --stride 3 --padding 1      # your own case beside the lecture's
 
-Takes a few seconds. Expect every transposed convolution to lead back to the size it came from, a fully connected layer
-that grows with the image while a convolution does not, and three formulas of S0 that are not right as printed: (4)
-forgets to take k - 1 off, (5) and (6) lack the floor that S1 and S3 have.
+Takes about ten seconds. Expect every transposed convolution to lead back to the size it came from, a fully connected
+layer that grows with the image while a convolution does not, and three formulas of S0 that are not right as printed:
+(4) forgets to take k - 1 off, (5) and (6) lack the floor that S1 and S3 have.
 """
 
 from dataclasses import dataclass

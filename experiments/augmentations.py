@@ -6,7 +6,7 @@ mirror images, salt and pepper noise (claim G6 trains with them; this experiment
     python launch.py augmentations                    # CIFAR-10 where TFDS has it prepared, else two photographs
     python launch.py augmentations --data photographs
 
-Takes about half a minute on two cores. Expect a figure for each family of augmentations, a row for each, originals in
+Takes about ten seconds. Expect a figure for each family of augmentations, a row for each, originals in
 the first columns; one of labels that mixing changes; and one of annotated shapes, whose outlines follow the pixels.
 """
 

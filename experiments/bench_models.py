@@ -13,7 +13,9 @@ Memory is, of ours and of plain Flax, what XLA plans for the step's arguments, r
 much its process grows. Each network is written to results/bench/models.json (models-gpu.json on a GPU) when it is done,
 in place of what was there of it; with all, results/bench/models.md and a chart are written anew.
 
-Needs torch, torchvision and timm: `pip install -e ".[parity]" && pip install --no-deps torchvision==0.28.0 timm`.
+Needs torch, torchvision and timm:
+
+    pip install -e ".[parity]" && pip install --no-deps torchvision==0.28.0 timm==1.0.31 huggingface_hub==2.4.0
 """
 
 import fnmatch
@@ -57,7 +59,7 @@ class Options:
 
     models: Annotated[str, tyro.conf.arg(help="Shell pattern of the networks to measure.")] = "*"
     sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least one call.")] = 2.0
+    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least three calls.")] = 2.0
     skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
 
     def __post_init__(self) -> None:

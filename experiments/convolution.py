@@ -7,7 +7,7 @@ printed, and compared with what `ops` computes; so are the two places where lect
     python launch.py convolution --image "11100/01110/00111/00110/01100" --kernel "101/010/101"     # S0's
     python launch.py convolution --image "0 0 0 0 0/0 0 1 0 0/0 0 0 0 0" --kernel "1 2 3/4 5 6/7 8 9"
 
-Takes a few seconds. Expect the window's way over the image, a kernel that comes out flipped or not, the sum over
+Takes about ten seconds. Expect the window's way over the image, a kernel that comes out flipped or not, the sum over
 channels, and a convolution that follows a moved image to the last bit where a fully connected layer does not.
 """
 

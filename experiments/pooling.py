@@ -7,7 +7,7 @@ translations; where the gradient of a maximum goes; and what large windows destr
     python launch.py pooling
     python launch.py pooling --photograph flower --seed 3
 
-Takes a few seconds. Expect one statement of S0 the wrong way round: max pooling keeps light objects on a dark
+Takes less than half a minute. Expect one statement of S0 the wrong way round: max pooling keeps light objects on a dark
 background, and loses dark ones on a light background, which min pooling keeps.
 """
 

@@ -25,7 +25,6 @@ TIMM = {"mobilenet_v1": "mobilenetv1_100", "xception": "legacy_xception"}  # whe
 # One or two of each family: where not all of them are compared, these are.
 FAMILIES = [
     "alexnet",
-    "vgg11",
     "vgg11_bn",
     "googlenet",
     "inception_v3",

@@ -7,9 +7,10 @@ computes; how often a pixel is used is the gradient of a convolution with ones, 
     python launch.py strides-and-padding --size 10 --kernel 4
     python launch.py strides-and-padding --photograph flower
 
-Takes a few seconds. Expect a stride of 3 that leaves a row and a column of a 7x7 image unused, borders that count less
-with and without padding, a photograph continued in four ways, and one that repeated convolutions shrink to nothing.
-Three statements do not hold: two numbers of S0's padding example, and that padding makes all pixels count equally.
+Takes about ten seconds. Expect a stride of 3 that leaves a row and a column of a 7x7 image unused, borders that count
+less with and without padding, a photograph continued in four ways, and one that repeated convolutions shrink to
+nothing. Three statements do not hold: two numbers of S0's padding example, and that padding makes all pixels count
+equally.
 """
 
 from dataclasses import dataclass

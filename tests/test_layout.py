@@ -1,4 +1,4 @@
-"""The import direction of DESIGN: experiments -> train, vision, viz -> models, interop -> nn -> ops; data is data."""
+"""Imports point one way: experiments -> train, viz -> models, interop -> nn -> ops; data is data."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,6 @@ ALLOWED = {
     "models": {"nn", "ops", "geometry", "errors"},
     "interop": {"models", "nn", "ops", "geometry", "errors"},
     "viz": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
-    "vision": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
     "train": {"models", "interop", "nn", "ops", "geometry", "data", "errors", "__version__"},
 }
 SOURCES = sorted((ROOT / "cnnjax").rglob("*.py"))

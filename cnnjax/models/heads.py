@@ -9,8 +9,8 @@ from cnnjax.nn import Conv, Linear, Module, path_name, replace_module
 def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
     """Give a network new layers for other classes in place of those for its own, freshly initialised.
 
-    For fine-tuning: load weights, replace the head, and train with `--freeze` or `--lr-factors` for the rest. The
-    auxiliary classifiers of GoogLeNet and Inception-v3 are replaced too.
+    For fine-tuning: load weights, replace the head, and train with `Recipe(freeze=...)` or
+    `Recipe(lr_factors=...)` for the rest. The auxiliary classifiers of GoogLeNet and Inception-v3 are replaced too.
 
     Args:
         model: the network; the names of its last layers are `model.heads`.

@@ -1,0 +1,34 @@
+"""README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+
+
+def run(block, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_primitives_and_models_are_used_as_shown(tmp_path, monkeypatch):
+    (block,) = (block for block in BLOCKS if "ops.conv2d" in block)
+    names = run(block, tmp_path, monkeypatch)
+    assert names["gradient"].shape == (3, 3, 8, 4)
+    assert names["logits"].shape == (8, 10)
+
+
+@pytest.mark.processes
+def test_a_network_of_the_zoo_is_trained_as_shown(tmp_path, monkeypatch):
+    (block,) = (block for block in BLOCKS if "train.fit" in block)
+    names = run(block, tmp_path, monkeypatch)
+    assert names["fit"].history["train/loss"][0] < 3
+    assert (tmp_path / "results" / "runs" / "mine" / "metrics.jsonl").exists()
+
+
+def test_every_block_of_python_is_one_of_these():
+    assert len(BLOCKS) == 2
