@@ -56,11 +56,6 @@ def test_the_verdict_on_reduction_follows_from_the_power(shares, verdict):
     assert checkerboard._reduced("trained", found).verdict.startswith(verdict)
 
 
-def test_what_needs_no_training_is_confirmed_without_a_run():
-    claims = checkerboard.claims(None)
-    assert [claim.verdict.partition(":")[0] for claim in claims] == ["holds", "holds", "erratum", "not run"]
-
-
 def test_a_seed_out_of_range_is_refused():
     with pytest.raises(UserError, match="--seed must be from 0"):
         checkerboard.Config(seed=-1)

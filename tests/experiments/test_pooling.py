@@ -71,12 +71,6 @@ def test_what_large_windows_lose_is_the_variance_within_them():
     assert error == pytest.approx(within, rel=1e-4)
 
 
-def test_claims_hold_and_the_lecture_s_mix_up_is_an_erratum():
-    claims = pooling.claims(None)
-    assert [claim.id for claim in claims if not claim.ok] == []
-    assert [claim.verdict[:7] for claim in claims if claim.id == "D3"] == ["erratum", "holds"]
-
-
 @pytest.mark.parametrize(
     ("options", "said"), [({"photograph": "chine"}, "did you mean china"), ({"seed": -1}, "--seed")]
 )

@@ -1,5 +1,6 @@
 """Submitting to SLURM, without one: the script, what the job does with its signals, and what is refused."""
 
+import inspect
 import json
 import re
 import signal
@@ -162,9 +163,13 @@ def test_what_sbatch_refuses_is_said(capfd, submitit, slurm, tmp_path):
 
 
 # A job's process, which SLURM would start: the handler in the place of submitit's says so and exits.
-PROCESS = """
-import signal, sys
-from experiments.submit import Job
+# The class as cloudpickle takes it along: its text alone, without what this package imports.
+PROCESS = f"""
+import os, signal, subprocess, sys
+from typing import Any
+STOPPED = {submit.STOPPED}
+{inspect.getsource(submit._running)}
+{inspect.getsource(submit.Job)}
 def requeue(signum, frame):
     if len(sys.argv) > 2:
         raise RuntimeError(sys.argv[2])
@@ -175,10 +180,11 @@ signal.signal(signal.SIGTERM, lambda signum, frame: None)
 Job([sys.executable, "-c", sys.argv[1]])()
 """
 SAVES = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print("on", flush=True)
-signal.pause()
+while True:
+    time.sleep(0.05)
 """
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from experiments.grid import default_metric, make_cells, numbers, parse_grid
 
 # In the place of launch.py: "learns" at once, fails with --lr 13, waits for a signal the first time with --epochs 99.
 STAND_IN = """
-import json, pathlib, signal, sys
+import json, pathlib, signal, sys, time
 option = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 out = pathlib.Path(option["--out"])
 out.mkdir(exist_ok=True)
@@ -34,7 +35,8 @@ lr = float(option["--lr"])
 if lr == 13:
     sys.exit("diverged in the first step")
 if option.get("--epochs") == "99" and not (out / "saved").exists():
-    signal.pause()
+    while True:
+        time.sleep(0.05)
 network = {"test_accuracy": lr + int(option.get("--seed", 0)) / 1000, "test_loss": 1 - lr}
 (out / "summary.json").write_text(json.dumps({"models": {"net": network}, "seconds": 3.0, "config": {"lr": lr}}))
 """
@@ -231,11 +233,12 @@ def test_a_signal_reaches_the_cells_and_the_same_command_goes_on(capfd, stand_in
     command = ["sweep", "fcn-vs-cnn", "--epochs", "99", "--grid", "lr=0.1,0.2,0.3", "--jobs", "2", "--out", str(out)]
 
     def send():
-        while sum(starts(out).values()) < 2:
-            pass
+        deadline = time.monotonic() + 60
+        while sum(starts(out).values()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
         os.kill(os.getpid(), signum)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     stopped, _, error = call(capfd, *command, "--overwrite")
     sender.join()

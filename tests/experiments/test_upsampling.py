@@ -52,12 +52,6 @@ def test_learning_finds_the_kernel_of_least_squares(monkeypatch):
     assert learned["losses"][-1] < 0.2 * learned["losses"][0]
 
 
-def test_claims_hold():
-    claims = upsampling.claims(None)
-    assert {claim.id for claim in claims} == {"F1", "F2"}
-    assert [claim.statement for claim in claims if claim.verdict != "holds"] == []
-
-
 def test_an_unknown_photograph_is_refused():
     with pytest.raises(UserError, match="did you mean flower"):
         upsampling.Config(photograph="flowers")

@@ -31,7 +31,8 @@ def test_eval_logits_are_the_references(name):
     x = references.images(name)
     with torch.no_grad():
         theirs = reference(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
-    ours = np.asarray(jax.jit(lambda x: model(x))(x))
+    graphdef, state = nnx.split(model)  # arguments of the program, not constants in it
+    ours = np.asarray(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x))
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
     exported = interop.to_torch(model)
     for key, value in reference.state_dict().items():

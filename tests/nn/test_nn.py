@@ -52,10 +52,9 @@ def test_initial_kernels_have_the_variance_of_their_scheme(scheme, layer):
         "zeros": 0,
     }[scheme]
     assert float(built.kernel[...].var()) == pytest.approx(variance, rel=0.06)
-    bias = built.bias[...]
-    assert float(jnp.abs(bias).max()) <= (
-        1 / np.sqrt(fan_in) if scheme == "torch" or scheme.endswith("torch_bias") else 0
-    )
+    bias, bound = built.bias[...], 1 / np.sqrt(fan_in) if scheme == "torch" or scheme.endswith("torch_bias") else 0
+    assert float(jnp.abs(bias).max()) <= bound
+    assert bool(bias.any()) == (bound > 0)
 
 
 @pytest.mark.parity
@@ -81,34 +80,9 @@ def test_batch_norm_normalises_in_training_and_follows_its_averages_in_eval():
     np.testing.assert_allclose(layer(x).reshape(-1, 3), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norm_across_replicas_is_batch_norm_of_the_whole_batch():
-    x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3)) + jnp.arange(8.0)[:, None, None, None]
-    whole = nn.BatchNorm(3)
-    expected = whole(x)
-
-    def replica(x):
-        layer = nn.BatchNorm(3, axis_name="data")
-        return layer(x), layer.mean[...], layer.var[...]
-
-    y, mean, var = jax.vmap(replica, axis_name="data")(x.reshape(4, 2, 4, 4, 3))
-    np.testing.assert_allclose(y.reshape(x.shape), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mean[0], whole.mean[...], rtol=1e-5)
-    np.testing.assert_allclose(var[0], whole.var[...], rtol=1e-5)
-
-
-def test_dropout_keeps_the_mean_and_is_the_identity_in_eval():
-    layer = nn.Dropout(0.25, rngs=nnx.Rngs(0))
-    x = jnp.ones((100, 100))
-    y = layer(x)
-    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
-    assert float(y.mean()) == pytest.approx(1, abs=0.02)
-    layer.eval()
-    np.testing.assert_array_equal(layer(x), x)
-
-
 def test_flatten_and_max_pool():
     x = jnp.arange(32.0).reshape(1, 4, 4, 2)
-    np.testing.assert_array_equal(nn.Flatten()(x), x.reshape(1, 32))
+    np.testing.assert_array_equal(nn.Flatten()(x), jnp.arange(32.0)[None])
     np.testing.assert_array_equal(nn.MaxPool(2, stride=1, padding=1)(x), ops.max_pool2d(x, 2, stride=1, padding=1))
 
 
@@ -191,7 +165,6 @@ def test_calls_are_watched_only_inside_the_block():
         (lambda: nn.Linear(3, 0, rngs=nnx.Rngs(0)), "out_features must be at least 1, got 0"),
         (lambda: nn.Linear(3, 4, rngs=nnx.Rngs(0))(jnp.ones((2, 5))), "expected 3 features"),
         (lambda: nn.BatchNorm(3)(jnp.ones((2, 4, 4, 5))), "expected 3 channels"),
-        (lambda: nn.Dropout(1.5, rngs=nnx.Rngs(0)), r"rate must be in \[0, 1\), got 1.5"),
     ],
 )
 def test_wrong_arguments_are_named(build, named):

@@ -54,8 +54,8 @@ def sha256(out):
     return json.loads((out / "summary.json").read_text())["params_sha256"]
 
 
-def submit(out):
-    return re.match(r"submitted job (\d+)", launch("submit", *SMALL, "--time", "10", "--out", out))[1]
+def submit(out, *options):
+    return re.match(r"submitted job (\d+)", launch("submit", *SMALL, "--time", "10", "--out", out, *options))[1]
 
 
 def state(job):
@@ -101,6 +101,19 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_parameters_of_an_undistur
     assert sha256(out) == undisturbed
     log = (out / "slurm" / f"{job}_0_log.out").read_text()
     assert log.count("stopped; what is done is saved") == 1
+
+
+def test_two_tasks_are_one_run_and_a_preempted_pair_ends_with_the_parameters_of_an_undisturbed_one(cluster, tmp_path):
+    runs = [tmp_path / name for name in ("undisturbed", "preempted")]
+    for out in runs:
+        job = submit(out, "--tasks-per-node", "2")
+        if out.name == "preempted":
+            wait_until_it_trains(out)
+            subprocess.run(["scancel", "--signal=USR2", job], check=True)
+        restarts = str(runs.index(out))
+        assert wait_until_it_ended(job, out) == {"JobState": "COMPLETED", "Restarts": restarts, "ExitCode": "0:0"}
+        assert json.loads((out / "summary.json").read_text())["device"]["processes"] == 2
+    assert sha256(runs[0]) == sha256(runs[1])
 
 
 def test_a_cancelled_job_saves_and_the_same_command_goes_on(cluster, undisturbed, tmp_path):

@@ -29,7 +29,9 @@ def test_curves_draw_the_mean_of_runs_and_their_band():
     figure = viz.curves({"loss": [Curve("a", np.array([[1.0, 2.0], [3.0, 4.0]]), 0)]})
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2, 3])
-    assert len(axes.collections) == 1
+    (band,) = axes.collections
+    extent = band.get_paths()[0].get_extents()
+    assert (extent.ymin, extent.ymax) == (1, 4)
 
 
 def test_confusion_matrices_are_shares_of_the_true_class():
@@ -61,6 +63,7 @@ def test_bubbles_have_labels_that_do_not_lie_on_each_other():
 
 def test_ratio_bars_start_at_one():
     (axes,) = viz.ratio_bars(["a", "b"], {"plain lax": [4.0, 2.0], "cnnjax": [0.5, 1.0]}, "ratio").axes
+    assert {bar.get_x() for bar in axes.patches} == {1}
     assert [bar.get_x() + bar.get_width() for bar in axes.patches] == [4, 2, 0.5, 1]
     assert [text.get_text() for text in axes.texts] == ["4", "2", "0.5", "1"]
 
