@@ -1,17 +1,12 @@
 """Eight virtual devices for every test, caches of the tests' own, and how many random cases a property gets."""
 
 import os
-from unittest import mock
 
 import jax
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 jax.config.update("jax_num_cpu_devices", 8)
-# Optimising a program takes XLA longer than a test runs it. The flags are read once; processes that tests start, whose
-# environment does not have them, compile as users do.
-with mock.patch.dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0"):
-    jax.jit(lambda: 0)().block_until_ready()
 
 
 def pytest_addoption(parser):

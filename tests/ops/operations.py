@@ -270,8 +270,7 @@ def by_name(operation):
 # ---------------------------------------------------------------- running them
 
 PRECISION = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 2**-6}  # bfloat16 keeps 2**-8
-# Quick compiles in a fifth of the time; jaxlib 0.11 has dropped its last option, and always uses the emitters.
-OPTIMISED = {"xla_backend_optimization_level": 3}
+# Compiles in a fifth of the time; jaxlib 0.11 has dropped the last option, and always uses the emitters.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
     QUICK["xla_cpu_use_fusion_emitters"] = False
@@ -298,5 +297,5 @@ def values_and_gradients(compute, case, cotangents):
     floats = {name: case.arrays[name].astype(cases.DTYPES[case.dtype]) for name in case.floats}
     others = {name: array for name, array in case.arrays.items() if name not in floats}
     with jax.enable_x64(case.dtype == "float64"):
-        compiled = jax.jit(run).lower(floats, others, cotangents).compile(QUICK if quick else OPTIMISED)
+        compiled = jax.jit(run).lower(floats, others, cotangents).compile(QUICK if quick else None)
         return jax.tree.map(np.asarray, compiled(floats, others, cotangents))
