@@ -28,7 +28,8 @@ def max_pool2d(
         stride: pixels between two windows; default: the window.
         padding: pixels on each side that never win, at most half a window.
         dilation: pixels between two taps.
-        ceil_mode: round the output size up: the last window may reach beyond the padding, but starts before the second.
+        ceil_mode: round the output size up: the last window may reach beyond the padding after the image, but starts in
+            the image or in the padding before it.
 
     Returns:
         (batch, out_height, out_width, channels), with sizes as `geometry.conv_output_size` unless `ceil_mode`. The
