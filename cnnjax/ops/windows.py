@@ -71,7 +71,8 @@ def _axis(size: int, window: int, stride: int, padding: int, dilation: int, ceil
     out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode and (out - 1) * stride >= size + padding:
         out -= 1
-    return Axis(size, window, stride, padding, dilation, out)
+    within = (size + 2 * padding - 1) // dilation + 1  # taps beyond the padding are neither read nor counted
+    return Axis(size, min(window, within), stride, padding, dilation, out)
 
 
 def whole(size: int) -> Axis:

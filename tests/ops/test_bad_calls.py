@@ -84,7 +84,7 @@ def unfit_options(operation, name, case):
     if name == "groups":
         for wrong in (x.shape[1 if options.get("layout") == "NCHW" else 3] + 1, HUGE):
             yield wrong, mentions(wrong)
-    if name == "window":
+    if name == "window" and not (options.get("ceil_mode") and options["stride"] is None):  # else one window, cut short
         yield HUGE, mentions(HUGE)
     if name == "dilation" and operation.name in POOLS and reference.pair(options["window"])[0] > 1:
         yield (HUGE, 1), mentions(HUGE)

@@ -48,6 +48,14 @@ def test_works_under_vmap_jvp_and_second_derivatives():
     np.testing.assert_allclose(hessian, expected)
 
 
+def test_a_window_beyond_any_image_is_cut_to_the_padded_image():
+    """Its taps were once counted one by one: a window of a billion took minutes."""
+    x = jnp.arange(50.0).reshape(1, 5, 5, 2)
+    huge = {"window": 10**9, "padding": 1, "ceil_mode": True}
+    np.testing.assert_array_equal(ops.max_pool2d(x, **huge), ops.global_max_pool2d(x)[:, None, None])
+    np.testing.assert_allclose(ops.avg_pool2d(x, **huge), x.sum((1, 2), keepdims=True) / 49, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_float_dtype_is_kept(dtype):
     assert ops.max_pool2d(jnp.ones((1, 4, 4, 2), dtype), 2).dtype == dtype
