@@ -8,9 +8,8 @@ one 7x7 are trained side by side.
     python launch.py receptive-field                 # on generated shapes, without a network
     python launch.py receptive-field --data cifar10 --epochs 20 --seeds 3
 
-Takes about four minutes on a busy core, nearly all of it training. Expect fields as the theory has them, accuracies of
-both networks that seeds move more than their kernels do, and effective fields that are bells, much smaller than the
-theory's squares.
+Takes about a minute, a third of it training. Expect fields as the theory has them, accuracies of both networks that
+seeds move more than their kernels do, and effective fields that are bells, much smaller than the theory's squares.
 """
 
 import statistics
