@@ -57,7 +57,8 @@ def run_experiment(name: str, arguments: list[str]) -> int:
                 _execute(experiment, config, loaded, run, parallel)
     except train.Interrupted as stop:
         if run.writes:
-            say(f"\nstopped; what is done is saved. Go on with: {going_on([name, *arguments])}")
+            done = "is saved" if stop.saved else "since the last state that could be saved is lost"
+            say(f"\nstopped; what is done {done}. Go on with: {going_on([name, *arguments])}")
         return 128 + stop.signum
     if run.writes:
         print(f"\nResults: {run.path} (report.md, figures/, summary.json)")

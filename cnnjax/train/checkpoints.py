@@ -1,9 +1,12 @@
 """States on disk through Orbax: written in the background, each with its checksum, complete or not there."""
 
 import contextlib
+import hashlib
 import inspect
+import json
 import logging
 import math
+import shutil
 import sys
 import threading
 import time
@@ -28,6 +31,17 @@ SHOWN = 3  # differences that a message names
 log = logging.getLogger(__name__)
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's manager, which reads every state's score as it opens; one that cannot be read is as none."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Return the score of a state."""
+        try:
+            return {"score": float(super().metrics(step)["score"])}
+        except Exception:  # none was given, or whatever a file holds that is not what it was
+            return None
+
+
 class Checkpoints:
     """The newest states of one training, and the best.
 
@@ -47,33 +61,35 @@ class Checkpoints:
         for name in ("absl", "asyncio"):  # lines for every save, stack traces for one that fails: `_report` has a line
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._folder, self._check = folder.absolute(), check
-        self._opened: ocp.CheckpointManager | None = self._open()
+        self._opened: Manager | None = self._open()
         self._seconds, self._saved = 60 * every, time.monotonic()
+        self._failed = False
 
     def due(self) -> bool:
         """Return whether the last state was saved long enough ago."""
         return time.monotonic() - self._saved >= self._seconds
 
     @property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> Manager:
         """A new one after what could not be saved, once there is something to save or restore again."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
 
-    def _open(self) -> ocp.CheckpointManager:
+    def _open(self) -> Manager:
         self._folder.mkdir(parents=True, exist_ok=True)
-        best = BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
+        best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         kept = AnyPreservationPolicy([LatestN(NEWEST_KEPT), best])
         own = hosts.index()  # each process has a manager to itself: none waits for another's
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
+            best_fn=_score,  # or no score reaches the disk, and a run that goes on forgets the best
             cleanup_tmp_directories=hosts.is_first(),
             read_only=not hosts.is_first(),
             create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}),
         )
-        return ocp.CheckpointManager(self._folder, options=options)
+        return Manager(self._folder, options=options)
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Begin to save, in the first process; the state may be overwritten at once.
@@ -89,7 +105,9 @@ class Checkpoints:
         try:
             if step == self._manager.latest_step():
                 return
+            self._failed = False
             about = {"sha256": tree_sha256(state), "arrays": _describe(state), "versions": describe_versions()}
+            about["own_sha256"] = _sha256(about)
             if hosts.count() > 1:
                 state = jax.tree.map(np.array, state)  # Orbax takes what is one process's for a part of a whole
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
@@ -100,6 +118,7 @@ class Checkpoints:
 
     def _report(self, what: str, error: Exception) -> None:
         log.warning("%s in %s (%s): training goes on, older states are intact", what, self._folder, _one_line(error))
+        self._failed = True
         opened, self._opened = self._opened, None
         if opened is not None:
             with contextlib.suppress(Exception):  # the same once more
@@ -145,6 +164,8 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         about: Any = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if _sha256(about) != about["own_sha256"]:  # or a damaged description would be another network's
+            raise ValueError("the checksum of its description is wrong")
         differences = list(_differences(about["arrays"], _describe(like)))
         if differences:
             more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
@@ -160,9 +181,12 @@ class Checkpoints:
             if tree_sha256(state) != about["sha256"]:
                 raise ValueError("its checksum is wrong")
         except Exception as error:
-            for changed in _other_versions(about["versions"]):
-                error.add_note(changed)
+            for written in _other_versions(about["versions"]):
+                error.add_note(written)
             raise
+        for written in _other_versions(about["versions"]):
+            where = self._folder / str(step)
+            log.warning("checkpoint %s was %s: results may differ in their last digits", where, written)
         return state
 
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
@@ -170,6 +194,7 @@ class Checkpoints:
             aside = self._folder / SET_ASIDE / str(step)
             log.warning("checkpoint %s is damaged (%s): going on from step %d", aside, error, good)
             aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)  # the same step's, damaged before
             (self._folder / str(step)).rename(aside)
         if damaged:
             self._manager.reload()
@@ -187,6 +212,11 @@ class Checkpoints:
                 self._opened.wait_until_finished()
         except Exception as error:
             self._report("the last state cannot be saved", error)
+
+    def have_saved(self) -> bool:
+        """Return whether the last state that was to be saved is on disk; wait until that is known."""
+        self.wait()
+        return not self._failed
 
 
 def hide_late_complaints() -> None:
@@ -209,6 +239,15 @@ def hide_late_complaints() -> None:
 def are_saves_stuck() -> bool:
     """Return whether threads of saves that failed are left; Orbax lets them wait for minutes, and the program's end."""
     return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
+def _sha256(about: dict[str, Any]) -> str:
+    rest = {name: value for name, value in about.items() if name != "own_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(state: TrainState) -> dict[str, str]:

@@ -95,7 +95,7 @@ class Epochs:
                 self.checkpoints.save(one)
             self.wishes.ask(self.stop.signum, save=False, now=True)
             if self.wishes.signum is not None:
-                raise Interrupted(self.wishes.signum)
+                raise Interrupted(self.wishes.signum, self.checkpoints.have_saved())
 
     def _rest_of_epoch(self, state: TrainState, began: int, advance: Advance) -> tuple[TrainState, float]:
         """Run the steps from `began` to the end of its epoch, or those up to a signal; return the seconds they took."""

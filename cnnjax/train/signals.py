@@ -18,11 +18,12 @@ class Interrupted(BaseException):
 
     Args:
         signum: which one.
+        saved: whether what was done until then is on disk.
     """
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, saved: bool = True):
         super().__init__(signum)
-        self.signum = signum
+        self.signum, self.saved = signum, saved
 
 
 class StopRequest:

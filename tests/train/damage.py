@@ -38,6 +38,17 @@ def lose_what_it_is_about(folder):
     shutil.rmtree(folder / "about")
 
 
+def rewrite_what_it_is_about(folder):
+    path = next((folder / "about").glob("*metadata"))
+    path.write_text(path.read_text().replace("float32", "float64"))
+
+
+def damage_everything_small(folder):
+    for path in data_files(folder):
+        if path.stat().st_size < 1000:
+            path.write_bytes(b"{")
+
+
 DAMAGES = {
     "truncated": truncate,
     "emptied": empty,
@@ -45,4 +56,6 @@ DAMAGES = {
     "a file lost": lose_a_file,
     "all files lost": lose_all,
     "its description lost": lose_what_it_is_about,
+    "its description changed": rewrite_what_it_is_about,
+    "its small files cut short": damage_everything_small,
 }

@@ -1,6 +1,7 @@
 """What is saved is restored bit by bit, or its damage is noticed."""
 
 import errno
+import json
 import logging
 import os
 import pickle
@@ -57,6 +58,23 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path):
     assert int(restored(tmp_path).step) == 5
 
 
+def test_the_best_is_kept_though_others_go_on(tmp_path):
+    saved(tmp_path, 1, 2, 3, scores=[0.9, 0.1, 0.2])
+    saved(tmp_path, 4, 5, scores=[0.3, 0.4])
+    assert steps_in(tmp_path) == [1, 4, 5]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"score": "high"}', None])
+def test_a_score_that_cannot_be_read_is_as_none(content, tmp_path):
+    saved(tmp_path, 1, 2, 3, scores=[0.9, 0.1, 0.2])
+    score = tmp_path / "1" / "metrics" / "metrics"
+    assert json.loads(score.read_text()) == {"score": 0.9}
+    score.unlink() if content is None else score.write_text(content)
+    saved(tmp_path, 4, scores=[0.05])
+    assert steps_in(tmp_path) == [3, 4]  # 0.2 is the best that is known
+    assert train.tree_sha256(restored(tmp_path)) == train.tree_sha256(state_at(4))
+
+
 def test_a_state_may_be_overwritten_while_it_is_saved(tmp_path):
     checkpoints = train.Checkpoints(tmp_path)
     state = train.Parallel(devices=jax.local_devices()[:1]).replicate(state_at(3))
@@ -70,7 +88,7 @@ def test_a_state_may_be_overwritten_while_it_is_saved(tmp_path):
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(damage, tmp_path, caplog):
-    saved(tmp_path, 3, 7)
+    saved(tmp_path, 3, 7, scores=[0.1, 0.2])
     damage(tmp_path / "7")
     with caplog.at_level(logging.WARNING):
         state = restored(tmp_path)
@@ -78,11 +96,13 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(damage, tmp_path
     assert "damaged/7 is damaged" in caplog.text
     assert "going on from step 3" in caplog.text
     assert train.tree_sha256(restored(saved(tmp_path, 7))) == train.tree_sha256(state_at(7))  # made again
+    damage(tmp_path / "7")
+    assert int(restored(tmp_path).step) == 3  # and again
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_where_every_state_is_damaged_that_is_said_and_nothing_changed(damage, tmp_path):
-    saved(tmp_path, 3, 7)
+    saved(tmp_path, 3, 7, scores=[0.1, 0.2])
     damage(tmp_path / "3")
     damage(tmp_path / "7")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -153,9 +173,11 @@ def saved_by_older_versions(folder, monkeypatch):
         return saved(folder, 3)
 
 
-def test_a_state_that_other_versions_wrote_is_restored(tmp_path, monkeypatch):
+def test_a_state_that_other_versions_wrote_is_restored_and_they_are_named(tmp_path, monkeypatch, caplog):
     saved_by_older_versions(tmp_path, monkeypatch)
-    assert train.tree_sha256(restored(tmp_path)) == train.tree_sha256(state_at(3))
+    with caplog.at_level(logging.WARNING):
+        assert train.tree_sha256(restored(tmp_path)) == train.tree_sha256(state_at(3))
+    assert "jax: 0.4.1 there" in caplog.text
 
 
 def test_a_state_that_cannot_be_read_names_the_versions_that_wrote_it_where_they_are_others(tmp_path, monkeypatch):

@@ -8,17 +8,22 @@ from flax import nnx
 
 from cnnjax import models, nn, train
 from cnnjax.errors import UserError
+from cnnjax.train import loop
 from cnnjax.train.averages import averaged_params
 from cnnjax.train.losses import softmax_cross_entropy
 from cnnjax.train.optimizers import learning_rate
-from tests.train.test_loop import Plain, Small, fit, images
+from tests.train.test_loop import Plain, Small, StopAfter, fit, images
 
 AUGMENT = "translate mirror brightness mixup:alpha=0.4"
 
 
-def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_device):
+def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_device, monkeypatch):
     whole = fit(tmp_path / "whole", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     assert whole.history["validation/accuracy"][-1] > 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "display", lambda *args: StopAfter(7))
+        with pytest.raises(train.Interrupted):
+            fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     again = fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     plain = fit(tmp_path / "plain", one_device, epochs=3)
     assert train.tree_sha256(again.state.params) == train.tree_sha256(whole.state.params)
