@@ -162,7 +162,7 @@ def check_same(what: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise UserError(
-            f"the processes do not agree ({'; '.join(differences)}): start all with the same options and versions"
+            f"the processes do not agree ({'; '.join(differences)}): start all with the same options, versions and data"
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import statistics
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -82,7 +83,8 @@ def fit(
         epoch_program: as `make_advance`.
 
     Raises:
-        UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not fit.
+        UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not
+            fit, or the run's processes have read different data.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; the state is saved.
     """
@@ -111,6 +113,8 @@ def fit_together(
     batch_size, count = recipe.batch_size, len(seeds)
     check_batch_size(batch_size, train)
     parallel.check_batch(batch_size)
+    if hosts.count() > 1:
+        hosts.check_same({"training data": _fingerprint(train), "validation data": _fingerprint(validation)})
     steps = -(-train.size // batch_size)
     optimizer = make_optimizer(recipe, steps, recipe.epochs)
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
@@ -216,6 +220,13 @@ def _write_epoch(
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
+
+
+def _fingerprint(split: Examples) -> str:
+    """What tells one data set from another, though the options that name them are the same."""
+    images, labels = split.first(SHOWN)
+    first = zlib.crc32(labels.tobytes(), zlib.crc32(images.tobytes()))
+    return f"{split.size} images of {'x'.join(map(str, split.image_shape))} that begin with {first:08x}"
 
 
 def _examples(train: Examples, recipe: Recipe, seed: int) -> np.ndarray:

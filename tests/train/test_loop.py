@@ -16,7 +16,7 @@ from PIL import Image
 from cnnjax import nn, train
 from cnnjax.data import Split, Stream
 from cnnjax.errors import RunError, UserError
-from cnnjax.train import advance, evaluation, loop
+from cnnjax.train import advance, evaluation, hosts, loop
 from cnnjax.train.metrics import read_rows
 
 
@@ -162,8 +162,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
         patch.setattr(loop, "display", lambda *args: StopAfter(steps))
         with pytest.raises(train.Interrupted) as stop:
             fit(tmp_path, one_device)
-    assert stop.value.signum == signal.SIGTERM
-    resumed = fit(tmp_path, one_device)
+    assert (stop.value.signum, stop.value.saved) == (signal.SIGTERM, True)
+    at = max(int(state.name) for state in (tmp_path / "checkpoints" / "small").iterdir())
+    assert at in (steps, steps + 1)
+    with monkeypatch.context() as patch:
+        rest = StopAfter(1000)
+        patch.setattr(loop, "display", lambda *args: rest)
+        resumed = fit(tmp_path, one_device)
+    assert 1000 - rest.left == 15 - at  # it went on, and did not start again
     assert train.tree_sha256(resumed.state) == train.tree_sha256(whole.state)
 
     def values(folder):
@@ -171,6 +177,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
         return [row for row in rows if not row["name"].endswith(("second", "seconds", "step_ms"))]
 
     assert values(tmp_path) == values(path)
+
+
+def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, one_device):
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(train.checkpoints.Manager, "save", lambda *_, **__: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(loop, "display", lambda *args: StopAfter(7))
+    with pytest.raises(train.Interrupted) as stop:
+        fit(tmp_path, one_device)
+    assert not stop.value.saved
 
 
 def test_a_state_is_saved_within_an_epoch_when_it_is_due(undisturbed, monkeypatch, tmp_path, one_device):
@@ -191,25 +206,30 @@ def test_a_finished_training_is_read_back(undisturbed):
     assert again.history == whole.history
 
 
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("one"), train.Parallel(devices=jax.local_devices()[:1]), Plain)
+
+
 @pytest.mark.parametrize(("first", "then"), [(("shard_map", 8), ("pmap", 1)), (("pmap", 1), ("shard_map", 8))])
-def test_a_state_saved_on_some_devices_goes_on_on_others(first, then, monkeypatch, tmp_path, one_device):
-    whole = fit(tmp_path / "whole", one_device, Plain)
+def test_a_state_saved_on_some_devices_goes_on_on_others(first, then, monkeypatch, tmp_path, on_one_device):
+    whole = on_one_device
     first, then = (train.Parallel(mode, jax.local_devices()[:count]) for mode, count in (first, then))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "display", lambda *args: StopAfter(7))
         with pytest.raises(train.Interrupted):
-            fit(tmp_path / "moved", first, Plain)
-    moved = fit(tmp_path / "moved", then, Plain)
+            fit(tmp_path, first, Plain)
+    moved = fit(tmp_path, then, Plain)
     for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * float(jnp.abs(a).max()))
     np.testing.assert_allclose(moved.history["train/loss"], whole.history["train/loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", train.MODES)
-@pytest.mark.parametrize("count", [2, 8])
-def test_replicas_end_with_the_parameters_of_one_device(mode, count, tmp_path, one_device):
-    one = fit(tmp_path / "one", one_device, Plain)
-    many = fit(tmp_path / "many", train.Parallel(mode, jax.local_devices()[:count]), Plain)
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_replicas_end_with_the_parameters_of_one_device(mode, count, tmp_path, on_one_device):
+    one = on_one_device
+    many = fit(tmp_path, train.Parallel(mode, jax.local_devices()[:count]), Plain)
     for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(many.state.params), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * float(jnp.abs(a).max()))
     np.testing.assert_allclose(many.history["train/loss"], one.history["train/loss"], rtol=1e-5)
@@ -255,6 +275,24 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, one_device):
 def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
     with pytest.raises(UserError, match="a batch of 15 images cannot be split over 2 devices"):
         fit(tmp_path, train.Parallel(devices=jax.local_devices()[:2]), batch_size=15)
+
+
+def test_processes_that_read_different_data_are_told(monkeypatch, tmp_path, one_device):
+    """In processes of their own options are compared; here the other one's data are other images, of the same size."""
+    told = []
+
+    def exchange(value):
+        told.append(value)
+        return [value, value | {"training data": loop._fingerprint(images(72, seed=5))}]
+
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "exchange", exchange)
+    message = (
+        r"do not agree \(training data: '72 images of 8x8x3 that begin with (\w{8})' in process 0, .* (?!\1)\w{8}' in"
+    )
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, one_device)
+    assert told[0]["validation data"].startswith("20 images of 8x8x3")
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, monkeypatch, tmp_path, one_device):
