@@ -198,7 +198,10 @@ def queued(jobs: Iterable[str]) -> list[str]:
     if not jobs or not shutil.which("squeue"):
         return []
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-    listed = subprocess.run(command, capture_output=True, text=True)
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"squeue does not answer after {error.timeout:g} seconds: try again later") from None
     if listed.returncode:
         raise UserError(f"squeue failed: {listed.stderr.strip()}")
     return sorted(jobs & set(listed.stdout.split()))

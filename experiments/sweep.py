@@ -16,10 +16,11 @@ logs/ and the cells' runs.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from cnnjax import train
 from cnnjax.errors import UserError
 from cnnjax.train.signals import deferred_signals
 from experiments import load_experiment
-from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known
+from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known, problem
 from experiments.grid import Cell, identity, make_cells, parse_grid
 from experiments.submit import Slurm, make_executor, queued, script, submit
 from experiments.sweep_report import STATE, value_of, write_report, write_state
@@ -158,7 +159,10 @@ def _run(cells: Sequence[Cell], folder: Path, options: Sweep) -> int | None:
             text = f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name}: {_outcome(cell, code, folder, options.metric)}"
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
             progress.update(task, advance=cell.status in ("finished", "failed"))
-            write_state(cells, folder)
+            try:
+                write_state(cells, folder)
+            except OSError as error:  # a full disk, say: the cells go on by themselves, and the end tries again
+                print(f"{problem(error)}: the sweep goes on", file=sys.stderr)
 
         return run_side_by_side([cell for cell in cells if cell.status == "waiting"], slots(options.jobs), start, tell)
 
@@ -183,7 +187,7 @@ def run_side_by_side(
     waiting, free = list(cells), list(slots)
     running: dict[subprocess.Popen[bytes], tuple[Cell, Mapping[str, str]]] = {}
     told = False
-    with deferred_signals() as stop:
+    with deferred_signals() as stop, _ended(running):
         while running or (waiting and stop.signum is None):
             try:
                 while waiting and free and stop.signum is None:
@@ -203,6 +207,17 @@ def run_side_by_side(
             except train.Interrupted as again:  # cells do not save at their second signal, but end at once
                 _signal(running, again.signum)
     return stop.signum
+
+
+@contextlib.contextmanager
+def _ended(running: Mapping[subprocess.Popen[bytes], Any]) -> Iterator[None]:
+    """Leave no process behind, whatever ends the block: they save, and end."""
+    try:
+        yield
+    finally:
+        _signal(running, signal.SIGTERM)
+        for process in running:
+            process.wait()
 
 
 def _signal(processes: Iterable[subprocess.Popen[bytes]], signum: int) -> None:
@@ -264,8 +279,8 @@ def free_gpus() -> list[str]:
 def _nvidia_smi(query: str) -> list[str]:
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
         return []
 
 

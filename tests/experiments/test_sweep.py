@@ -192,6 +192,32 @@ def test_finished_cells_stay_and_a_failed_one_stops_no_other_and_is_run_again(ca
         assert re.search(r"0\.2.*finished[\s\S]*0\.1.*finished[\s\S]*13.*failed", printed)
 
 
+def test_a_record_that_cannot_be_written_meanwhile_stops_no_cell(capfd, stand_in, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "sweep.json")
+
+    monkeypatch.setattr(sweep, "write_state", full)
+    status, _, error = call(capfd, "sweep", "fcn-vs-cnn", "--grid", "lr=0.1,0.2", "--out", tmp_path / "sweep")
+    assert status == 0
+    assert "sweep.json: No space left on device: the sweep goes on" in error
+    assert starts(tmp_path / "sweep") == {"lr=0.1": 1, "lr=0.2": 1}
+
+
+def test_whatever_ends_a_sweep_its_cells_save_and_end(capfd, stand_in, tmp_path, monkeypatch):
+    out = tmp_path / "sweep"
+
+    def broken(*_):
+        while not starts(out):
+            time.sleep(0.01)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sweep, "write_state", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        call(capfd, "sweep", "fcn-vs-cnn", "--epochs", "99", "--grid", "lr=0.1,0.2", "--out", out)
+    assert starts(out) == {"lr=0.1": 1}
+    assert (out / "lr=0.1" / "saved").exists()
+
+
 def test_the_metric_and_its_direction_can_be_chosen_afterwards(capfd, stand_in, tmp_path):
     command = ["sweep", "fcn-vs-cnn", "--grid", "lr=0.1,0.2", "--out", tmp_path / "sweep"]
     best = {}
