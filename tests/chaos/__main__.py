@@ -37,7 +37,7 @@ class Options:
     kills: Annotated[int, tyro.conf.arg(help="How often a run is killed, in turn at random, starting, saving.")] = 50
     seed: Annotated[int, tyro.conf.arg(help="Of the moments.")] = 0
     each: Annotated[int | None, tyro.conf.arg(help="Faults of every group that are tried; default: all.")] = None
-    write: Annotated[bool, tyro.conf.arg(help="Write results/reliability.")] = True
+    write: Annotated[bool, tyro.conf.arg(help="Write results/reliability, where all is tried.")] = True
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def main() -> int:
     for trial in everything:
         table.add_row(trial.name, str(trial.tried), str(trial.passed), trial.seen)
     Console().print(table)
-    if options.write:
+    if options.write and options.kills >= Options.kills and options.each is None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "README.md").write_text(page(groups(options), tried))
     return int(any(trial.passed < trial.tried for trial in everything))

@@ -60,7 +60,7 @@ def kill(lab: Lab, kills: int, seed: int) -> list[Trial]:
                 break
             same.append(result(out) == lab.expected)
             shutil.rmtree(out)
-        trials[kind].count(all(not steps or saved_steps(out)[name][-1] >= steps[-1] for name, steps in before.items()))
+        trials[kind].count(_has_kept(before, out))
         resumed[kind] += any(before.values())
     same.append(lab.ends_as_undisturbed(out))
     shutil.rmtree(out)
@@ -69,6 +69,11 @@ def kill(lab: Lab, kills: int, seed: int) -> list[Trial]:
         ended = f"all {len(same)} runs ended with the same parameters" if all(same) else "other parameters"
         trial.seen = f"{resumed[kind]} of them of a run that had gone on from a state; {ended}"
     return list(trials.values())
+
+
+def _has_kept(before: dict[str, list[int]], out: Path) -> bool:
+    """Whether each network's newest state is there still, or one that is newer."""
+    return all(saved_steps(out)[name][-1:] >= steps[-1:] for name, steps in before.items())
 
 
 def _wait_for(process: subprocess.Popen[str], seconds: float) -> None:
@@ -221,13 +226,15 @@ def _fill(lab: Lab, disk: Path, stays: bool, trial: Trial) -> None:
     with told.open("w") as file:
         process = lab.start(out, stderr=file)
     wait_until(process, lambda: has_a_state(out))
+    before = saved_steps(out)
     wait_until(process, is_told_on_a_full_disk)
     filler.unlink()
     status, said = process.wait(), told.read_text()
     if stays:
-        ended = status == 1 and "No space left on device" in said.splitlines()[-1]
+        ended = status == 1 and "No space left on device" in said.splitlines()[-1] and _has_kept(before, out)
     else:
-        ended = status == 0 and "metrics.jsonl is written again" in said
+        saved_again = _has_kept(saved_steps(lab.folder / "whole"), out)
+        ended = status == 0 and "metrics.jsonl is written again" in said and saved_again
     whole = lab.ends_as_undisturbed(out) and metric_lines(out) == metric_lines(lab.folder / "whole")
     trial.count(ended and all(words in said for words in awaited) and whole, said)
     trial.seen = "said, training went on; " + ("exit status 1, then the same command ended" if stays else "saved again")
