@@ -250,6 +250,17 @@ def test_a_process_that_finds_no_other_says_so_in_time(start, small):
     assert re.search(r"\[process 1\] error: process 0 at localhost:\d+ does not answer after 1 seconds", second_error)
 
 
+def test_ctrl_c_ends_a_process_that_waits_for_the_others(start, small):
+    port = free_port()
+    process = start(*small, "--distributed", f"localhost:{port}", 2, 0)
+    with socket.socket() as probe:
+        while probe.connect_ex(("localhost", port)):  # until it listens for them
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LONGEST / 2) == -signal.SIGINT  # of the five minutes that it would wait
+
+
 def test_without_a_cluster_the_options_are_named(start, small):
     ((status, error),) = ends([start(*small, "--distributed")])
     assert status == 2

@@ -83,6 +83,7 @@ def join(place: Sequence[str], seconds: float) -> None:
     who = f"process 0 at {address} does not answer" if own else "not all processes have come"
     _end_with_message(f"{who} after {seconds:g} seconds: start every process of the run, each once")
     jax.config.update("jax_enable_preemption_service", False)  # signals are ours
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until the others have come
     try:
         jax.distributed.initialize(
             address,
@@ -100,6 +101,8 @@ def join(place: Sequence[str], seconds: float) -> None:
                 "through its launcher, such as srun, or give each its place: --distributed HOST:PORT PROCESSES INDEX"
             ) from None
         raise UserError(f"--distributed: {_one_line(error)}") from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
     _end_with_message(f"another process of the run died or cannot be reached: {GO_ON}")
     if "JAX_LOCAL_DEVICE_IDS" not in os.environ and exchange(socket.gethostname()).count(socket.gethostname()) == 1:
         for kind in ("cuda", "rocm"):  # JAX leaves a task of SLURM one GPU, also where it has the host to itself
