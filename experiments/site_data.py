@@ -5,6 +5,7 @@ from typing import Any
 from sklearn.datasets import load_digits
 
 from cnnjax import data
+from experiments.kernels import KERNELS as KERNELS_OF_S1
 
 # Claim B6: the image of S3, and the kernel beside it.
 LECTURE_IMAGE = [[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]]
@@ -15,10 +16,7 @@ KERNELS: dict[str, list[list[int]] | str] = {  # a name: the page makes it at an
     "ones": "ones",
     "mean": "mean",
     "identity": "identity",
-    "vertical edge": [[1, 0, -1]] * 3,
-    "horizontal edge": [[1, 1, 1], [0, 0, 0], [-1, -1, -1]],
-    "Sobel": [[1, 0, -1], [2, 0, -2], [1, 0, -1]],
-    "Scharr": [[3, 0, -3], [10, 0, -10], [3, 0, -3]],
+    **{name: KERNELS_OF_S1[name].astype(int).tolist() for name in ("vertical", "horizontal", "Sobel", "Scharr")},
     "all edges": [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]],
     "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
 }

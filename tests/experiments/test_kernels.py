@@ -28,9 +28,10 @@ def test_sobel_is_scipy_s():
     np.testing.assert_allclose(ours, ndimage.sobel(image, axis=1)[1:-1, 1:-1], atol=1e-5)
 
 
-def test_only_the_printed_scharr_kernel_sees_an_even_surface():
-    assert kernels.sees(kernels.SCHARR_AS_PRINTED)["surface"] == 60
-    assert kernels.sees(kernels.KERNELS["Scharr"])["surface"] == 0
+@pytest.mark.parametrize(("name", "surface"), [("Sobel", 20), ("Scharr", 60)])
+def test_only_as_printed_a_kernel_sees_an_even_surface(name, surface):
+    assert kernels.sees(kernels.AS_PRINTED[name])["surface"] == surface
+    assert kernels.sees(kernels.KERNELS[name])["surface"] == 0
 
 
 def test_a_photograph_becomes_the_mean_of_its_blocks(tmp_path):
