@@ -48,7 +48,14 @@ def test_training_brings_the_error_down(monkeypatch):
 
 @pytest.mark.parametrize(
     ("shares", "verdict"),
-    [((0.2, 0.1, 0.01), "holds"), ((0.2, 0.3, 0.01), "erratum"), ((0.2, 0.3, 0.3), "fails"), ((), "not run")],
+    [
+        ((0.1, 0.2, 0.1, 0.01), "holds"),
+        ((0.16, 0.2, 0.1, 0.01), "fails"),  # one of the two, or hardly
+        ((0.1, 0.2, 0.2, 0.01), "fails"),
+        ((0.2, 0.2, 0.3, 0.01), "erratum"),
+        ((0.2, 0.2, 0.3, 0.3), "fails"),
+        ((), "not run"),
+    ],
 )
 def test_the_verdict_on_reduction_follows_from_the_power(shares, verdict):
     rows = [{"share": share, "peak": 1 - share} for share in shares]  # the peak stands beside and decides nothing
