@@ -176,6 +176,7 @@ def _relationships() -> list[Claim]:
     checked = []
     for number, relationship in RELATIONSHIPS.items():
         own, sizes = relationship.case, {case: output_size(case) for case in grid(relationship)}
+        printed = {wrong: formula for wrong, _, formula, _ in PRINTED}.get(number)
         there = sum(size == relationship.size(case) for case, size in sizes.items())
         back = sum(
             transposed_size(case, size) == case.size == relationship.twin(size, case, cut_off(case))
@@ -184,8 +185,9 @@ def _relationships() -> list[Claim]:
         checked.append(
             check(
                 "C6",
-                f"S0 ({number}): {relationship.text}, with {_given(own)}; on a grid; transposed back to i",
-                str(relationship.size(own)),
+                f"S0 ({number}){', corrected' if printed else ''}: {relationship.text}, with {_given(own)}; on a grid; "
+                "transposed back to i",
+                f"{printed(own):g} as printed" if printed else str(relationship.size(own)),
                 f"{sizes[own]}; {there} of {len(sizes)}; back {back} of {len(sizes)}",
                 "exact",
                 there == back == len(sizes),

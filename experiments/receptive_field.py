@@ -8,7 +8,7 @@ one 7x7 are trained side by side.
     python launch.py receptive-field                 # on generated shapes, without a network
     python launch.py receptive-field --data cifar10 --epochs 20 --seeds 3
 
-Takes about a minute, a third of it training. Expect fields as the theory has them, accuracies of both networks that
+Takes about two minutes, most of it training. Expect fields as the theory has them, accuracies of both networks that
 seeds move more than their kernels do, and effective fields that are bells, much smaller than the theory's squares.
 """
 
@@ -42,7 +42,7 @@ class Config(train.Recipe, data.Source):
     """Measure receptive fields, and train a network of 3x3 layers beside one of 7x7 layers."""
 
     epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 12
-    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 2
+    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 5
     lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate.")] = 0.004
     schedule: Annotated[str, tyro.conf.arg(help=f"Of the learning rate: {', '.join(train.SCHEDULES)}.")] = "cosine"
 

@@ -27,6 +27,27 @@ def test_gradients_layer_by_layer_are_the_gradient_of_the_whole_stack(monkeypatc
     assert norms["signals"][0] == pytest.approx(float(jnp.linalg.norm(of_x.ravel())), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "verdict"),
+    [
+        ("ReLU", 1.0, "holds"),
+        ("ReLU", 1e-5, "fails"),
+        ("ReLU", 1e9, "fails"),
+        ("ReLU", np.nan, "fails"),
+        ("sigmoid", 1e-9, "holds"),
+        ("sigmoid", 1.0, "fails"),
+        ("tanh", 1.0, "erratum"),
+        ("tanh", 1e-9, "fails"),
+        ("softplus", 1e-5, "erratum"),
+        ("softplus", np.nan, "fails"),
+    ],
+)
+def test_a_verdict_on_gradients_needs_what_was_found(name, first, verdict, monkeypatch):
+    norms = {"signals": np.array([first, 1.0]), "kernels": np.ones(2)}
+    monkeypatch.setattr(activations, "gradients", lambda *_: norms)
+    assert activations._gradient_claim(name, activations.UNITS[name]).verdict.startswith(verdict)
+
+
 def test_sigmoid_s_gradients_shrink_by_its_slope_of_a_quarter():
     ends = activations._ends(activations.gradients("sigmoid", "Glorot", seed=2))
     per_layer = ends["signals"] ** (1 / (activations.LAYERS - 1))

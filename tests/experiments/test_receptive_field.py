@@ -12,8 +12,8 @@ from experiments import receptive_field, receptive_field_claims
 SUMMARY = {
     "data": {"name": "shapes"},
     "networks": {
-        "three 3x3": {"test_accuracy": 0.8, "test_accuracy_by_seed": [0.8], "params": 9_000},
-        "one 7x7": {"test_accuracy": 0.79, "test_accuracy_by_seed": [0.79], "params": 15_000},
+        "three 3x3": {"test_accuracy": 0.8, "test_accuracy_by_seed": [0.79, 0.8, 0.81], "params": 9_000},
+        "one 7x7": {"test_accuracy": 0.79, "test_accuracy_by_seed": [0.78, 0.79, 0.8], "params": 15_000},
     },
 }
 
@@ -78,6 +78,10 @@ def test_e2_holds_where_3x3_layers_keep_up_fails_where_they_fall_behind_and_is_o
     behind = copy.deepcopy(SUMMARY)
     behind["networks"]["three 3x3"]["test_accuracy"] = 0.77
     assert receptive_field_claims._trained(behind).verdict == "fails"
+    untrained = copy.deepcopy(SUMMARY)
+    for network in untrained["networks"].values():
+        network["test_accuracy"] = 0.1
+    assert receptive_field_claims._trained(untrained).verdict == "fails"
     assert receptive_field_claims._trained(None).verdict.startswith("not run")
 
 
