@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -108,7 +109,7 @@ def report(results: Path, readme: Path) -> None:
     entries, notices = [], []
     for name in EXPERIMENTS:
         try:
-            entry = _entry(results, name)
+            entry = _entry(results, name, notices)
         except DAMAGES as error:
             notices.append(f"{_summary_path(results, name)} is damaged and left out: {_what(error)}")
         else:
@@ -129,12 +130,21 @@ def report(results: Path, readme: Path) -> None:
     print(f"wrote {results / 'README.md'}, the option table of {readme}, and {results / 'site' / 'index.html'}")
 
 
-def _entry(results: Path, name: str) -> site.Entry | None:
-    """What is published of an experiment; None if nothing is."""
+def _entry(results: Path, name: str, notices: list[str]) -> site.Entry | None:
+    """What is published of an experiment, None if nothing is; of figures that are damaged there is a notice."""
     summary, experiment = published(results, name), load_experiment(name)
     if summary is None:
         return None
-    return describe(name, experiment, summary, _known_claims(results, name), figures_in(results / name / "figures"))
+    figures = []
+    for path in figures_in(results / name / "figures"):
+        try:
+            if path.suffix != ".svg":
+                with Image.open(path) as picture:
+                    picture.verify()
+            figures.append(path)
+        except (OSError, SyntaxError) as error:  # both are Pillow's
+            notices.append(f"{path} is damaged and left out: {_what(error)}")
+    return describe(name, experiment, summary, _known_claims(results, name), figures)
 
 
 def _readme(entries: Sequence[site.Entry]) -> str:

@@ -153,6 +153,18 @@ def test_a_damaged_summary_is_named_and_left_out(lab, capsys, damage):
     assert "bad" not in (lab.results / "README.md").read_text()
 
 
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_figure_is_named_and_left_out(lab, capsys, damage):
+    lab.add("one")
+    folder = lab.results / "one" / "figures"
+    whole = sorted(path.name for path in folder.iterdir())
+    (folder / "bad.png").write_bytes(damage)
+    pages = lab.report()
+    assert f"{folder / 'bad.png'} is damaged and left out" in capsys.readouterr().err
+    assert all(f"figures/one/{name}" in pages["one.html"] for name in whole)
+    assert "figures/one/bad.png" not in pages["one.html"]
+
+
 def test_without_results_it_says_what_to_run(lab, capsys):
     lab.add("one", published=False)
     pages = lab.report()
