@@ -7,7 +7,7 @@ as the gradient of a convolution, and as a layer that learns to enlarge a photog
     python launch.py upsampling
     python launch.py upsampling --photograph flower
 
-Takes less than half a minute. Expect a learned 4x4 kernel that beats bilinear interpolation on the photograph that it
+Takes half a minute. Expect a learned 4x4 kernel that beats bilinear interpolation on the photograph that it
 learned from; learned from "china" it does so on "flower" too, but not the other way round.
 """
 

@@ -1,11 +1,13 @@
-"""README's Python runs as it stands."""
+"""README's Python runs as it stands, and its counts are those of the results."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(block, folder, monkeypatch):
@@ -32,3 +34,9 @@ def test_a_network_of_the_zoo_is_trained_as_shown(tmp_path, monkeypatch):
 
 def test_every_block_of_python_is_one_of_these():
     assert len(BLOCKS) == 2
+
+
+def test_the_claims_are_as_many_as_their_table_has():
+    said = re.search(r"\[(\d+) rows\]\(results/CLAIMS.md\), of which (\d+) are errata", README)
+    written = re.search(r"(\d+) of \1 claims hold, (\d+) of them errata", (ROOT / "results" / "CLAIMS.md").read_text())
+    assert said.groups() == written.groups()

@@ -1,5 +1,6 @@
 """The explorer in a browser: it shows what `ops` compute, refuses what they refuse, and works by keyboard."""
 
+import math
 import re
 
 import numpy as np
@@ -24,6 +25,9 @@ FILL_KERNEL = """(values) => {
   inputs[0].dispatchEvent(new Event("input", { bubbles: true })); }"""
 
 
+LETTERS = {"i": "size", "k": "window", "s": "stride", "p": "padding", "d": "dilation", "e": "extra"}
+
+
 def number(text):
     return float(text.replace("−", "-").replace("∞", "inf"))
 
@@ -38,10 +42,10 @@ def random_setting(random):
         "image": image,
         "pool": pool,
         "size": int(random.integers(1, (min(largest, 5) if operation == "transposed" else largest) + 1)),
-        "window": int(random.integers(1, 5)),
-        "stride": int(random.integers(1, 4)),
-        "padding": int(random.integers(0, 3)),
-        "dilation": 1 if operation == "pooling" and pool == "average" else int(random.integers(1, 3)),
+        "window": int(random.choice([1, 2, 2, 3, 3, 4, 5, 7])),
+        "stride": int(random.choice([1, 1, 2, 2, 3, 8])),
+        "padding": int(random.choice([0, 0, 1, 2, 3])),
+        "dilation": 1 if operation == "pooling" and pool == "average" else int(random.choice([1, 1, 2, 4])),
         "extra": int(random.integers(0, 2)) if operation == "transposed" else 0,
     }
 
@@ -103,7 +107,7 @@ def test_it_shows_what_ops_compute_and_refuses_what_they_refuse(open_page):
         assert not page.locator("#refusal").is_visible(), (setting, page.inner_text("#refusal"))
         np.testing.assert_allclose(read_output(page), expected, atol=1e-3, err_msg=str(setting))
         check_formula(page, setting)
-        check_window(page, slide, expected, random)
+        check_window(page, setting, slide, expected, random)
         agreed[setting["operation"]] += 1
     assert min(agreed.values()) >= 5, agreed
 
@@ -116,17 +120,46 @@ def check_formula(page, setting):
         )
     else:
         size = geometry.conv_output_size(setting["size"], setting["window"], **options)
-    assert page.inner_text("#numbers").endswith(f"= {size}")
+    letters = {letter: setting[name] for letter, name in LETTERS.items()}
+    values = [page.inner_text("#letters").removeprefix("o = "), *page.inner_text("#numbers").split(" = ")]
+    assert {evaluated(text, letters) for text in values} == {size}, values
+    assert set(map(int, re.findall(r"\d+", values[1]))) <= {1, 2, *letters.values()}, values
     assert page.inner_text("#output-name") == f"Output {size} × {size}"
 
 
-def check_window(page, slide, expected, random):
+def evaluated(formula, letters):
+    """The value of a formula of the page: whole numbers, letters, floors, and products with or without a dot."""
+    python = formula.replace("−", "-").replace("·", "*").replace("⌊", "floor(").replace("⌋", ")")
+    return eval(re.sub(r"(\d)([a-z])", r"\1*\2", python), {"floor": math.floor, **letters})
+
+
+def check_pooling(page, setting, row, column):
+    """What is written of a pooling's window are its values, and of a mean how many."""
+    pad, n, dilation = setting["padding"], setting["size"], setting["dilation"]
+    average = setting["pool"] == "average"
+    x = np.full((n + 2 * pad, n + 2 * pad), 0.0 if average else np.nan)  # the mean counts the padding's zeros
+    x[pad : pad + n, pad : pad + n] = np.asarray(DATA["images"][setting["image"]])[:n, :n]
+    top, left = row * setting["stride"], column * setting["stride"]
+    taps = dilation * np.arange(setting["window"])
+    window = x[top + taps[:, None], left + taps].ravel()
+    expected = window[~np.isnan(window)]
+    written = page.inner_text("#factors").split("\n")[0]
+    if not expected.size:
+        assert written == "nothing but padding"
+        return
+    listed, _, count = written.rpartition(" / ") if average else (written, "", "")
+    np.testing.assert_allclose([number(text) for text in re.findall(r"[−\d.]+", listed)], expected, atol=1e-3)
+    assert int(count) == expected.size if average else written.startswith(f"{setting['pool']}(")
+
+
+def check_window(page, setting, slide, expected, random):
     """At a pixel of the output: the taps under the window, and that what is written adds up to the result."""
     row, column = (int(random.integers(0, n)) for n in expected.shape)
     page.locator(f'#output [data-row="{row}"][data-column="{column}"]').click()
     assert page.inner_text("#place") == f"Row {row + 1}, column {column + 1}"
     assert number(page.inner_text("#result")) == pytest.approx(float(expected[row, column]), abs=1e-3)
     if slide is None:
+        check_pooling(page, setting, row, column)
         return
     rows, columns = slide.taps(row * expected.shape[1] + column)
     taps = {(y, x): number(text[1:]) for y, x, text in page.evaluate(READ_TAPS)}
