@@ -342,7 +342,7 @@ def _reduced(weights: str, measured: Mapping[str, Mapping[str, float]]) -> Claim
         return Claim("F3", statement, "", "", "", "not run: needs a finished run")
     uneven, resized = (measured[name]["share"] for name in ("transposed 3x3", "resize, then 3x3"))
     reduced = [measured[name]["share"] <= REDUCED * uneven for name in EVEN]
-    correction = f"erratum: deck says 2x2 and 4x4 reduce it; with {weights} they even the overlap alone, right is to resize first"
+    correction = f"erratum: deck says 2x2, 4x4 reduce it; with {weights} they even the overlap only: right is to resize"
     return Claim(
         "F3",
         statement,

@@ -7,8 +7,8 @@ edges across its own direction; a kernel whose numbers sum to one keeps surfaces
     python launch.py kernels --photograph path/to/picture.jpg
 
 Takes a few seconds. Expect the decks' step images with their results, every kernel's response to the photographs,
-orange where it is negative and blue where it is positive, and Sobel's and Scharr's kernels as printed, which see an edge
-in an image that has none: Sobel's last row is -1 0 1, not -1 0 -1, and Scharr's first is 3 0 -3, not 3 0 3.
+orange where it is negative and blue where it is positive, and Sobel's and Scharr's kernels as printed, which see an
+edge in an image that has none: Sobel's last row is -1 0 1, not -1 0 -1, and Scharr's first is 3 0 -3, not 3 0 3.
 """
 
 from dataclasses import dataclass

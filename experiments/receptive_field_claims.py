@@ -132,7 +132,7 @@ def _trained(summary: dict[str, Any] | None) -> Claim:
         statement,
         "can be replaced",
         f"{ours} parameters ({summary['data']['name']}, {len(by_seed[0])} seeds)",
-        f"test accuracy at most two standard errors behind, {2 * error:.1%}, and both above {LEARNED:.0%}; fewer parameters",
+        f"test accuracy at most two standard errors behind, {2 * error:.1%}, both over {LEARNED:.0%}; fewer parameters",
         three["test_accuracy"] >= seven["test_accuracy"] - 2 * error
         and min(three["test_accuracy"], seven["test_accuracy"]) > LEARNED
         and three["params"] < seven["params"],

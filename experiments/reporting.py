@@ -106,7 +106,8 @@ def _fingerprint(results: Path, name: str) -> str | None:
 
 def report(results: Path, readme: Path) -> None:
     """Write every published run's `report.md`, `results/README.md`, the site, and README's option table."""
-    entries, notices = [], []
+    entries: list[site.Entry] = []
+    notices: list[str] = []
     for name in EXPERIMENTS:
         try:
             entry = _entry(results, name, notices)
