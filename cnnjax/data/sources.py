@@ -119,7 +119,7 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
     dataset = Dataset(str(root), fingerprint, names, *parts)
     if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
         return dataset
-    key = f"folder-{fingerprint}-{image_size}"
+    key = f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # which may be fewer images
     return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(_decode_all, parts)))
 
 

@@ -116,6 +116,8 @@ def test_a_broken_image_ends_the_run_by_name_or_is_left_out(tree, workers, caplo
     assert [record.getMessage().split(" is no ")[0] for record in caplog.records] == [f"skipped: {broken}"]
     memory = data.load(str(tree), image_size=8, skip_bad=True).train
     assert memory.size == 9
+    with pytest.raises(UserError, match=r"3.png is no image that can be read"):
+        data.load(str(tree), image_size=8)
 
 
 def test_a_tfds_stream_shows_what_tfds_in_memory_shows(tfds_dir):
