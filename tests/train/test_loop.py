@@ -78,7 +78,7 @@ class Encoded:
 
 
 def streamed(split):
-    return Stream(Encoded(split), (8, 8), 0, split.size)
+    return Stream(Encoded(split), (8, 8, 3), 4, 0, split.size)
 
 
 def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
