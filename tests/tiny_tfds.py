@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 COUNTS = {"train": 40, "test": 20}
+CLASSES = ["a", "b", "c", "d"]
 
 
 class TinySquares(tfds.core.GeneratorBasedBuilder):
@@ -17,7 +18,7 @@ class TinySquares(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         features = {
             "image": tfds.features.Image(shape=(8, 8, 3)),
-            "label": tfds.features.ClassLabel(names=["a", "b", "c", "d"]),
+            "label": tfds.features.ClassLabel(names=CLASSES),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -26,15 +27,40 @@ class TinySquares(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for number in range(count):
-            png = io.BytesIO()
-            Image.fromarray(picture(number)).save(png, "PNG")
-            png.seek(0)
-            yield number, {"image": png, "label": number % 4}
+            yield number, {"image": png(picture(number)), "label": number % 4}
+
+
+class TinyGrey(tfds.core.GeneratorBasedBuilder):
+    """8x8 grey images, those of the test split without a label, as TFDS keeps ImageNet's."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1)),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "test", "validation")}
+
+    def _generate_examples(self, split):
+        for number in range(8):
+            yield number, {"image": png(picture(number)[..., 0]), "label": -1 if split == "test" else number % 4}
 
 
 def picture(number):
     return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
 def prepare(folder):
-    TinySquares(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    for builder in (TinySquares, TinyGrey):
+        builder(data_dir=str(folder), file_format="array_record").download_and_prepare()

@@ -1,10 +1,13 @@
 """What every data source gives: labelled images, in memory or as a stream."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from cnnjax.errors import UserError
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -76,6 +79,9 @@ class Dataset:
         class_names: what label k means.
         train: images to learn from.
         test: images to be judged by.
+
+    Raises:
+        UserError: a label of images in memory is no class's number; a stream says so when it reads one.
     """
 
     name: str
@@ -84,10 +90,30 @@ class Dataset:
     train: Examples
     test: Examples
 
+    def __post_init__(self) -> None:
+        for part, split in (("train", self.train), ("test", self.test)):
+            if isinstance(split, Split):
+                names = (f"image {index} of the {part} images of data set {self.name!r}" for index in itertools.count())
+                check_labels(split.labels, len(self.class_names), names)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return self.train.image_shape
+
+
+def check_labels(labels: np.ndarray, classes: int, names: Iterable[str]) -> None:
+    """Raise a UserError if a label is not the number of a class, 0 to `classes - 1`; `names` are its images'.
+
+    JAX would count a negative one from the last class, and drop one that is too large.
+    """
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        name, label = next(itertools.compress(zip(names, labels, strict=False), wrong))
+        raise UserError(
+            f"{name} has the label {label}; expected the number of a class, 0 to {classes - 1} (TFDS gives -1 where "
+            "there is no label): correct it, or take data with labels"
+        )
 
 
 def hold_out(split: Examples, fraction: float) -> tuple[Examples, Examples]:

@@ -1,5 +1,6 @@
 """Data sets by name or folder, in memory or as a stream."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -70,6 +71,8 @@ def load(
     """
     if stream not in STREAMING:
         raise UserError(f"--stream must be one of {', '.join(STREAMING)}, got {stream!r}")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image-size must be at least 1, got {image_size}")
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}")
     if os.sep in name or Path(name).is_dir():
@@ -105,7 +108,7 @@ def _is_large(size: int) -> bool:
 def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, skip_bad: bool) -> Dataset:
     if not root.is_dir():
         raise UserError(f"{root} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
-    if image_size is None or image_size < 1:
+    if image_size is None:
         raise UserError(f"--image-size must be at least 1 for the images of a folder, got {image_size}")
     names, splits = folder_splits(root)
     held_out = next((split for split in HELD_OUT if split in splits), None)
@@ -113,13 +116,13 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
         raise UserError(f"{root} has no folder of images to judge by: expected one of {', '.join(HELD_OUT)}")
     fingerprint = _fingerprint(splits["train"], splits[held_out])
     parts = [
-        Stream(source, (image_size, image_size), 0, len(source), workers, skip_bad)
+        Stream(source, (image_size, image_size, 3), len(names), 0, len(source), workers, skip_bad)
         for source in (splits["train"], splits[held_out])
     ]
     dataset = Dataset(str(root), fingerprint, names, *parts)
     if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
         return dataset
-    key = f"folder-{fingerprint}-{image_size}"
+    key = f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # which may be fewer images
     return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(_decode_all, parts)))
 
 
@@ -128,8 +131,10 @@ def _fingerprint(*sources: FolderSource) -> str:
     digest = hashlib.sha256()
     for source in sources:
         for file in source.files:
-            stat = os.stat(file)
-            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{file}\n".encode())
+            with contextlib.suppress(OSError):  # what cannot be read is named where it is decoded
+                stat = os.stat(file)
+                digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
 

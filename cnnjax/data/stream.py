@@ -9,7 +9,7 @@ import functools
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from cnnjax.data.dataset import Batches, Split
+from cnnjax.data.dataset import Batches, Split, check_labels
 from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 THREADS = 4  # a process decodes with; Pillow releases Python's lock while it does
 BATCHES_AHEAD = 4
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 
 
 class Source(Protocol):
@@ -62,16 +63,17 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """Records of a TFDS split, not yet decoded."""
+    """Records of a TFDS split, not yet decoded; `split` names it and its data set."""
 
     records: Any
+    split: str
     label: str = "label"
 
     def __len__(self) -> int:
         return len(self.records)
 
     def name(self, index: int) -> str:
-        return f"record {index}"
+        return f"record {index} of {self.split}"
 
     def read(self, index: int) -> tuple[bytes, int]:
         record = self.records[index]
@@ -84,29 +86,28 @@ class Stream:
 
     Attributes:
         source: where the encoded images come from.
-        image_size: (height, width) that every image is resized to: scaled until it covers them, then cut in the middle.
+        image_shape: (height, width, channels) of every image: scaled until it covers them, then cut in the middle.
+        classes: number of classes.
         start: first image.
         stop: after the last image.
         workers: processes that decode beside this one; 0: threads of this one.
-        skip_bad: whether an image that cannot be decoded is named and left out, instead of ending the run.
+        skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
+        named: what has been left out so far, so that each is named once.
     """
 
     source: Source
-    image_size: tuple[int, int]
+    image_shape: tuple[int, int, int]
+    classes: int
     start: int
     stop: int
     workers: int = 0
     skip_bad: bool = False
+    named: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Number of images."""
         return self.stop - self.start
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return (*self.image_size, 3)
 
     def slice(self, start: int, stop: int) -> "Stream":
         """Return images `start` to `stop`."""
@@ -121,13 +122,17 @@ class Stream:
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
         """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch).
 
+        An image that is left out has weight 0, and another of its batch in its place, with the label of that: batch
+        statistics and mixtures see real images only. How many were left out is said at the end.
+
         Raises:
-            UserError: an image cannot be decoded, and `skip_bad` is off. With it on, its weight is 0.
+            UserError: an image cannot be read and `skip_bad` is off, or none of them all can be, or a label is no
+                class's number.
         """
         import grain
 
         steps, batch_size = indices.shape
-        load = functools.partial(_load, source=self.source, size=self.image_size)
+        load = functools.partial(_load, source=self.source, shape=self.image_shape)
         examples = grain.MapDataset.source(_Numbers(indices.ravel() + self.start)).map(load).batch(batch_size)
         read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
         loaded = examples.to_iter_dataset(read)
@@ -135,13 +140,31 @@ class Stream:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which no one else here does
             loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(min(self.workers, steps), BATCHES_AHEAD))
-        for weight, batch in zip(weights, loaded, strict=True):
-            bad = batch["error"] != ""
-            for error in batch["error"][bad & (weight > 0)]:
-                if not self.skip_bad:
-                    raise UserError(f"{error}: remove the file, or go on without it with --skip-bad")
+        skipped = 0
+        for index, weight, batch in zip(indices + self.start, weights, loaded, strict=True):
+            images, labels, bad = batch["image"], batch["label"], batch["error"] != ""
+            check_labels(labels, self.classes, map(self.source.name, index))
+            if bad.any():
+                counts = bad & (weight > 0)
+                self._skip(index[counts], batch["error"][counts])
+                skipped += counts.sum()
+                shown = np.arange(batch_size)
+                shown[bad] = np.resize(np.flatnonzero(~bad), bad.sum())
+                images, labels, weight = images[shown], labels[shown], np.where(bad, np.float32(0), weight)
+            yield images, labels, weight
+        if skipped:
+            log.warning("skipped %d of %d images", skipped, np.count_nonzero(weights))
+        if skipped == self.size:
+            raise UserError(f"none of the {self.size} images can be read, {self.source.name(self.start)} among them")
+
+    def _skip(self, numbers: np.ndarray, errors: Sequence[str]) -> None:
+        """Name images that cannot be read, each once."""
+        for number, error in zip(numbers, errors, strict=True):
+            if not self.skip_bad:
+                raise UserError(f"{error}: repair or remove it, or go on without it with --skip-bad")
+            if number not in self.named:
                 log.warning("skipped: %s", error)
-            yield batch["image"], batch["label"], np.where(bad, np.float32(0), weight)
+            self.named.add(number)
 
 
 class _Numbers:
@@ -160,31 +183,32 @@ class _Numbers:
         return f"_Numbers({len(self)})"  # Grain prints its sources
 
 
-def _load(index: int, source: Source, size: tuple[int, int]) -> dict[str, Any]:
-    encoded, label = source.read(index)
+def _load(index: int, source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
     try:
-        return {"image": decode(encoded, size), "label": np.int32(label), "error": ""}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
-        name = f"{source.name(index)} is no image that can be read ({error})"
-        return {"image": np.zeros((*size, 3), np.uint8), "label": np.int32(label), "error": name}
+        encoded, label = source.read(index)
+        return {"image": decode(encoded, shape), "label": np.int32(label), "error": ""}
+    except Exception as error:  # Pillow and array_record raise what they like for damaged files
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        name = f"{source.name(index)} is no image that can be read ({reason})"
+        return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "error": name}
 
 
-def decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Return an image file as uint8 (height, width, 3).
+def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return an image file as uint8 (height, width, channels): 1 of grey, 3 of colour, 4 with transparency.
 
-    It is scaled (bilinear with antialiasing, Pillow's) until it just covers `size`, and its middle is kept: what
+    It is scaled (bilinear with antialiasing, Pillow's) until it just covers `shape`, and its middle is kept: what
     evaluation on ImageNet does.
     """
-    height, width = size
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.draft("RGB", (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
-        rgb = image.convert("RGB")
-    if rgb.size != (width, height):
-        scale = max(width / rgb.width, height / rgb.height)
-        scaled = max(round(rgb.width * scale), width), max(round(rgb.height * scale), height)
+    height, width, channels = shape
+    with Image.open(io.BytesIO(encoded)) as file:
+        file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
+        image = file.convert(MODES[channels])
+    if image.size != (width, height):
+        scale = max(width / image.width, height / image.height)
+        scaled = max(round(image.width * scale), width), max(round(image.height * scale), height)
         left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-        rgb = rgb.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.asarray(rgb)
+        image = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    return np.asarray(image).reshape(shape)
 
 
 def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:

@@ -4,6 +4,9 @@ import hashlib
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import Stream, TfdsSource
+from cnnjax.data.stream import MODES, Stream, TfdsSource
 from cnnjax.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ def decoded_bytes(name: str, image_size: int | None) -> int:
     """Return what a TFDS set takes in memory; of a set whose images differ in size and get none, 0."""
     info = _builder(_tfds(), name).info
     images = info.features["image"].shape if "image" in info.features else (0,)
-    shape = (image_size, image_size, 3) if image_size else images
+    shape = (image_size, image_size, images[-1]) if image_size else images
     examples = sum(info.splits[split].num_examples for split in ("train", *_HELD_OUT) if split in info.splits)
     return 0 if None in shape else examples * math.prod(shape)
 
@@ -63,22 +66,27 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
         skip_bad: as `Stream`.
 
     Raises:
-        UserError: as `load_tfds`, or the images differ in size and `image_size` is None.
+        UserError: as `load_tfds`, or the images differ in size and `image_size` is None, or have odd channels.
     """
     tfds = _tfds()
     builder = _builder(tfds, name)
     if not builder.is_prepared():
         _prepare(builder, name)
     held_out = _check_features(builder, name)
-    size = (image_size, image_size) if image_size else builder.info.features["image"].shape[:2]
-    if None in size:
+    features, skip = builder.info.features, {"image": tfds.decode.SkipDecoding()}
+    names, (*own_size, channels) = tuple(features["label"].names), features["image"].shape
+    shape = (*((image_size, image_size) if image_size else own_size), channels)
+    if None in shape[:2]:
         raise UserError(f"data set {name!r} has images of different sizes: choose one with --image-size")
-    skip = {"image": tfds.decode.SkipDecoding()}
-    train, test = (
-        Stream(source, size, 0, len(source), workers, skip_bad)
-        for source in (TfdsSource(builder.as_data_source(split, decoders=skip)) for split in ("train", held_out))
-    )
-    return Dataset(name, str(builder.version), tuple(builder.info.features["label"].names), train, test)
+    if channels not in MODES:
+        raise UserError(f"data set {name!r} has images of {channels} channels; a stream takes {sorted(MODES)}")
+    with _reading(builder, name):
+        sources = [
+            TfdsSource(builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}")
+            for split in ("train", held_out)
+        ]
+    train, test = (Stream(source, shape, len(names), 0, len(source), workers, skip_bad) for source in sources)
+    return Dataset(name, str(builder.version), names, train, test)
 
 
 def is_prepared(name: str) -> bool:
@@ -138,26 +146,46 @@ def _decode(builder: Any, name: str) -> Dataset:
             f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size, or stream "
             "it: --stream always --image-size SIZE"
         )
-    try:
+    with _reading(builder, name):
         train, test = (_decode_split(builder, split) for split in ("train", held_out))
+    return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
+
+
+@contextmanager
+def _reading(builder: Any, name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # array_record raises RuntimeError, ValueError, IndexError, ... for damaged files
         raise UserError(
             f"data set {name!r} in {builder.data_dir} cannot be read ({_first_line(error)}): its files are damaged or "
             "missing. Delete that folder and prepare it again."
         ) from error
-    return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
 
 
 def _check_features(builder: Any, name: str) -> str:
-    """Return the name of the split to judge by."""
+    """Return the name of the split to judge by: one with labels, where there is one."""
     features, splits = builder.info.features, builder.info.splits
-    held_out = next((split for split in _HELD_OUT if split in splits), None)
-    if not {"image", "label"} <= set(features) or "train" not in splits or held_out is None:
+    held_out = [split for split in _HELD_OUT if split in splits]
+    if not {"image", "label"} <= set(features) or "train" not in splits or not held_out:
         raise UserError(
             f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
             "label, and splits named train and test or validation"
         )
-    return held_out
+    chosen = max(held_out, key=partial(_is_labelled, builder))
+    for split in ("train", chosen):
+        if not splits[split].num_examples:
+            raise UserError(f"data set {name!r} has no images in split {split!r}: prepare it again, or take another")
+    return chosen
+
+
+def _is_labelled(builder: Any, split: str) -> bool:
+    """Return whether a split has images with labels: those that a challenge keeps to itself are -1."""
+    if not builder.info.splits[split].num_examples:
+        return False
+    try:
+        return bool(builder.as_data_source(split)[0]["label"] >= 0)
+    except Exception:  # what is damaged is named by who reads it
+        return True
 
 
 def _decode_split(builder: Any, split: str) -> Split:

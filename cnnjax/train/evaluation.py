@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cnnjax.data import Examples
+from cnnjax.errors import UserError
 from cnnjax.train.advance import make_advance
 from cnnjax.train.averages import averaged_params
 from cnnjax.train.parallel import Parallel
@@ -41,7 +42,12 @@ def make_evaluator(
         split: the images.
         parallel: the devices.
         recipe: the loss and the precision; with a moving average of the parameters, that is judged.
+
+    Raises:
+        UserError: there are no images.
     """
+    if not split.size:
+        raise UserError("there are no images to judge the network by: give it a split with some")
 
     def logits_of(images: jax.Array) -> jax.Array:
         model = network.merge(like.params, like.model_state)

@@ -59,7 +59,7 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
             auxiliary = sum(compute(logits, targets) for logits in outputs.auxiliary)
             losses = compute(outputs.logits, targets) + outputs.weight * auxiliary
-            loss = jnp.sum(losses * batch.weights) / total
+            loss = jnp.sum(losses * batch.weights) / jnp.maximum(total, 1)  # 0: a stream could read none of the batch
             return loss + penalty(recipe, params) / lax.axis_size(AXIS), (outputs.logits, model_state)
 
         (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

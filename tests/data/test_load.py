@@ -1,5 +1,6 @@
 """Data sources: what they hold, that they are decoded once, and what is said when they are damaged or missing."""
 
+import json
 import logging
 
 import numpy as np
@@ -69,6 +70,59 @@ def test_a_missing_file_is_named(tfds_dir):
     next(tfds_dir.glob("*test*")).unlink()
     with pytest.raises(UserError, match=r"tiny_squares.*cannot be read"):
         data.load("tiny_squares")
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_a_test_split_without_labels_is_not_judged_by(tfds_dir, stream):
+    judged = data.load("tiny_grey", stream=stream).test
+    assert sorted(judged.first(judged.size).labels) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_a_missing_label_is_named_with_its_split(tfds_dir, stream):
+    edit_splits(tfds_dir.parent.parent / "tiny_grey" / "1.0.0", remove="validation")
+    with pytest.raises(UserError, match=r"test.* of data set 'tiny_grey' has the label -1; .* 0 to 3"):
+        data.load("tiny_grey", stream=stream).test.first(8)
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_a_label_beyond_the_classes_is_named_with_its_split(tfds_dir, monkeypatch, stream):
+    monkeypatch.setattr(tiny_tfds, "CLASSES", ["a", "b", "c"])
+    (tfds_dir / "label.labels.txt").write_text("a\nb\nc")
+    with pytest.raises(UserError, match=r"train.* of data set 'tiny_squares' has the label 3; .* 0 to 2"):
+        data.load("tiny_squares", stream=stream).train.first(20)
+
+
+def edit_splits(folder, remove=None, empty=None):
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] != remove]
+    for split in info["splits"]:
+        if split["name"] == empty:
+            split |= {"shardLengths": ["0"], "numBytes": "0"}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_images_is_named(tfds_dir, split, stream):
+    edit_splits(tfds_dir, empty=split)
+    with pytest.raises(UserError, match=f"'tiny_squares' has no images in split '{split}'"):
+        data.load("tiny_squares", stream=stream)
+
+
+def test_an_empty_test_split_gives_way_to_validation(tfds_dir):
+    edit_splits(tfds_dir.parent.parent / "tiny_grey" / "1.0.0", empty="test")
+    assert data.load("tiny_grey").test.size == 8
+
+
+def test_cached_labels_that_no_class_has_are_made_again(tfds_dir, tmp_path, caplog):
+    expected = np.array(data.load("tiny_squares").test.labels)
+    (cached,) = (tmp_path / "cache" / "data").iterdir()
+    np.save(cached / "test.labels.npy", np.full_like(expected, -1))
+    with caplog.at_level(logging.WARNING):
+        again = data.load("tiny_squares")
+    assert "has the label -1" in caplog.text
+    np.testing.assert_array_equal(again.test.labels, expected)
 
 
 def test_an_unreadable_description_is_named(tfds_dir):

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,15 +93,15 @@ def test_images_are_scaled_to_cover_and_cut_in_the_middle():
     stripes = np.zeros((10, 30, 3), np.uint8)
     stripes[:, 10:20] = 255
     Image.fromarray(stripes).save(encoded, "PNG")
-    np.testing.assert_array_equal(decode(encoded.getvalue(), (10, 10)), 255)
-    assert decode(encoded.getvalue(), (5, 15)).shape == (5, 15, 3)
+    np.testing.assert_array_equal(decode(encoded.getvalue(), (10, 10, 3)), 255)
+    assert decode(encoded.getvalue(), (5, 15, 3)).shape == (5, 15, 3)
 
 
 def test_grey_and_transparent_images_become_rgb():
     for mode in ("L", "RGBA", "P"):
         encoded = io.BytesIO()
         picture(0, (8, 8)).convert(mode).save(encoded, "PNG")
-        assert decode(encoded.getvalue(), (8, 8)).shape == (8, 8, 3)
+        assert decode(encoded.getvalue(), (8, 8, 3)).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -112,10 +113,64 @@ def test_a_broken_image_ends_the_run_by_name_or_is_left_out(tree, workers, caplo
     stream = data.load(str(tree), image_size=8, stream="always", workers=workers, skip_bad=True).train
     with caplog.at_level(logging.WARNING):
         _, _, weights = everything(stream)
+        everything(stream, epoch=1)
     assert weights.sum() == 9
-    assert [record.getMessage().split(" is no ")[0] for record in caplog.records] == [f"skipped: {broken}"]
+    said = [record.getMessage().split(" is no ")[0] for record in caplog.records]
+    assert said == [f"skipped: {broken}", "skipped 1 of 10 images", "skipped 1 of 10 images"]
     memory = data.load(str(tree), image_size=8, skip_bad=True).train
     assert memory.size == 9
+    with pytest.raises(UserError, match=r"3.png is no image that can be read"):
+        data.load(str(tree), image_size=8)
+
+
+def test_another_image_of_the_batch_stands_in_for_a_broken_one(tree):
+    whole = data.load(str(tree), image_size=8, stream="always").train
+    indices, weights = data.epoch_order(0, 0, whole.size, 5)
+    before = [np.copy(images) for images, _, _ in whole.batches(indices, weights)]
+    for file in whole.source.files[2], whole.source.files[7]:
+        Path(file).write_text("no image")
+    stream = data.load(str(tree), image_size=8, stream="always", skip_bad=True).train
+    for _ in range(2):
+        for index, images, (ours, labels, ours_weights) in zip(
+            indices, before, stream.batches(indices, weights), strict=True
+        ):
+            broken = np.isin(index, (2, 7))
+            np.testing.assert_array_equal(ours[~broken], images[~broken])
+            np.testing.assert_array_equal(ours_weights, ~broken)
+            good = {image.tobytes(): label for image, label in zip(ours[~broken], labels[~broken], strict=True)}
+            for image, label in zip(ours[broken], labels[broken], strict=True):
+                assert good[image.tobytes()] == label
+
+
+def test_a_file_that_cannot_be_read_is_left_out_like_one_that_cannot_be_decoded(tree):
+    missing = tree / "train" / "circle" / "1.png"
+    missing.unlink()
+    missing.symlink_to(tree / "nowhere")
+    with pytest.raises(UserError, match=r"1.png is no image that can be read .*No such file.*--skip-bad"):
+        everything(data.load(str(tree), image_size=8, stream="always").train)
+    stream = data.load(str(tree), image_size=8, stream="always", skip_bad=True).train
+    assert everything(stream)[2].sum() == 9
+
+
+def test_damaged_records_are_left_out_by_name(tfds_dir, caplog):
+    (file,) = tfds_dir.glob("*train*")
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"record \d+ of split 'train' of data set 'tiny_squares' is no image"):
+        everything(data.load("tiny_squares", stream="always").train)
+    with caplog.at_level(logging.WARNING):
+        weights = everything(data.load("tiny_squares", stream="always", skip_bad=True).train)[2]
+    assert 30 < weights.sum() < 40
+    assert f"skipped {40 - weights.sum():.0f} of 40 images" in caplog.text
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_data_of_which_no_image_can_be_read_are_refused(tree, stream):
+    for file in (tree / "test").rglob("*.png"):
+        file.write_text("no image")
+    with pytest.raises(UserError, match=r"none of the 4 images can be read, .*test.*png among them"):
+        everything(data.load(str(tree), image_size=8, stream=stream, skip_bad=True).test)
 
 
 def test_a_tfds_stream_shows_what_tfds_in_memory_shows(tfds_dir):
@@ -125,6 +180,19 @@ def test_a_tfds_stream_shows_what_tfds_in_memory_shows(tfds_dir):
     for ours, theirs in zip(everything(stream.test), everything(memory.test), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert data.load("tiny_squares", stream="always", image_size=3).image_shape == (3, 3, 3)
+
+
+def test_a_stream_has_the_channels_of_the_set(tfds_dir):
+    stream, memory = data.load("tiny_grey", stream="always"), data.load("tiny_grey")
+    assert stream.image_shape == memory.image_shape == (8, 8, 1)
+    for ours, theirs in zip(everything(stream.train), everything(memory.train), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert data.load("tiny_grey", stream="always", image_size=3).train.first(2).images.shape == (2, 3, 3, 1)
+
+
+def test_an_image_size_of_zero_is_refused(tfds_dir):
+    with pytest.raises(UserError, match="--image-size must be at least 1, got 0"):
+        data.load("tiny_squares", stream="always", image_size=0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from cnnjax import nn, train
-from cnnjax.data import Split, Stream
+from cnnjax.data import Split, Stream, epoch_order
 from cnnjax.errors import RunError, UserError
 from cnnjax.train import advance, evaluation, hosts, loop
 from cnnjax.train.metrics import read_rows
@@ -62,8 +62,8 @@ def images(count, seed=0):
 class Encoded:
     """The same images as PNG files, for a stream."""
 
-    def __init__(self, split):
-        self.split = split
+    def __init__(self, split, broken=()):
+        self.split, self.broken = split, broken
 
     def __len__(self):
         return self.split.size
@@ -72,13 +72,15 @@ class Encoded:
         return str(index)
 
     def read(self, index):
+        if index in self.broken:
+            raise OSError("broken")
         png = io.BytesIO()
         Image.fromarray(self.split.images[index]).save(png, "PNG")
         return png.getvalue(), int(self.split.labels[index])
 
 
 def streamed(split):
-    return Stream(Encoded(split), (8, 8), 0, split.size)
+    return Stream(Encoded(split), (8, 8, 3), 4, 0, split.size)
 
 
 def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
@@ -123,6 +125,24 @@ def test_a_stream_trains_to_the_same_bits_as_data_in_memory(undisturbed, tmp_pat
     result = fit(tmp_path, one_device, source=streamed)
     assert train.tree_sha256(result.state.params) == train.tree_sha256(whole.state.params)
     assert result.history["validation/loss"] == whole.history["validation/loss"]
+
+
+def test_a_step_of_which_no_image_can_be_read_learns_nothing(monkeypatch, tmp_path, one_device):
+    """As the last step of an epoch may be, which has few images: 0 of them is no reason to stop."""
+    rest = epoch_order(1, 0, 72, 16)[0][-1, :8]
+
+    def source(split):
+        broken = rest if split.size == 72 else []
+        return dataclasses.replace(streamed(split), source=Encoded(split, broken), skip_bad=True)
+
+    result = fit(tmp_path, one_device, epochs=1, source=source)
+    assert float(result.state.sums["count"]) == 64
+    assert np.isfinite(result.history["train/loss"]).all()
+
+
+def test_there_must_be_images_to_judge_by(tmp_path, one_device):
+    with pytest.raises(UserError, match="no images to judge the network by"):
+        fit(tmp_path, one_device, source=lambda split: split if split.size == 72 else split.slice(0, 0))
 
 
 def test_few_steps_are_handed_out_before_they_are_done(monkeypatch, tmp_path, one_device):
