@@ -179,7 +179,7 @@ def _output_classifier() -> list[Claim]:
             "H3",
             "the published network leaves out 40 % before that layer (Szegedy et al., 2014, table 1)",
             "40 %",
-            f"40 % with dropout=0.4; by default {net.dropout.rate:.0%}, as torchvision, whose network and weights it has",
+            f"40 % with dropout=0.4; by default {net.dropout.rate:.0%}, as torchvision, whose weights it takes",
             "the deck's is the paper's, the default torchvision's",
             net.dropout.rate == TORCHVISION_DROPOUT,
         ),
