@@ -31,6 +31,7 @@ from experiments import Claim, check
 from experiments.published_networks import Published, read
 
 CONVOLUTIONS_ONLY = "shufflenet_v1"  # whose paper counts no other layer
+TORCHVISION_DROPOUT = 0.2  # of its GoogLeNet, where the paper has 0.4
 NO_AUXILIARY = ("googlenet",)  # counted without the heads that are there in training alone
 # The decks' names: what is counted for each. The groups of S1 first, then what S2 adds.
 DECKS = {
@@ -158,21 +159,29 @@ def _first_layer_of_zfnet() -> Claim:
 
 def _output_classifier() -> list[Claim]:
     """H3, of GoogLeNet; the deck gives its linear layer 1,024 outputs, which are its inputs."""
-    net = _abstract("googlenet", dropout=0.4)
+    net = _abstract("googlenet")
     vgg = _abstract("vgg16").classifier
     replaced = sum(models.count_params(vgg[index]) for index in (0, 3))
     classifier = models.count_params(net.fc)
     parts = [type(part) for part in (net.avgpool, net.fc)] == [GlobalAvgPool, Linear]
-    right = parts and net.dropout.rate == 0.4 and net.fc.in_features == 1024 and net.fc.out_features == 1000
+    right = parts and net.fc.in_features == 1024 and net.fc.out_features == 1000
     heads = [name for name in net.heads if name.startswith("aux")]
     return [
         Claim(
             "H3",
-            "Inception's output classifier: global average pooling, 40 % dropout, one fully connected layer",
+            "Inception's output classifier: global average pooling, dropout, one fully connected layer",
             "a fully connected layer of 1,024 outputs",
             f"{net.fc.in_features:,} inputs, {net.fc.out_features:,} outputs",
             "exact",
             "erratum: 1,024 are the layer's inputs, its outputs are the classes" if right else "fails",
+        ),
+        check(
+            "H3",
+            "the published network leaves out 40 % before that layer (Szegedy et al., 2014, table 1)",
+            "40 %",
+            f"40 % with dropout=0.4; by default {net.dropout.rate:.0%}, as torchvision, whose weights it takes",
+            "the deck's is the paper's, the default torchvision's",
+            net.dropout.rate == TORCHVISION_DROPOUT,
         ),
         check(
             "H3",
@@ -206,7 +215,8 @@ def _fractals() -> list[Claim]:
         ),
         check(
             "H4",
-            "f(C+1) = the mean of (fC o fC) and conv: each step doubles the longest path",
+            "f(C+1) = the join of (fC o fC) and conv, the element-wise mean of all columns that meet: C columns have a "
+            "longest path of 2^(C-1) convolutions",
             ", ".join(str(2 ** (columns - 1)) for columns in depths),
             ", ".join(map(str, depths.values())),
             "exact",

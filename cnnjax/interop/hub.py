@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown_name
 from cnnjax.interop.preprocess import Preprocess
 from cnnjax.interop.safetensors import load_safetensors
 from cnnjax.interop.slots import Setting, configure
@@ -82,7 +82,7 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
     """Build a network with weights trained on ImageNet, which are fetched once and kept by `huggingface_hub`.
 
     Args:
-        name: one of `models.list_models()` that has weights; an error lists them.
+        name: one of `models.list_models()` that has weights; an error lists or suggests them.
         file: the repository's `model.safetensors` on this machine, for use without a network.
         **overrides: as `models.create_model`.
 
@@ -90,9 +90,10 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
         UserError: no such network, none with weights, `huggingface_hub` is not installed, or the hub gives no file.
         ValueError: the weights do not fit, e.g. with another `num_classes`.
     """
+    if name not in list_models():
+        raise unknown_name("model", name, WEIGHTS)
     if name not in WEIGHTS:
-        known = "there are no published weights for" if name in list_models() else "there is no model"
-        raise UserError(f"{known} {name!r}; there are for {', '.join(sorted(WEIGHTS))}")
+        raise UserError(f"there are no published weights for {name!r}; there are for {', '.join(sorted(WEIGHTS))}")
     weights = WEIGHTS[name]
     path = fetch(weights.repository) if file is None else Path(file)
     model = _without_values(name, overrides)

@@ -49,7 +49,7 @@ class ConvNeXtBlock(Module):
             Activation(partial(nnx.gelu, approximate=False)),
             linear(4 * channels, channels, rngs=rngs),
         )
-        self.layer_scale = nnx.Param(jnp.full((channels, 1, 1), layer_scale))  # torchvision's shape
+        self.layer_scale = nnx.Param(layer_scale * jnp.ones((channels, 1, 1)))  # torchvision's shape
         self.stochastic_depth = StochasticDepth(drop_path, rngs=rngs) if drop_path else Identity()
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 from flax import nnx
 
+from cnnjax.models.images import check_images
 from cnnjax.nn import Activation, AdaptiveAvgPool, BatchNorm, Conv, Dropout, Linear, MaxPool, Module, Sequential
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the convolutions before each pooling
@@ -21,7 +22,7 @@ class VGG(Module):
     Args:
         depths: convolutions of each group.
         num_classes: number of logits.
-        in_channels: channels of the images.
+        in_channels: channels of the images, at least 32x32 pixels.
         batch_norm: whether a batch normalisation follows each convolution.
         dropout: share left out before the last two fully connected layers.
         rngs: source of the initial parameters.
@@ -62,6 +63,7 @@ class VGG(Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        check_images(self, x, 32)  # a pixel after five poolings
         return self.classifier(self.avgpool(self.features(x)))
 
 

@@ -154,11 +154,15 @@ def test_feature_maps_have_the_paper_s_shapes(name, size, maps):
     [
         ("alexnet", 63),
         ("zfnet", 63),
+        ("vgg11", 32),
+        ("vgg11_bn", 32),
         ("googlenet", 15),
         ("inception_v3", 75),
         ("densenet121", 29),
         ("densenet_bc_100_12", 4),
         ("xception", 7),
+        ("resnet18", 1),
+        ("resnext50_32x4d", 1),
         ("resnet20", 1),
         ("all_cnn_c", 9),
         ("fractalnet", 32),
@@ -175,7 +179,10 @@ def test_images_of_the_smallest_size_pass_and_smaller_ones_do_not(name, smallest
     assert traced(logits, name, num_classes=7, in_channels=1).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "densenet_bc_100_12", "xception", "plain20", "fractalnet"])
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "vgg11", "googlenet", "resnet18", "densenet_bc_100_12", "xception", "plain20", "fractalnet"],
+)
 def test_images_with_other_channels_are_refused(name):
     with pytest.raises(ValueError, match="x has 1 channels"):
         traced(lambda model: model(jnp.ones((1, 64, 64, 1))), name)
@@ -234,6 +241,20 @@ def test_a_block_that_computes_zero_passes_its_input_if_residual_and_nothing_if_
         np.testing.assert_array_equal(nnx.jit(block)(x), x if residual else jnp.zeros_like(x))
 
 
+def test_resnet_s_stem_for_small_images_keeps_their_size_and_takes_any_channels():
+    """He et al. (2015), section 4.2: a 3x3 convolution with stride 1, and no pooling."""
+
+    def maps(model):
+        assert model(jnp.ones((2, 1, 6, 1))).shape == (2, 7)
+        assert model.conv1.kernel_size == (3, 3)
+        return models.features(model, jnp.ones((2, 32, 24, 1)), ["maxpool", "layer1", "layer4"])
+
+    found = traced(maps, "resnet18", stem="cifar", in_channels=1, num_classes=7)
+    assert [y.shape for y in found.values()] == [(2, 32, 24, 64), (2, 32, 24, 64), (2, 4, 3, 512)]
+    with pytest.raises(UserError, match="stem must be one of imagenet, cifar, got 'small'"):
+        models.create_model("resnet18", stem="small")
+
+
 @pytest.mark.parametrize("depth", [2, 21, 0])
 def test_a_depth_that_no_number_of_blocks_has_is_refused(depth):
     with pytest.raises(UserError, match="depth must be 8, 14, 20"):
@@ -257,6 +278,22 @@ def test_a_fractal_is_the_mean_of_a_convolution_and_the_smaller_fractal_twice():
         return joined, (model.unit(x) + model.second.unit(model.first.unit(x))) / 2
 
     np.testing.assert_allclose(*compare(jax.random.normal(jax.random.key(0), (1, 4, 4, 3))), rtol=1e-5)
+
+
+def test_where_three_columns_meet_each_counts_a_third():
+    """Larsson et al. (2016), figure 1: joins that follow each other are one, not means of means."""
+    model = fractalnet.Fractal(3, 8, 0, 3, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0))
+    model.eval()
+
+    @jax.jit
+    def compare(x):
+        joined = fractalnet.Join(0, 0.0, rngs=nnx.Rngs(0))(model(x))
+        first, second = model.first, model.second  # of two columns each
+        halfway = (first.unit(x) + first.second.unit(first.first.unit(x))) / 2
+        deepest = second.second.unit(second.first.unit(halfway))
+        return joined, (model.unit(x) + second.unit(halfway) + deepest) / 3
+
+    np.testing.assert_allclose(*compare(jax.random.normal(jax.random.key(0), (1, 4, 4, 3))), rtol=1e-5, atol=1e-7)
 
 
 def drawn_weights(rate, only, count=4, column=0, draws=400):

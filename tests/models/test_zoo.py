@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
-from cnnjax import models
+from cnnjax import models, nn
 from cnnjax.errors import UserError
 from cnnjax.nn import Conv
 from tests.models.tracing import eval_shape
@@ -80,6 +81,13 @@ def test_any_size_channels_and_classes(name):
 def test_images_with_other_channels_are_refused(name):
     with pytest.raises(ValueError, match="kernel takes 3 channels a group, but x has 4"):
         call(name, (2, 64, 64, 4))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_no_parameter_is_weakly_typed(name):
+    """After a step none is, and the step would be compiled again."""
+    state = nnx.to_flat_state(nnx.state(eval_shape(lambda: models.create_model(name))))
+    assert not [nn.path_name(path) for path, value in state if getattr(value.get_value(), "weak_type", False)]
 
 
 @pytest.mark.parametrize("name", SMALLEST)
