@@ -73,6 +73,22 @@ def test_augmentation_runs_inside_the_compiled_step_on_every_replica(epoch_progr
     assert abs(float(loss_of(result.state.params, pictures, labels)) - np.mean(losses)) > 1e-3
 
 
+def test_images_a_second_are_those_that_count(tmp_path, one_device, monkeypatch):
+    rate = lambda result, epoch: (  # noqa: E731
+        result.history["train/images_per_second"][epoch] * result.history["train/seconds"][epoch]
+    )
+    whole = fit(tmp_path / "whole", one_device, model=Plain, epochs=1)
+    assert rate(whole, 0) == pytest.approx(72)  # in batches of 16, the last of 8
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "display", lambda *args: StopAfter(2))
+        with pytest.raises(train.Interrupted):
+            fit(tmp_path / "again", one_device, model=Plain, epochs=1)
+    again = fit(tmp_path / "again", one_device, model=Plain, epochs=1)
+    steps = round(again.history["train/seconds"][0] * 1e3 / again.history["train/step_ms"][0])
+    assert 0 < steps < 5
+    assert rate(again, 0) == pytest.approx(16 * steps - 8)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_convolutions_and_products_compute_in_the_precision_forwards_and_backwards(precision, one_device):
     recipe, batch = train.Recipe(precision=precision), train.Batch(*images(16), np.ones(16, np.float32))
