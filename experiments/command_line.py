@@ -46,21 +46,23 @@ class Execution:
         ),
     ] = None
     distributed_wait: Annotated[
-        float, tyro.conf.arg(help="Seconds that a start of several processes waits for all of them.")
+        float,
+        tyro.conf.arg(help="Seconds that a start of several processes waits for all of them, from 1 to a day's 86400."),
     ] = 300.0
     profile: Annotated[
         bool,
         tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
     ] = False
     save_every: Annotated[
-        float, tyro.conf.arg(help="Minutes after which the state is saved within an epoch, besides at its end.")
+        float,
+        tyro.conf.arg(help="Minutes, above 0, after which the state is saved within an epoch, besides at its end."),
     ] = 10.0
 
     def __post_init__(self) -> None:
         if not self.save_every > 0:
             raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
-        if not self.distributed_wait >= 1:
-            raise UserError(f"--distributed-wait must be at least 1 second, got {self.distributed_wait}")
+        if not 1 <= self.distributed_wait <= 86400:
+            raise UserError(f"--distributed-wait must be from 1 to 86400 seconds, got {self.distributed_wait}")
 
 
 def parse(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> tuple[Any, ...]:

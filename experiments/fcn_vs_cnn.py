@@ -41,9 +41,9 @@ class Config(train.Recipe, data.Source):
     data: Annotated[str, tyro.conf.arg(help=f"{KINDS} Default: cifar10 where it is prepared, else shapes.")] = field(
         default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes"
     )
-    validation_split: Annotated[float, tyro.conf.arg(help="Share of the training images held out, the last ones.")] = (
-        0.3
-    )
+    validation_split: Annotated[
+        float, tyro.conf.arg(help="Share of the training images held out, the last ones; between 0 and 1.")
+    ] = 0.3
 
     def __post_init__(self) -> None:
         train.Recipe.__post_init__(self)

@@ -41,9 +41,9 @@ EFFECTIVE_DEPTHS, EFFECTIVE_CHANNELS, DRAWS = (5, 10, 20), 8, 32
 class Config(train.Recipe, data.Source):
     """Measure receptive fields, and train a network of 3x3 layers beside one of 7x7 layers."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 12
-    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 5
-    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate.")] = 0.004
+    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 12
+    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, at least 1, counted up from --seed.")] = 5
+    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate, above 0.")] = 0.004
     schedule: Annotated[str, tyro.conf.arg(help=f"Of the learning rate: {', '.join(train.SCHEDULES)}.")] = "cosine"
 
 

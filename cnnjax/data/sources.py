@@ -36,13 +36,14 @@ class Source:
 
     data: Annotated[str, tyro.conf.arg(help=KINDS)] = "shapes"
     image_size: Annotated[
-        int | None, tyro.conf.arg(help="Height and width that images of a folder or a stream are resized to.")
+        int | None,
+        tyro.conf.arg(help="Height and width that images of a folder or a stream are resized to, at least 1."),
     ] = None
     stream: Annotated[
         str,
         tyro.conf.arg(help="always: decode while training; never: before, into memory; auto: by what memory there is."),
     ] = "auto"
-    workers: Annotated[int, tyro.conf.arg(help="Processes that decode a stream; 0: threads.")] = 0
+    workers: Annotated[int, tyro.conf.arg(help="Processes that decode a stream, at least 0; 0: threads.")] = 0
     skip_bad: Annotated[bool, tyro.conf.arg(help="Go on without images that cannot be decoded; each is named.")] = False
 
     def dataset(self) -> Dataset:
@@ -71,10 +72,10 @@ def load(
     """
     if stream not in STREAMING:
         raise UserError(f"--stream must be one of {', '.join(STREAMING)}, got {stream!r}")
-    if image_size is not None and image_size < 1:
-        raise UserError(f"--image-size must be at least 1, got {image_size}")
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image-size must be at least 1, got {image_size}")
     if os.sep in name or Path(name).is_dir():
         return _load_folder(Path(name), image_size, stream, workers, skip_bad)
     if name in GENERATED:
@@ -109,7 +110,7 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
     if not root.is_dir():
         raise UserError(f"{root} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
     if image_size is None:
-        raise UserError(f"--image-size must be at least 1 for the images of a folder, got {image_size}")
+        raise UserError("--image-size must be at least 1 for the images of a folder, got None")
     names, splits = folder_splits(root)
     held_out = next((split for split in HELD_OUT if split in splits), None)
     if held_out is None:

@@ -154,7 +154,8 @@ def fit_together(
             if not all(float(one.sums["count"]) for one in each):
                 raise RunError(f"{title}: no step of epoch {epoch.number} ends in finite numbers; try a lower --lr")
             common = {"lr": float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))}
-            common |= speed(epoch.seconds / count, epoch.steps, batch_size)
+            seen = train.size - (steps - epoch.steps) * batch_size  # what fills the last batch up is not counted
+            common |= speed(epoch.seconds / count, epoch.steps, seen)
             judged = [judge(one) for one in each]
             if run.writes:
                 _write_epoch(epoch.number, each, common, judged, recorders, shown)
@@ -193,9 +194,9 @@ def _flops(model: Module, train: Examples) -> float:
     return 6 * sum(row.macs for row in layer_rows(model, train.image_shape))
 
 
-def _speed(seconds: float, steps: int, batch_size: int, flops: float, peak: float | None) -> dict[str, float]:
+def _speed(seconds: float, steps: int, images: int, flops: float, peak: float | None) -> dict[str, float]:
     """Metrics of how fast an epoch was; of the devices' peak the share that the model's own operations take."""
-    rate = steps * batch_size / seconds
+    rate = images / seconds
     speed = {"seconds": seconds, "step_ms": seconds / steps * 1e3, "images_per_second": rate}
     return speed | ({"flop_utilization": rate * flops / peak} if peak else {})
 

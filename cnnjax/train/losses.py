@@ -271,8 +271,12 @@ class Objective:
     focal_alpha: Annotated[
         float | None, tyro.conf.arg(help="Weight of the true class, between 0 and 1; default 0.25.")
     ] = None
-    l1: Annotated[float, tyro.conf.arg(help="Added to the loss: this times the sum of |w| over all kernels.")] = 0.0
-    l2: Annotated[float, tyro.conf.arg(help="Added to the loss: this times the sum of w^2 over all kernels.")] = 0.0
+    l1: Annotated[
+        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of |w| over all kernels.")
+    ] = 0.0
+    l2: Annotated[
+        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of w^2 over all kernels.")
+    ] = 0.0
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:

@@ -120,7 +120,7 @@ class Optimization:
     """
 
     optimizer: Annotated[str, tyro.conf.arg(help=f"{', '.join(OPTIMIZERS)}.")] = "adam"
-    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate; default: the optimiser's own.")] = None
+    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate, above 0; default: the optimiser's own.")] = None
     momentum: Annotated[
         float | None,
         tyro.conf.arg(help="Share of the last direction kept, in [0, 1); default: the optimiser's own."),
@@ -128,24 +128,32 @@ class Optimization:
     weight_decay: Annotated[
         float | None,
         tyro.conf.arg(
-            help="Decoupled: every update also takes lr times this times w off each kernel w, no bias and no norm; "
-            "default: the optimiser's own."
+            help="Decoupled: every update also takes lr times this times w off each kernel w, no bias and no norm; at "
+            "least 0, default: the optimiser's own."
         ),
     ] = None
     schedule: Annotated[
         str, tyro.conf.arg(help=f"Of the learning rate, after the warm-up: {', '.join(SCHEDULES)}.")
     ] = "constant"
     warmup_epochs: Annotated[
-        float | None, tyro.conf.arg(help="Epochs in which the learning rate rises linearly; default: none.")
+        float | None,
+        tyro.conf.arg(
+            help="Epochs in which the learning rate rises linearly, at least 0 and less than --epochs; default: none."
+        ),
     ] = None
     decay_rate: Annotated[
         float | None, tyro.conf.arg(help="Factor of a step or exponential decay, between 0 and 1; default 0.1.")
     ] = None
     decay_epochs: Annotated[
-        float | None, tyro.conf.arg(help="Epochs for each such factor; default: a third of those after the warm-up.")
+        float | None,
+        tyro.conf.arg(
+            help="Epochs for each such factor, above 0, of a step decay less than those after the warm-up; default: a "
+            "third of those."
+        ),
     ] = None
     clip_norm: Annotated[
-        float | None, tyro.conf.arg(help="Longest gradient, all parameters together; longer ones are scaled down.")
+        float | None,
+        tyro.conf.arg(help="Longest gradient, above 0, all parameters together; longer ones are scaled down."),
     ] = None
     freeze: Annotated[
         str,
@@ -155,14 +163,19 @@ class Optimization:
     ] = ""
     lr_factors: Annotated[
         str,
-        tyro.conf.arg(help='Learning rates of groups of parameters, as factors of --lr: "fc=10 layer1.*=0.1".'),
+        tyro.conf.arg(help='Learning rates of groups of parameters, as factors above 0 of --lr: "fc=10 layer1.*=0.1".'),
     ] = ""
     accumulate: Annotated[
-        int, tyro.conf.arg(help="Steps whose gradients are averaged for one update of the parameters.")
+        int,
+        tyro.conf.arg(
+            help="Steps whose gradients are averaged for one update of the parameters, from 1 to all of the training."
+        ),
     ] = 1
     ema: Annotated[
         float | None,
-        tyro.conf.arg(help="Evaluate a moving average of the parameters that keeps this share at every update."),
+        tyro.conf.arg(
+            help="Evaluate a moving average of the parameters that keeps this share, between 0 and 1, at every update."
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from cnnjax.data.augment import AUGMENTATIONS, parse
+from cnnjax.data.augment import listing, parse
 from cnnjax.errors import UserError
 from cnnjax.train.losses import Objective, Range, check_ranges
 from cnnjax.train.optimizers import Optimization, check_epochs
@@ -15,12 +15,13 @@ CHOICES = {
     "vmap_seeds": ("auto", "always", "never"),
     "on_nan": ("stop", "rollback"),
 }
+LAST_SEED = 2**31 - 1
 _WHOLE = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
 _RANGES = {
     "epochs": _WHOLE,
     "batch_size": _WHOLE,
     "seeds": _WHOLE,
-    "seed": Range(f"from 0 to {2**31 - 1}", lambda value: isinstance(value, int) and 0 <= value < 2**31),
+    "seed": Range(f"from 0 to {LAST_SEED}", lambda value: isinstance(value, int) and 0 <= value <= LAST_SEED),
 }
 
 
@@ -32,15 +33,26 @@ class Recipe(Optimization, Objective):
         UserError: an unknown name, an option out of range, or options that do not go together.
     """
 
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 20
-    batch_size: Annotated[int, tyro.conf.arg(help="Images a step, over all devices.")] = 128
-    seed: Annotated[int, tyro.conf.arg(help="Decides initial parameters, order, augmentation and dropout.")] = 0
-    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, counted up from the first.")] = 1
+    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 20
+    batch_size: Annotated[
+        int,
+        tyro.conf.arg(
+            help="Images a step, over all devices: a multiple of their number, at least 1 and at most the training "
+            "images."
+        ),
+    ] = 128
+    seed: Annotated[
+        int, tyro.conf.arg(help=f"Decides initial parameters, order, augmentation and dropout; from 0 to {LAST_SEED}.")
+    ] = 0
+    seeds: Annotated[
+        int,
+        tyro.conf.arg(help=f"How many seeds to train with, at least 1, counted up from --seed to {LAST_SEED} at most."),
+    ] = 1
     augment: Annotated[
         str,
         tyro.conf.arg(
-            help='What changes training images, in order, e.g. "random-crop:padding=4 mirror mixup:alpha=0.2"; of: '
-            f"{', '.join(AUGMENTATIONS)}."
+            help='What changes training images, in order, e.g. "random-crop:padding=4,fill=0.5 mirror mixup"; of, with '
+            f"options: {listing()}."
         ),
     ] = ""
     precision: Annotated[
@@ -74,6 +86,10 @@ class Recipe(Optimization, Objective):
         Optimization.__post_init__(self)
         Objective.__post_init__(self)
         check_ranges(self, _RANGES)
+        if self.seed + self.seeds - 1 > LAST_SEED:
+            raise UserError(
+                f"--seeds must be at most {LAST_SEED + 1 - self.seed} from --seed {self.seed} on, got {self.seeds}"
+            )
         check_epochs(self, self.epochs)
         parse(self.augment)
         for name, choices in CHOICES.items():

@@ -1,6 +1,7 @@
 """What holds for every augmentation, by name: what is kept, determinism, JAX's transformations; and command lines."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,33 @@ def test_a_line_names_a_chain_with_its_options():
 
     for parsed, same in both(KEYS[0], random_sample("mixup")):  # labels alone
         assert_equal(parsed, same)
+
+
+EDGES = {  # of what an option may be: values that are taken, values that are refused
+    "0 to 1": ("0 1", "-0.01 1.01 nan inf"),
+    "0 to 0.5": ("0 0.5", "-0.01 0.51 nan"),
+    "0 to 30": ("0 30", "-0.01 30.1 nan"),
+    "0 to 180": ("0 180", "-0.01 180.1 nan"),
+    "from 0": ("0 100", "-0.01 nan inf"),
+    "from 0.01": ("0.01 100", "0.009 0 nan inf"),
+    "0, 1, ...": ("0 100", "-1 0.5"),
+    "1, 2, ...": ("1 100", "0 1.5"),
+    "low..high above 0": ("0.01..9 2..2", "0..1 2..1 1..inf nan..1 1"),
+    "low..high above 0 and up to 1": ("0.01..1 1..1", "0..1 1..0.5 0.5..1.1 nan..1 1"),
+}
+
+
+@pytest.mark.parametrize("name", augment.AUGMENTATIONS)
+def test_every_option_is_listed_with_the_values_that_it_takes(name):
+    options = augment.OPTIONS[name]
+    assert options.keys() == inspect.signature(augment.AUGMENTATIONS[name]).parameters.keys() - {"colours"}
+    for option, what in options.items():
+        taken, refused = EDGES[what]
+        for value in taken.split():
+            augment.parse(f"{name}:{option}={value}")
+        for value in refused.split():
+            with pytest.raises(UserError, match=option):
+                augment.parse(f"{name}:{option}={value}")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ def test_without_a_run_on_cifar10_the_measured_claims_are_open():
     assert all(verdicts[name].startswith("not run") for name in ("A3", "A4", "A5", "A6"))
 
 
+def test_the_table_has_the_deviation_of_several_seeds_as_numpy_has_it():
+    summary, accuracies = summary_of_the_lecture(), [0.61, 0.64, 0.70]
+    summary["models"]["lecture-cnn"] |= {"test_accuracy": np.mean(accuracies), "test_accuracy_by_seed": accuracies}
+    fcn, cnn = fcn_vs_cnn.table(summary).splitlines()[2:]
+    assert f"| {np.mean(accuracies):.1%} ± {np.std(accuracies, ddof=1):.1%} (3 seeds) |" in cnn
+    assert f"{np.std(accuracies):.1%}" not in cnn  # of a sample, not of all seeds there are
+    assert "±" not in fcn
+
+
 def test_the_table_sets_the_lecture_s_accuracy_beside_ours():
     table = fcn_vs_cnn.table(summary_of_the_lecture())
     assert "66.5%" in table

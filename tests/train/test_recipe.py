@@ -1,17 +1,23 @@
 """What a recipe asks for is what training does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from cnnjax import models, nn, train
+from cnnjax.data import augment, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.train import loop
 from cnnjax.train.averages import averaged_params
 from cnnjax.train.losses import softmax_cross_entropy
-from cnnjax.train.optimizers import learning_rate
+from cnnjax.train.optimizers import learning_rate, make_optimizer
+from cnnjax.train.state import means
+from cnnjax.train.step import AUGMENTATION, Constants, make_train_step
 from tests.train.test_loop import Plain, Small, StopAfter, fit, images
 
 AUGMENT = "translate mirror brightness mixup:alpha=0.4"
@@ -30,24 +36,82 @@ def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_de
     assert train.tree_sha256(plain.state.params) != train.tree_sha256(whole.state.params)
 
 
+def one_step(model, recipe, batch, parallel, **fields):
+    """The state that one compiled step over a batch ends with, and the one it starts from."""
+    optimizer = make_optimizer(recipe, 1, 1)
+    network, state = train.split_model(model(nnx.Rngs(0)), optimizer)
+    state = state._replace(**fields)
+    step = parallel.map(make_train_step(network, optimizer, recipe), donate=False)
+    after = step(*parallel.replicate((state, Constants(jax.random.key(0)))), parallel.split(batch))
+    return parallel.one_copy(after), state
+
+
+def loss_of(params, images, targets):
+    """What `Plain` loses, computed without a step."""
+    return softmax_cross_entropy(nnx.merge(nnx.graphdef(Plain(nnx.Rngs(0))), params)(images), targets).mean()
+
+
 @pytest.mark.parametrize("epoch_program", [False, True])
 def test_augmentation_runs_inside_the_compiled_step_on_every_replica(epoch_program, tmp_path):
-    parallel = train.Parallel(devices=jax.local_devices()[:2])
-    result = fit(tmp_path, parallel, model=Plain, epochs=1, augment=AUGMENT, epoch_program=epoch_program)
-    assert np.isfinite(result.history["train/loss"]).all()
+    parallel, line = train.Parallel(devices=jax.local_devices()[:2]), "mirror mixup:alpha=0.4"
+    options = {"epochs": 1, "optimizer": "sgd", "lr": 1e-30, "batch_size": 72, "epoch_program": epoch_program}
+    result = fit(tmp_path, parallel, model=Plain, augment=line, **options)
+    (order,), _ = epoch_order(1, 0, 72, 72)
+    pictures, labels = jnp.float32(images(72).images[order]) / 255, jax.nn.one_hot(images(72).labels[order], 4)
+
+    @jax.jit
+    def changed(key, *share):
+        return augment.parse(line)(key, augment.Sample(*share))
+
+    losses = []
+    for replica, share in enumerate(zip(jnp.split(pictures, 2), jnp.split(labels, 2), strict=True)):
+        # The key is folded from the seed's with the step, the replica, and what it is for.
+        key = functools.reduce(jax.random.fold_in, (0, replica, AUGMENTATION), jax.random.key(1))
+        sample = changed(key, *share)
+        losses.append(float(loss_of(result.state.params, sample.images, sample.labels)))
+    assert result.history["train/loss"] == [pytest.approx(np.mean(losses), rel=1e-5)]
+    assert abs(float(loss_of(result.state.params, pictures, labels)) - np.mean(losses)) > 1e-3
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_float32(tmp_path, one_device):
-    seen = []
+def test_images_a_second_are_those_that_count(tmp_path, one_device, monkeypatch):
+    rate = lambda result, epoch: (  # noqa: E731
+        result.history["train/images_per_second"][epoch] * result.history["train/seconds"][epoch]
+    )
+    whole = fit(tmp_path / "whole", one_device, model=Plain, epochs=1)
+    assert rate(whole, 0) == pytest.approx(72)  # in batches of 16, the last of 8
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "display", lambda *args: StopAfter(2))
+        with pytest.raises(train.Interrupted):
+            fit(tmp_path / "again", one_device, model=Plain, epochs=1)
+    again = fit(tmp_path / "again", one_device, model=Plain, epochs=1)
+    steps = round(again.history["train/seconds"][0] * 1e3 / again.history["train/step_ms"][0])
+    assert 0 < steps < 5
+    assert rate(again, 0) == pytest.approx(16 * steps - 8)
 
-    class Watched(Small):
-        def __call__(self, x):
-            logits = super().__call__(x)
-            seen.append((x.dtype, logits.dtype))
-            return logits
 
-    result = fit(tmp_path, one_device, model=Watched, precision="bfloat16")
-    assert {jnp.dtype(dtype) for dtypes in seen for dtype in dtypes} >= {jnp.dtype("bfloat16")}
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_convolutions_and_products_compute_in_the_precision_forwards_and_backwards(precision, one_device):
+    recipe, batch = train.Recipe(precision=precision), train.Batch(*images(16), np.ones(16, np.float32))
+    program = jax.make_jaxpr(lambda: one_step(Small, recipe, batch, one_device))()
+    computed = [
+        (equation.primitive.name, {variable.aval.dtype.name for variable in (*equation.invars, *equation.outvars)})
+        for equation in every_equation(program.jaxpr)
+        if equation.primitive.name.startswith(("conv2d", "conv_general", "dot_general"))
+    ]
+    assert sorted(name for name, _ in computed) == ["conv2d", "conv2d_kernel_gradient", *["dot_general"] * 3]
+    assert all(dtypes == {precision} for _, dtypes in computed)
+
+
+def every_equation(jaxpr):
+    """The equations of a program and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from every_equation(inner)
+
+
+def test_bfloat16_learns_with_parameters_and_statistics_in_float32(tmp_path, one_device):
+    result = fit(tmp_path, one_device, precision="bfloat16")
     kept = jax.tree.leaves((result.state.params, result.state.model_state, result.state.opt_state))
     assert {leaf.dtype for leaf in kept if jnp.issubdtype(leaf.dtype, jnp.floating)} == {jnp.dtype("float32")}
     assert result.history["train/loss"][-1] < 0.7 * result.history["train/loss"][0]
@@ -95,9 +159,6 @@ class Dropping(Plain):
 
 
 def test_every_step_and_replica_draws_its_own_dropout():
-    from cnnjax.train.optimizers import make_optimizer
-    from cnnjax.train.step import Constants, make_train_step
-
     recipe, parallel = train.Recipe(optimizer="sgd", lr=1e-30), train.Parallel(devices=jax.local_devices()[:2])
     optimizer = make_optimizer(recipe, 1, 1)
     network, state = train.split_model(Dropping(nnx.Rngs(0)), optimizer)
@@ -129,7 +190,17 @@ def test_learning_rate_and_on_demand_the_gradient_norm_are_recorded(tmp_path, on
     result = fit(tmp_path, one_device, **options)
     expected = [float(learning_rate(train.Recipe(**options), 5, 3, 5 * (epoch + 1) - 1)) for epoch in range(3)]
     assert result.history["train/lr"] == pytest.approx(expected)
-    assert min(result.history["train/gradient_norm"]) > 0
+    assert result.history["train/gradient_norm"][-1] > 0
+
+
+def test_the_gradient_norm_is_that_of_the_whole_batch_s_gradient(one_device):
+    batch = train.Batch(*images(16), np.float32(np.arange(16) < 12))  # four images fill up
+    recipe = train.Recipe(gradient_norm=True, clip_norm=1e-3)
+    for parallel in (one_device, train.Parallel(devices=jax.local_devices()[:4])):
+        after, before = one_step(Plain, recipe, batch, parallel)
+        gradients = jax.grad(loss_of)(before.params, jnp.float32(batch.images[:12]) / 255, batch.labels[:12])
+        expected = np.sqrt(sum(float(np.square(leaf).sum()) for leaf in jax.tree.leaves(gradients)))
+        assert means(after.sums)["gradient_norm"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", train.MODES)

@@ -6,7 +6,7 @@ For example:
     batch = change(key, augment.Sample(images, jax.nn.one_hot(labels, 10)))
 """
 
-from cnnjax.data.augment.compose import AUGMENTATIONS, chain, parse
+from cnnjax.data.augment.compose import AUGMENTATIONS, OPTIONS, chain, listing, parse
 from cnnjax.data.augment.geometry import (
     Geometric,
     Map,
@@ -36,6 +36,7 @@ from cnnjax.data.augment.sample import Augmentation, Sample
 
 __all__ = [
     "AUGMENTATIONS",
+    "OPTIONS",
     "Augmentation",
     "Geometric",
     "Map",
@@ -48,6 +49,7 @@ __all__ = [
     "flip_vertical",
     "gaussian_noise",
     "hue",
+    "listing",
     "mirror",
     "mixup",
     "parse",

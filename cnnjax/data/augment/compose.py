@@ -36,6 +36,37 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "rand-augment": rand_augment,
 }
 
+# What the options of a line may be, by augmentation; the functions themselves refuse the rest.
+_SHARE = "0 to 1"
+_COUNT = "1, 2, ..."
+OPTIONS: dict[str, dict[str, str]] = {
+    "translate": {"fraction": _SHARE, "fill": _SHARE},
+    "random-crop": {"padding": "0, 1, ...", "size": _COUNT, "fill": _SHARE},
+    "resized-crop": {"scale": "low..high above 0 and up to 1", "ratio": "low..high above 0", "size": _COUNT},
+    "mirror": {"p": _SHARE},
+    "flip-vertical": {"p": _SHARE},
+    "rotate": {"degrees": "0 to 180", "fill": _SHARE},
+    "rotate90": {},
+    "zoom": {"scale": "low..high above 0", "fill": _SHARE},
+    "rgb-intensity": {"std": "from 0"},
+    "brightness": {"amount": _SHARE},
+    "contrast": {"amount": _SHARE},
+    "saturation": {"amount": _SHARE},
+    "hue": {"amount": "0 to 0.5"},
+    "gaussian-noise": {"std": "from 0"},
+    "salt-and-pepper": {"share": _SHARE},
+    "cutout": {"size": _COUNT, "fill": _SHARE},
+    "mixup": {"alpha": "from 0.01"},
+    "cutmix": {"alpha": "from 0.01"},
+    "rand-augment": {"layers": _COUNT, "magnitude": "0 to 30", "fill": _SHARE},
+}
+
+
+def listing() -> str:
+    """Return the name of every augmentation, with its options and what they may be."""
+    options = {name: "; ".join(f"{option} {what}" for option, what in OPTIONS[name].items()) for name in AUGMENTATIONS}
+    return ", ".join(f"{name} ({text})" if text else name for name, text in options.items())
+
 
 def chain(*augmentations: Augmentation) -> Augmentation:
     """Return one augmentation that applies several in order; number k draws from the key folded with k.
@@ -81,11 +112,10 @@ def _parse_one(word: str) -> Augmentation:
     given = {}
     for assignment in filter(None, rest.split(",")):
         option, _, value = assignment.partition("=")
-        if option not in defaults or not isinstance(defaults[option], _KINDS):
-            settable = [key for key, default in defaults.items() if isinstance(default, _KINDS)]
-            if not settable:
-                raise UserError(f"augmentation {name!r} has no options, got {rest!r}")
-            raise unknown_name(f"option of {name}", option, settable)
+        if not OPTIONS[name]:
+            raise UserError(f"augmentation {name!r} has no options, got {rest!r}")
+        if option not in OPTIONS[name]:
+            raise unknown_name(f"option of {name}", option, OPTIONS[name])
         given[option] = _value(assignment, value, defaults[option])
     try:
         return AUGMENTATIONS[name](**given)
@@ -93,10 +123,8 @@ def _parse_one(word: str) -> Augmentation:
         raise UserError(f"augmentation {word!r}: {error}") from None
 
 
-_KINDS = (int, float, tuple, type(None))  # of the defaults of options that a line can set; None is for an integer
-
-
 def _value(assignment: str, text: str, default: Any) -> Any:
+    """An option's value, of its default's kind; None is for an integer."""
     try:
         if isinstance(default, tuple):
             low, high = text.split("..")

@@ -60,8 +60,9 @@ def check_images(sample: Sample) -> None:
 
 
 def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise a UserError unless `value` is a number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    """Raise a UserError unless `value` is a finite number from `low` to `high`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high:
         upper = "" if high == math.inf else f" to {high:g}"
         raise UserError(f"{name}={value!r}: expected a number from {low:g}{upper or ' up'}")
 
@@ -73,8 +74,8 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 
 def check_interval(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise a UserError unless `value` is a pair of rising numbers, above `low` and at most `high`."""
+    """Raise a UserError unless `value` is a pair of rising finite numbers, above `low` and at most `high`."""
     pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
-    if not pair or not low < value[0] <= value[1] <= high:
+    if not pair or not low < value[0] <= value[1] <= high or value[1] == math.inf:
         upper = "" if high == math.inf else f" and at most {high:g}"
         raise UserError(f"{name}={value!r}: expected a pair of rising numbers above {low:g}{upper}")
