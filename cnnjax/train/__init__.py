@@ -1,7 +1,7 @@
 """Training: state, step, loop, checkpoints, devices, logging; pure functions of pytrees around NNX modules."""
 
 from cnnjax.train import hosts
-from cnnjax.train.averages import averaged_params
+from cnnjax.train.averages import averaged_params, averaged_variables
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.evaluation import Evaluation, evaluate
 from cnnjax.train.files import LogFile, read_json, write_json, write_text
@@ -36,6 +36,7 @@ __all__ = [
     "TrainState",
     "as_config",
     "averaged_params",
+    "averaged_variables",
     "check_batch_size",
     "config_hash",
     "evaluate",

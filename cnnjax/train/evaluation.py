@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnjax.data import Examples
 from cnnjax.train.advance import make_advance
-from cnnjax.train.averages import averaged_params
+from cnnjax.train.averages import averaged_variables
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Network, TrainState, means
@@ -40,7 +40,7 @@ def make_evaluator(
         like: a state of the right shapes.
         split: the images.
         parallel: the devices.
-        recipe: the loss and the precision; with a moving average of the parameters, that is judged.
+        recipe: the loss and the precision; with a moving average, that is judged.
     """
 
     def logits_of(images: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ def make_evaluator(
     weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
 
     def judge(state: TrainState) -> Evaluation:
-        variables = averaged_params(state.opt_state, state.params), state.model_state
+        variables = averaged_variables(state.opt_state, state.params, state.model_state)
         sums, variables = parallel.replicate((zeros, variables))
         *_, sums = advance(sums, variables, indices, weights)
         sums = parallel.one_copy(sums)

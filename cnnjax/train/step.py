@@ -29,7 +29,7 @@ def scale_pixels(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def make_train_step(network: Network, optimizer: optax.GradientTransformation, recipe: Recipe) -> Any:
+def make_train_step(network: Network, optimizer: optax.GradientTransformationExtraArgs, recipe: Recipe) -> Any:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
     The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary
@@ -64,14 +64,15 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
 
         (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients, loss = _psum((gradients, loss))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        model_state = lax.pmean(model_state, AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, model_state=model_state)
         correct = _psum(jnp.sum((logits.argmax(-1) == batch.labels) * batch.weights))
         norm = optax.tree.norm(gradients) if recipe.gradient_norm else jnp.float32(0)
         sums = {"loss": loss * total, "accuracy": correct, "gradient_norm": norm * total, "count": total}
         return TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            model_state=lax.pmean(model_state, AXIS),
+            model_state=model_state,
             opt_state=opt_state,
             sums={name: value + sums[name] for name, value in state.sums.items()},
         )
