@@ -50,8 +50,9 @@ def make_evaluator(
 
     logits = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((1, *split.image_shape), np.float32))
     zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
-    zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
-    advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
+    num_classes = max(logits.shape[1], 2)  # a single output tells two apart
+    zeros["confusion"] = np.zeros((num_classes, num_classes), np.float32)
+    advance = make_advance(make_eval_step(network, num_classes, recipe), split, parallel)
     batch_size = EVAL_BATCH * len(parallel.devices)
     steps = -(-split.size // batch_size)
     indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
