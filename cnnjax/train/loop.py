@@ -48,6 +48,11 @@ class Fit(NamedTuple):
     history: dict[str, list[float]]
 
 
+def title_of(tag: str, seeds: Sequence[int]) -> str:
+    """Return what names seeds in one program and the folder of their states, of the first one's tag: "cnn/seed0-7"."""
+    return tag if len(seeds) == 1 else f"{tag}-{seeds[-1]}"
+
+
 def check_batch_size(batch_size: int, train: Examples) -> None:
     """Raise a UserError if a batch is larger than the data."""
     if batch_size > train.size:
@@ -119,7 +124,7 @@ def fit_together(
     optimizer = make_optimizer(recipe, steps, recipe.epochs)
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
     network, initial = networks[0], stack(states)
-    title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
+    title = title_of(tags[0], seeds)
     checkpoints = Checkpoints(run.checkpoints / title, run.save_every, run.check_present)
     state = checkpoints.restore(initial) or initial
     first, last = count_steps(state), recipe.epochs * steps

@@ -1,6 +1,7 @@
 """Several seeds in one program train to what each trains to alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -105,7 +106,8 @@ def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypa
 
     recipe = train.Recipe(seeds=8)
     parallel = train.Parallel(devices=[Accelerator()])
-    count = lambda: repeats._seeds_at_once(lambda seed: None, recipe, images(72), parallel)  # noqa: E731
+    fits = partial(repeats._fits, lambda seed: None, recipe, images(72), parallel)
+    count = lambda: repeats._seeds_at_once(recipe, images(72), parallel, fits)  # noqa: E731
     monkeypatch.setattr(repeats, "_bytes_needed", lambda model, recipe, train, parallel, count: 100 + 10 * count)
     monkeypatch.setattr(repeats, "memory_limit", lambda device: None)
     assert count() == 8
@@ -113,6 +115,31 @@ def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypa
     assert count() == 4
     monkeypatch.setattr(repeats, "memory_limit", lambda device: 5)
     assert count() == 1
+
+
+def test_seeds_that_began_in_one_program_go_on_in_it_whatever_fits_now(monkeypatch, tmp_path, one_device):
+    options = {"vmap_seeds": "auto"}
+    whole = seeds_of(tmp_path / "whole", one_device, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "_seeds_at_once", lambda *_: 2)
+        patched.setattr(loop, "display", lambda *_: StopAfter(3))
+        with pytest.raises(train.Interrupted):
+            seeds_of(tmp_path / "run", one_device, **options)
+    states = tmp_path / "run" / "checkpoints" / "plain" / "seed3-4"
+    assert any(states.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "memory_limit", lambda device: 1)
+        with pytest.raises(UserError, match=f"{states} holds the states of 2 seeds in one program, .*--overwrite"):
+            seeds_of(tmp_path / "run", one_device, **options)
+    with monkeypatch.context() as patched:
+        left = StopAfter(1000)
+        patched.setattr(loop, "display", lambda *_: left)
+        resumed = seeds_of(tmp_path / "run", one_device, **options)
+    assert 1000 - left.left < 2 * 5  # of five steps each: what was left of two seeds, and the third
+    assert sorted(path.name for path in states.parent.iterdir()) == ["seed3-4", "seed5"]
+    for ours, expected in zip(resumed, whole, strict=True):
+        assert_same(ours.state.params, expected.state.params)
+        assert ours.history.keys() == expected.history.keys()
 
 
 def test_the_memory_of_a_step_grows_with_its_seeds(one_device):
