@@ -1,26 +1,29 @@
 """The same training with several seeds: in one program where that pays and there is room, else one after another."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from cnnjax.data import Examples, Split
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
 from cnnjax.train import hosts
 from cnnjax.train.devices import memory_limit
-from cnnjax.train.loop import Fit, fit_together, title_of
+from cnnjax.train.loop import Fit, check_batch_size, fit_together, title_of
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.state import Batch, TrainState, split_model
-from cnnjax.train.step import Constants, make_train_step
+from cnnjax.train.step import AXIS, Constants, make_train_step
 
 
 def fit_seeds(
@@ -62,6 +65,41 @@ def fit_seeds(
         group, seeds = seeds[:count], seeds[count:]
         models, tags = [build(seed) for seed in group], [f"{name}/seed{seed}" for seed in group]
         yield from fit_together(models, recipe, train, validation, seeds=group, run=run, tags=tags, parallel=parallel)
+
+
+def check_training(builds: Mapping[str, Callable[[int], Module]], recipe: Recipe, train: Examples) -> None:
+    """Raise a UserError if one of some networks cannot be trained so; traces a step of each and computes nothing.
+
+    Args:
+        builds: by name, what makes the network of a seed.
+        recipe: how they are to be trained.
+        train: the images to train on.
+    """
+    check_batch_size(recipe.batch_size, train)
+    _check_in_memory(recipe, train)
+    optimizer = make_optimizer(recipe, -(-train.size // recipe.batch_size), recipe.epochs)
+    share = (1, recipe.batch_size)  # of one replica
+    shapes = (*share, *train.image_shape), share, share
+    batch: Any = Batch(*map(jax.ShapeDtypeStruct, shapes, (np.uint8, np.int32, np.float32)))  # type: ignore[arg-type]
+    for name, build in builds.items():
+        try:
+            jax.eval_shape(jax.vmap(partial(_first_step, build, recipe, optimizer), axis_name=AXIS), batch)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        except ValueError as error:  # of a layer or a loss, which know of no options
+            size = "x".join(map(str, train.image_shape))
+            raise UserError(
+                f"{name} cannot be trained on images of {size} with --augment {recipe.augment!r} and --loss "
+                f"{recipe.loss} ({error}): choose others"
+            ) from error
+
+
+def _first_step(
+    build: Callable[[int], Module], recipe: Recipe, optimizer: optax.GradientTransformationExtraArgs, batch: Batch
+) -> TrainState:
+    network, state = split_model(build(recipe.seed), optimizer)
+    after: TrainState = make_train_step(network, optimizer, recipe)(state, Constants(jax.random.key(0)), batch)
+    return after
 
 
 def _check_in_memory(recipe: Recipe, train: Examples) -> None:
