@@ -15,6 +15,7 @@ its validation loss doubles. Three seeds take about 40 minutes on two cores.
 import csv
 import statistics
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,13 +55,13 @@ class Config(train.Recipe, data.Source):
 def load(config: Config) -> data.Dataset:
     """Return the data set; raise a UserError if the config does not fit it."""
     dataset = config.dataset()
-    train.check_batch_size(config.batch_size, data.hold_out(dataset.train, config.validation_split)[0])
     height, width, _ = dataset.image_shape
     if height != width or height < SMALLEST_IMAGE:
         raise UserError(
-            f"data set {config.data!r} has images of {height}x{width}; these networks take square ones of at least "
-            f"{SMALLEST_IMAGE} pixels"
+            f"data set {config.data!r} has {height}x{width} images; expected squares, at least {SMALLEST_IMAGE} pixels"
         )
+    training = data.hold_out(dataset.train, config.validation_split)[0]
+    train.check_training({name: partial(_build, name, dataset) for name in MODELS}, config, training)
     return dataset
 
 
@@ -93,9 +94,8 @@ def _train(
     name: str, config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel
 ) -> list[tuple[train.Fit, train.Evaluation]]:
     training, validation = data.hold_out(dataset.train, config.validation_split)
-    fits = train.fit_seeds(
-        lambda seed: _build(name, dataset, seed), config, training, validation, run=run, name=name, parallel=parallel
-    )
+    build = partial(_build, name, dataset)
+    fits = train.fit_seeds(build, config, training, validation, run=run, name=name, parallel=parallel)
     judged = ((fit, train.evaluate(fit.network, fit.state, dataset.test, parallel, config)) for fit in fits)
     # Optimiser states are two thirds of the memory, and needed no more.
     return [(fit._replace(state=fit.state._replace(opt_state=())), result) for fit, result in judged]

@@ -50,9 +50,10 @@ class Config(train.Recipe, data.Source):
 def load(config: Config) -> data.Dataset:
     """Return the data set; raise a UserError if the config does not fit it."""
     dataset = config.dataset()
-    train.check_batch_size(config.batch_size, dataset.train)
     if min(dataset.image_shape[:2]) < 8:
         raise UserError(f"data set {config.data!r} has images of {dataset.image_shape}; at least 8x8 pixels are needed")
+    builds = {name: partial(build, kernels, dataset) for name, kernels in NETWORKS.items()}
+    train.check_training(builds, config, dataset.train)
     return dataset
 
 

@@ -1,17 +1,17 @@
 """Training: state, step, loop, checkpoints, devices, logging; pure functions of pytrees around NNX modules."""
 
 from cnnjax.train import hosts
-from cnnjax.train.averages import averaged_params
+from cnnjax.train.averages import averaged_params, averaged_variables
 from cnnjax.train.checkpoints import Checkpoints
 from cnnjax.train.evaluation import Evaluation, evaluate
 from cnnjax.train.files import LogFile, read_json, write_json, write_text
-from cnnjax.train.loop import Fit, check_batch_size, fit, fit_together
+from cnnjax.train.loop import Fit, fit, fit_together
 from cnnjax.train.losses import LOSSES, make_loss
 from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import OPTIMIZERS, learning_rate, make_optimizer
 from cnnjax.train.parallel import MODES, Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.repeats import fit_seeds
+from cnnjax.train.repeats import check_training, fit_seeds
 from cnnjax.train.run import Run, as_config, config_hash
 from cnnjax.train.schedules import SCHEDULES
 from cnnjax.train.signals import Interrupted, raised_signals
@@ -36,7 +36,8 @@ __all__ = [
     "TrainState",
     "as_config",
     "averaged_params",
-    "check_batch_size",
+    "averaged_variables",
+    "check_training",
     "config_hash",
     "evaluate",
     "fit",

@@ -1,48 +1,80 @@
-"""The average of parameters over the updates of a training."""
+"""The average of parameters and batch statistics over the updates of a training."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cnnjax.train.state import Tree
-
 
 class AverageState(NamedTuple):
-    """How many updates there were, int32, and the average of the parameters after each of them."""
+    """How many updates there were, int32, and the average of what was there after each of them.
+
+    Batch statistics are part of it where `with_statistics` has put them there.
+    """
 
     updates: jax.Array
-    average: Tree
+    average: optax.Params
+    model_state: optax.Params = ()
 
 
-def average_params(decay: float) -> optax.GradientTransformation:
+def average_params(decay: float) -> optax.GradientTransformationExtraArgs:
     """Keep `sum_i decay^(t-i) params_i / sum_i decay^(t-i)` of the parameters after each of t updates; last in a chain.
 
     Without the initial parameters, which a plain moving average drags along for 1 / (1 - decay) updates, and kept
     normalised: `average += (1 - decay) / (1 - decay^t) * (params - average)`. (`optax.ema` normalises when it is read,
     by a `1 - decay^t` whose float32 value is off by 0.02 % for decay 0.9999.)
 
+    Batch statistics, which `update` takes as `model_state`, are averaged alike: those of the newest parameters do not
+    fit the averaged ones.
+
     Source: Polyak & Juditsky (1992) for averaging; Kingma & Ba, "Adam" (2015), section 3, for the normalisation.
     """
 
-    def init(params: Tree) -> AverageState:
+    def init(params: optax.Params) -> AverageState:
         return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params))
 
-    def update(updates: Tree, state: AverageState, params: Tree | None = None) -> tuple[Tree, AverageState]:
+    def update(
+        updates: optax.Updates,
+        state: AverageState,
+        params: optax.Params | None = None,
+        *,
+        model_state: optax.Params = (),
+        **_: Any,
+    ) -> tuple[optax.Updates, AverageState]:
         if params is None:
             raise ValueError("an average of parameters needs them: optimizer.update(gradients, state, params)")
         count = optax.safe_increment(state.updates)
         weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
-        newest = optax.apply_updates(params, updates)
-        return updates, AverageState(count, optax.incremental_update(newest, state.average, weight))
+        newest = optax.apply_updates(params, updates), model_state
+        averages = optax.incremental_update(newest, (state.average, state.model_state), weight)
+        return updates, AverageState(count, *averages)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def averaged_params(opt_state: Tree, params: Tree) -> Tree:
-    """Return the average that an optimiser's state holds, or `params` if it holds none."""
-    is_average = lambda node: isinstance(node, AverageState)  # noqa: E731
-    averages = [node.average for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
-    return averages[0] if averages else params
+def with_statistics(opt_state: optax.OptState, model_state: optax.Params) -> optax.OptState:
+    """Return the state that an optimiser starts from with batch statistics in its average, if it keeps one."""
+
+    def join(node: Any) -> Any:
+        return node._replace(model_state=jax.tree.map(jnp.copy, model_state)) if _is_average(node) else node
+
+    return jax.tree.map(join, opt_state, is_leaf=_is_average)
+
+
+def averaged_variables(
+    opt_state: optax.OptState, params: optax.Params, model_state: optax.Params
+) -> tuple[optax.Params, optax.Params]:
+    """Return the averages of parameters and of batch statistics that an optimiser's state holds, or what is given."""
+    averages = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(node)]
+    return (averages[0].average, averages[0].model_state) if averages else (params, model_state)
+
+
+def averaged_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params:
+    """Return the average of the parameters that an optimiser's state holds, or `params` if it holds none."""
+    return averaged_variables(opt_state, params, ())[0]
+
+
+def _is_average(node: Any) -> bool:
+    return isinstance(node, AverageState)

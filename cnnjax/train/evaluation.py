@@ -9,7 +9,7 @@ import numpy as np
 from cnnjax.data import Examples
 from cnnjax.errors import UserError
 from cnnjax.train.advance import make_advance
-from cnnjax.train.averages import averaged_params
+from cnnjax.train.averages import averaged_variables
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Network, TrainState, means
@@ -41,7 +41,7 @@ def make_evaluator(
         like: a state of the right shapes.
         split: the images.
         parallel: the devices.
-        recipe: the loss and the precision; with a moving average of the parameters, that is judged.
+        recipe: the loss and the precision; with a moving average, that is judged.
 
     Raises:
         UserError: there are no images.
@@ -56,15 +56,16 @@ def make_evaluator(
 
     logits = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((1, *split.image_shape), np.float32))
     zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
-    zeros["confusion"] = np.zeros((logits.shape[1],) * 2, np.float32)
-    advance = make_advance(make_eval_step(network, logits.shape[1], recipe), split, parallel)
+    num_classes = max(logits.shape[1], 2)  # a single output tells two apart
+    zeros["confusion"] = np.zeros((num_classes, num_classes), np.float32)
+    advance = make_advance(make_eval_step(network, num_classes, recipe), split, parallel)
     batch_size = EVAL_BATCH * len(parallel.devices)
     steps = -(-split.size // batch_size)
     indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
     weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
 
     def judge(state: TrainState) -> Evaluation:
-        variables = averaged_params(state.opt_state, state.params), state.model_state
+        variables = averaged_variables(state.opt_state, state.params, state.model_state)
         sums, variables = parallel.replicate((zeros, variables))
         *_, sums = advance(sums, variables, indices, weights)
         sums = parallel.one_copy(sums)

@@ -48,6 +48,11 @@ class Fit(NamedTuple):
     history: dict[str, list[float]]
 
 
+def title_of(tag: str, seeds: Sequence[int]) -> str:
+    """Return what names seeds in one program and the folder of their states, of the first one's tag: "cnn/seed0-7"."""
+    return tag if len(seeds) == 1 else f"{tag}-{seeds[-1]}"
+
+
 def check_batch_size(batch_size: int, train: Examples) -> None:
     """Raise a UserError if a batch is larger than the data."""
     if batch_size > train.size:
@@ -107,8 +112,8 @@ def fit_together(
     """Train a network for each seed in one program, every step of all of them at once (`jax.vmap`).
 
     Each ends as `fit` would end with its seed, up to rounding. Seconds and milliseconds in the metrics are a seed's
-    share. Arguments are as `fit` has them, a model, a seed and a tag for each network; more than one network is not
-    trained from a stream.
+    share. A step that does not end in finite numbers is left out for that seed alone, or stops all. Arguments are as
+    `fit` has them, a model, a seed and a tag for each network; more than one network is not trained from a stream.
     """
     batch_size, count = recipe.batch_size, len(seeds)
     check_batch_size(batch_size, train)
@@ -119,7 +124,7 @@ def fit_together(
     optimizer = make_optimizer(recipe, steps, recipe.epochs)
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
     network, initial = networks[0], stack(states)
-    title = tags[0] if count == 1 else f"{tags[0]}-{seeds[-1]}"
+    title = title_of(tags[0], seeds)
     checkpoints = Checkpoints(run.checkpoints / title, run.save_every, run.check_present)
     state = checkpoints.restore(initial) or initial
     first, last = count_steps(state), recipe.epochs * steps
@@ -132,8 +137,8 @@ def fit_together(
     advance = make_advance(step, train, parallel, epoch_program, batch_axis)
     if run.profile:
         advance = traced_once(advance, run.path / "profile" / title)
-    skip = partial(_skip, title, checkpoints, recipe.on_nan)
-    careful = make_careful_advance(step, train, parallel, batch_axis, skip)
+    skip = partial(_skip, tags, checkpoints, recipe.on_nan)
+    careful = make_careful_advance(step, train, parallel, count, skip)
     judge = make_evaluator(network, states[0], validation, parallel, recipe)
     speed = partial(_speed, flops=_flops(models[0], train), peak=peak_flops(parallel.devices, recipe.precision))
     order = partial(orders, seeds, count=train.size, batch_size=batch_size)
@@ -169,14 +174,14 @@ def _ends(network: Network, state: TrainState, tags: Sequence[str], run: Run) ->
     return [Fit(network, one, history) for one, history in zip(each, histories, strict=True)]
 
 
-def _skip(title: str, checkpoints: Checkpoints, on_nan: str, step: int) -> None:
+def _skip(tags: Sequence[str], checkpoints: Checkpoints, on_nan: str, step: int, which: int) -> None:
     if on_nan == "stop":
         raise RunError(
-            f"{title}: step {step} ends in a loss or parameters that are not finite; the last good state is of step "
-            f"{checkpoints.newest() or 0}. Try a lower --lr, --clip-norm 1, or --on-nan rollback, which leaves "
+            f"{tags[which]}: step {step} ends in a loss or parameters that are not finite; the last good state is of "
+            f"step {checkpoints.newest() or 0}. Try a lower --lr, --clip-norm 1, or --on-nan rollback, which leaves "
             "the batch of such a step out"
         )
-    log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", title, step)
+    log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", tags[which], step)
 
 
 def _prepared(model: Module, recipe: Recipe) -> Module:

@@ -144,9 +144,12 @@ def _like_outputs(outputs: jax.Array, targets: jax.Array) -> jax.Array:
             f"targets must be of shape {outputs.shape}, or integers of shape {outputs.shape[:-1]}, got {targets.dtype} "
             f"of shape {targets.shape}"
         )
-    if outputs.shape[-1] == 1:
-        return targets[..., None].astype(outputs.dtype)
-    return jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+    return probabilities_of(targets, outputs.shape[-1]).astype(outputs.dtype)
+
+
+def probabilities_of(classes: jax.Array, outputs: int) -> jax.Array:
+    """Return classes (batch, ...) as float32 probabilities (batch, ..., outputs); a single one is that of class 1."""
+    return classes[..., None].astype(jnp.float32) if outputs == 1 else jax.nn.one_hot(classes, outputs)
 
 
 def _per_example(losses: jax.Array) -> jax.Array:
@@ -196,17 +199,21 @@ def _sum_over_kernels(function: Callable[[jax.Array], jax.Array], params: Tree) 
 
 
 class Loss(NamedTuple):
-    """A loss, and which fields of `Objective` are options of it ("focal_gamma" is its argument `gamma`)."""
+    """A loss, and which fields of `Objective` are options of it ("focal_gamma" is its argument `gamma`).
+
+    A single output above `threshold` stands for class 1.
+    """
 
     compute: Callable[..., jax.Array]
     options: tuple[str, ...] = ()
+    threshold: float = 0.0
 
 
 LOSSES: dict[str, Loss] = {
     "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing",)),
     "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing",)),
     "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha")),
-    "mse": Loss(mean_squared_error),
+    "mse": Loss(mean_squared_error, threshold=0.5),
 }
 
 
@@ -296,9 +303,16 @@ _RANGES = {
 
 def make_loss(objective: Objective) -> LossFunction:
     """Return the loss of an objective as `(outputs, targets) -> (batch,)`, without the penalties."""
-    compute, options = LOSSES[objective.loss]
-    given = {option: getattr(objective, option) for option in options}
-    return partial(compute, **{k.removeprefix("focal_"): value for k, value in given.items() if value is not None})
+    loss = LOSSES[objective.loss]
+    given = {option: getattr(objective, option) for option in loss.options}
+    return partial(loss.compute, **{k.removeprefix("focal_"): value for k, value in given.items() if value is not None})
+
+
+def predicted_classes(objective: Objective, outputs: jax.Array) -> jax.Array:
+    """Return the class (batch,) that outputs (batch, classes) stand for; of a single one 0 or 1, as its loss has it."""
+    if outputs.shape[-1] == 1:
+        return (outputs[..., 0] > LOSSES[objective.loss].threshold).astype(jnp.int32)
+    return outputs.argmax(-1)
 
 
 def penalty(objective: Objective, params: Tree) -> jax.Array | float:

@@ -218,12 +218,15 @@ def check_epochs(optimization: Optimization, epochs: float) -> None:
 # ---------------------------------------------------------------- what is made of it
 
 
-def make_optimizer(optimization: Optimization, steps_per_epoch: int, epochs: int) -> optax.GradientTransformation:
+def make_optimizer(
+    optimization: Optimization, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformationExtraArgs:
     """Return the Optax transformation that was chosen.
 
-    Its state is a pytree of arrays; parameters must be given to `update`. Gradients must be those of the whole batch,
-    summed over replicas. With `accumulate`, one update follows the mean gradient of so many steps: that of their
-    batches together if these are of one size.
+    Its state is a pytree of arrays; parameters must be given to `update`, and batch statistics as `model_state` where
+    the state was made `with_statistics`. Gradients must be those of the whole batch, summed over replicas. With
+    `accumulate`, one update follows the mean gradient of so many steps: that of their batches together if these are of
+    one size.
 
     Args:
         optimization: the choice.
@@ -251,7 +254,8 @@ def make_optimizer(optimization: Optimization, steps_per_epoch: int, epochs: int
         chain = optax.chain(chain, average_params(optimization.ema))
     if optimization.accumulate == 1:
         return chain
-    return optax.MultiSteps(chain, optimization.accumulate).gradient_transformation()
+    accumulated = optax.MultiSteps(chain, optimization.accumulate)
+    return optax.GradientTransformationExtraArgs(accumulated.init, accumulated.update)
 
 
 def learning_rate(optimization: Optimization, steps_per_epoch: int, epochs: int, step: int | jax.Array) -> jax.Array:

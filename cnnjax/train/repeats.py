@@ -1,24 +1,29 @@
 """The same training with several seeds: in one program where that pays and there is room, else one after another."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from cnnjax.data import Examples, Split
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
 from cnnjax.train import hosts
 from cnnjax.train.devices import memory_limit
-from cnnjax.train.loop import Fit, fit_together
+from cnnjax.train.loop import Fit, check_batch_size, fit_together, title_of
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.run import Run
 from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.state import Batch, TrainState, split_model
-from cnnjax.train.step import Constants, make_train_step
+from cnnjax.train.step import AXIS, Constants, make_train_step
 
 
 def fit_seeds(
@@ -36,6 +41,7 @@ def fit_seeds(
     `--vmap-seeds` decides how many are one program. By default that is all of them on accelerators, or half as often
     as their memory does not suffice, and one on CPUs: there a single network's matrix products leave no core idle.
     Eight lecture FCNs in one program have 0.8 to 1.2 times the throughput that they have in turn, lecture CNNs 0.6.
+    What a stopped run had in one program goes on in one, whatever number fits now.
 
     Args:
         build: makes the network of a seed.
@@ -47,30 +53,95 @@ def fit_seeds(
         parallel: as for `fit`.
 
     Raises:
-        UserError: as `fit`, or seeds of a stream are asked for in one program.
+        UserError: as `fit`, or seeds of a stream are asked for in one program, or more seeds have begun in one program
+            than memory holds now.
     """
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
-    at_once = hosts.from_first(lambda: _seeds_at_once(build, recipe, train, parallel))
-    for first in range(0, len(seeds), at_once):
-        group = seeds[first : first + at_once]
+    fits = partial(_fits, build, recipe, train, parallel)
+    at_once = hosts.from_first(lambda: _seeds_at_once(recipe, train, parallel, fits))
+    while seeds:
+        begun = partial(_begun, run.checkpoints / name, seeds, at_once, fits)
+        count = hosts.from_first(begun) or at_once
+        group, seeds = seeds[:count], seeds[count:]
         models, tags = [build(seed) for seed in group], [f"{name}/seed{seed}" for seed in group]
         yield from fit_together(models, recipe, train, validation, seeds=group, run=run, tags=tags, parallel=parallel)
 
 
-def _seeds_at_once(build: Callable[[int], Module], recipe: Recipe, train: Examples, parallel: Parallel) -> int:
-    streamed = not isinstance(train, Split)
-    if recipe.vmap_seeds == "always" and streamed and recipe.seeds > 1:
+def check_training(builds: Mapping[str, Callable[[int], Module]], recipe: Recipe, train: Examples) -> None:
+    """Raise a UserError if one of some networks cannot be trained so; traces a step of each and computes nothing.
+
+    Args:
+        builds: by name, what makes the network of a seed.
+        recipe: how they are to be trained.
+        train: the images to train on.
+    """
+    check_batch_size(recipe.batch_size, train)
+    _check_in_memory(recipe, train)
+    optimizer = make_optimizer(recipe, -(-train.size // recipe.batch_size), recipe.epochs)
+    share = (1, recipe.batch_size)  # of one replica
+    shapes = (*share, *train.image_shape), share, share
+    batch: Any = Batch(*map(jax.ShapeDtypeStruct, shapes, (np.uint8, np.int32, np.float32)))  # type: ignore[arg-type]
+    for name, build in builds.items():
+        try:
+            jax.eval_shape(jax.vmap(partial(_first_step, build, recipe, optimizer), axis_name=AXIS), batch)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        except ValueError as error:  # of a layer or a loss, which know of no options
+            size = "x".join(map(str, train.image_shape))
+            raise UserError(
+                f"{name} cannot be trained on images of {size} with --augment {recipe.augment!r} and --loss "
+                f"{recipe.loss} ({error}): choose others"
+            ) from error
+
+
+def _first_step(
+    build: Callable[[int], Module], recipe: Recipe, optimizer: optax.GradientTransformationExtraArgs, batch: Batch
+) -> TrainState:
+    network, state = split_model(build(recipe.seed), optimizer)
+    after: TrainState = make_train_step(network, optimizer, recipe)(state, Constants(jax.random.key(0)), batch)
+    return after
+
+
+def _check_in_memory(recipe: Recipe, train: Examples) -> None:
+    if recipe.vmap_seeds == "always" and recipe.seeds > 1 and not isinstance(train, Split):
         raise UserError(
             "--vmap-seeds always needs the images in memory, for every seed has an order of its own: add --stream never"
         )
+
+
+def _seeds_at_once(recipe: Recipe, train: Examples, parallel: Parallel, fits: Callable[[int], bool]) -> int:
+    _check_in_memory(recipe, train)
     if recipe.vmap_seeds == "always":
         return recipe.seeds
-    if recipe.vmap_seeds == "never" or streamed or parallel.devices[0].platform == "cpu":
+    if recipe.vmap_seeds == "never" or not isinstance(train, Split) or parallel.devices[0].platform == "cpu":
         return 1
-    at_once, limit = recipe.seeds, memory_limit(parallel.devices[0]) or math.inf
-    while at_once > 1 and _bytes_needed(build(recipe.seed), recipe, train, parallel, at_once) > limit:
+    at_once = recipe.seeds
+    while at_once > 1 and not fits(at_once):
         at_once = -(-at_once // 2)
     return at_once
+
+
+def _begun(folder: Path, seeds: Sequence[int], at_once: int, fits: Callable[[int], bool]) -> int | None:
+    """How many seeds, the first of these and those after it, have states as one program; None if it has none.
+
+    With another number, which may be what fits now, they would start over.
+    """
+    for count in range(len(seeds), 0, -1):
+        states = folder / title_of(f"seed{seeds[0]}", seeds[:count])
+        if not any(path.name.isdigit() for path in states.glob("*")):
+            continue
+        if count > at_once and not fits(count):
+            raise UserError(
+                f"{states} holds the states of {count} seeds in one program, for which this device has not the memory: "
+                "go on with a larger one, choose another --out, or start over with --overwrite"
+            )
+        return count
+    return None
+
+
+def _fits(build: Callable[[int], Module], recipe: Recipe, train: Examples, parallel: Parallel, count: int) -> bool:
+    limit = memory_limit(parallel.devices[0])
+    return limit is None or _bytes_needed(build(recipe.seed), recipe, train, parallel, count) <= limit
 
 
 def _bytes_needed(model: Module, recipe: Recipe, train: Examples, parallel: Parallel, count: int) -> int:

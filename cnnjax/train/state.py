@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from cnnjax.nn import Module
+from cnnjax.train.averages import with_statistics
 
 Tree = Any  # a pytree of arrays
 
@@ -57,7 +58,8 @@ def split_model(model: Module, optimizer: optax.GradientTransformation) -> tuple
     """Split a model into its structure and the state that training starts from."""
     graphdef, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ..., graph=False)
     params, model_state, rng_state = (nnx.as_pure(part).raw_mapping for part in parts)
-    state = TrainState(jnp.int32(0), params, model_state, optimizer.init(params), zero_sums())
+    opt_state = with_statistics(optimizer.init(params), model_state)
+    state = TrainState(jnp.int32(0), params, model_state, opt_state, zero_sums())
     return Network(graphdef, rng_state), state
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from cnnjax.data import augment
 from cnnjax.models import WithAuxiliary
-from cnnjax.train.losses import make_loss, penalty
+from cnnjax.train.losses import make_loss, penalty, predicted_classes, probabilities_of
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Batch, Network, TrainState, Tree
 
@@ -29,7 +29,7 @@ def scale_pixels(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def make_train_step(network: Network, optimizer: optax.GradientTransformation, recipe: Recipe) -> Any:
+def make_train_step(network: Network, optimizer: optax.GradientTransformationExtraArgs, recipe: Recipe) -> Any:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
     The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary
@@ -47,7 +47,7 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
         if recipe.augment:
             outputs = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), images)
             classes = _with_auxiliary(outputs).logits.shape[-1]
-            sample = augment.Sample(images, jax.nn.one_hot(targets, classes))
+            sample = augment.Sample(images, probabilities_of(targets, classes))
             changed = change(jax.random.fold_in(key, AUGMENTATION), sample)
             images, targets = changed.images, changed.labels
 
@@ -64,14 +64,15 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformation, r
 
         (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients, loss = _psum((gradients, loss))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        correct = _psum(jnp.sum((logits.argmax(-1) == batch.labels) * batch.weights))
+        model_state = lax.pmean(model_state, AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, model_state=model_state)
+        correct = _psum(jnp.sum((predicted_classes(recipe, logits) == batch.labels) * batch.weights))
         norm = optax.tree.norm(gradients) if recipe.gradient_norm else jnp.float32(0)
         sums = {"loss": loss * total, "accuracy": correct, "gradient_norm": norm * total, "count": total}
         return TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            model_state=lax.pmean(model_state, AXIS),
+            model_state=model_state,
             opt_state=opt_state,
             sums={name: value + sums[name] for name, value in state.sums.items()},
         )
@@ -91,7 +92,7 @@ def make_eval_step(network: Network, num_classes: int, recipe: Recipe) -> Any:
         model = network.merge(*variables)
         model.eval()
         logits = model(scale_pixels(batch.images).astype(recipe.precision)).astype(jnp.float32)
-        predicted = logits.argmax(-1)
+        predicted = predicted_classes(recipe, logits)
         pairs = jnp.zeros((num_classes, num_classes)).at[batch.labels, predicted].add(batch.weights)
         new = {
             "loss": jnp.sum(compute(logits, batch.labels) * batch.weights),

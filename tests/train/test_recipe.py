@@ -13,7 +13,7 @@ from cnnjax import models, nn, train
 from cnnjax.data import augment, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.train import loop
-from cnnjax.train.averages import averaged_params
+from cnnjax.train.averages import averaged_variables
 from cnnjax.train.losses import softmax_cross_entropy
 from cnnjax.train.optimizers import learning_rate, make_optimizer
 from cnnjax.train.state import means
@@ -175,12 +175,14 @@ def test_every_step_and_replica_draws_its_own_dropout():
 def test_a_moving_average_is_what_validation_judges(tmp_path, one_device):
     result = fit(tmp_path, one_device, ema=0.9)
     recipe = train.Recipe(ema=0.9)
-    average = averaged_params(result.state.opt_state, result.state.params)
-    assert train.tree_sha256(average) != train.tree_sha256(result.state.params)
+    variables = result.state.params, result.state.model_state
+    average = dict(zip(("params", "model_state"), averaged_variables(result.state.opt_state, *variables), strict=True))
+    for ours, newest in zip(average.values(), variables, strict=True):
+        assert train.tree_sha256(ours) != train.tree_sha256(newest)
     judged = train.evaluate(result.network, result.state, images(20, 1), one_device, recipe)
     assert judged.loss == pytest.approx(result.history["validation/loss"][-1], rel=1e-6)
     plain = train.evaluate(
-        result.network, result.state._replace(params=average, opt_state=()), images(20, 1), one_device, train.Recipe()
+        result.network, result.state._replace(**average, opt_state=()), images(20, 1), one_device, train.Recipe()
     )
     assert plain.loss == pytest.approx(judged.loss, rel=1e-6)
 

@@ -1,6 +1,7 @@
 """Several seeds in one program train to what each trains to alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -44,7 +45,7 @@ def assert_same(ours, theirs):
 def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, epoch_program, tmp_path):
     parallel = train.Parallel(mode, jax.local_devices()[:count])
     # Not Adam: a bias before a normalisation has a gradient of rounding errors, which Adam scales up.
-    options = {"optimizer": "momentum", "augment": "mirror brightness", "epoch_program": epoch_program}
+    options = {"optimizer": "momentum", "augment": "mirror brightness", "ema": 0.9, "epoch_program": epoch_program}
     fits = together(tmp_path / "all", parallel, **options)
     assert len({train.tree_sha256(result.state.params) for result in fits}) == len(SEEDS)
     for seed, result in zip(SEEDS, fits, strict=True):
@@ -62,17 +63,18 @@ def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, ep
 
 
 def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_path, one_device):
-    whole = together(tmp_path / "whole", one_device)
+    whole = together(tmp_path / "whole", one_device, ema=0.9)
     with monkeypatch.context() as patched:
         patched.setattr(loop, "display", lambda *_: StopAfter(7))
         with pytest.raises(train.Interrupted):
-            together(tmp_path / "stopped", one_device)
-    resumed = together(tmp_path / "stopped", one_device)
-    again = together(tmp_path / "stopped", one_device)
+            together(tmp_path / "stopped", one_device, ema=0.9)
+    resumed = together(tmp_path / "stopped", one_device, ema=0.9)
+    again = together(tmp_path / "stopped", one_device, ema=0.9)
     for a, b, c in zip(whole, resumed, again, strict=True):
         assert train.tree_sha256(a.state.params) == train.tree_sha256(b.state.params)
         assert train.tree_sha256(a.state.params) == train.tree_sha256(c.state.params)
-        assert a.history["train/loss"] == b.history["train/loss"] == c.history["train/loss"]
+        for name in ("train/loss", "validation/loss"):
+            assert a.history[name] == b.history[name] == c.history[name]
 
 
 def seeds_of(path, parallel, source=lambda split: split, **options):
@@ -104,7 +106,8 @@ def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypa
 
     recipe = train.Recipe(seeds=8)
     parallel = train.Parallel(devices=[Accelerator()])
-    count = lambda: repeats._seeds_at_once(lambda seed: None, recipe, images(72), parallel)  # noqa: E731
+    fits = partial(repeats._fits, lambda seed: None, recipe, images(72), parallel)
+    count = lambda: repeats._seeds_at_once(recipe, images(72), parallel, fits)  # noqa: E731
     monkeypatch.setattr(repeats, "_bytes_needed", lambda model, recipe, train, parallel, count: 100 + 10 * count)
     monkeypatch.setattr(repeats, "memory_limit", lambda device: None)
     assert count() == 8
@@ -112,6 +115,31 @@ def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypa
     assert count() == 4
     monkeypatch.setattr(repeats, "memory_limit", lambda device: 5)
     assert count() == 1
+
+
+def test_seeds_that_began_in_one_program_go_on_in_it_whatever_fits_now(monkeypatch, tmp_path, one_device):
+    options = {"vmap_seeds": "auto"}
+    whole = seeds_of(tmp_path / "whole", one_device, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "_seeds_at_once", lambda *_: 2)
+        patched.setattr(loop, "display", lambda *_: StopAfter(3))
+        with pytest.raises(train.Interrupted):
+            seeds_of(tmp_path / "run", one_device, **options)
+    states = tmp_path / "run" / "checkpoints" / "plain" / "seed3-4"
+    assert any(states.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "memory_limit", lambda device: 1)
+        with pytest.raises(UserError, match=f"{states} holds the states of 2 seeds in one program, .*--overwrite"):
+            seeds_of(tmp_path / "run", one_device, **options)
+    with monkeypatch.context() as patched:
+        left = StopAfter(1000)
+        patched.setattr(loop, "display", lambda *_: left)
+        resumed = seeds_of(tmp_path / "run", one_device, **options)
+    assert 1000 - left.left < 2 * 5  # of five steps each: what was left of two seeds, and the third
+    assert sorted(path.name for path in states.parent.iterdir()) == ["seed3-4", "seed5"]
+    for ours, expected in zip(resumed, whole, strict=True):
+        assert_same(ours.state.params, expected.state.params)
+        assert ours.history.keys() == expected.history.keys()
 
 
 def test_the_memory_of_a_step_grows_with_its_seeds(one_device):

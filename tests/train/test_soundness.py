@@ -12,7 +12,7 @@ from cnnjax import train
 from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError
 from cnnjax.train.soundness import is_sound
-from tests.train.test_loop import Plain, fit
+from tests.train.test_loop import Plain, fit, images
 
 BAD = 41  # the image, in its epoch's batches of 16 somewhere
 SEED = 1
@@ -34,9 +34,9 @@ def with_a_black_image(split):
     return Split(pictures, split.labels)
 
 
-def bad_steps(epochs):
+def bad_steps(epochs, seed=SEED):
     """The steps, counted from 1, whose batch holds the black image."""
-    orders = [epoch_order(SEED, epoch, 72, 16) for epoch in range(epochs)]
+    orders = [epoch_order(seed, epoch, 72, 16) for epoch in range(epochs)]
     return [
         5 * epoch + step + 1
         for epoch, (indices, weights) in enumerate(orders)
@@ -84,6 +84,26 @@ def test_rollback_leaves_out_the_batches_that_are_not_finite_and_no_other(mode, 
 def test_a_rolled_back_run_is_the_same_bits_again(tmp_path, one_device):
     one, two = (run_fragile(tmp_path / name, one_device, on_nan="rollback", epochs=2) for name in "ab")
     assert train.tree_sha256(one.state) == train.tree_sha256(two.state)
+
+
+@pytest.mark.parametrize(("mode", "count"), [("shard_map", 1), ("pmap", 2)])
+def test_of_seeds_in_one_program_each_leaves_out_its_own_bad_batches(mode, count, tmp_path, caplog):
+    parallel, seeds = train.Parallel(mode, jax.local_devices()[:count]), (SEED, SEED + 1)
+    assert not set(bad_steps(2, seeds[0])) & set(bad_steps(2, seeds[1]))
+    recipe = train.Recipe(lr=1e-2, epochs=2, batch_size=16, optimizer="momentum", on_nan="rollback")
+    run = train.Run(tmp_path / "together", "test", {})
+    run.create()
+    splits, tags = (with_a_black_image(images(72)), images(20, 1)), [f"seed{seed}" for seed in seeds]
+    models = [Fragile(nnx.Rngs(0)) for _ in seeds]
+    with caplog.at_level(logging.WARNING):
+        fits = train.fit_together(models, recipe, *splits, seeds=seeds, tags=tags, run=run, parallel=parallel)
+    told = [message.split(",")[0] for message in caplog.messages if "left out" in message]
+    assert sorted(told) == [f"seed{s}: left out the batch of step {step}" for s in seeds for step in bad_steps(2, s)]
+    for seed, result in zip(seeds, fits, strict=True):
+        options = {"optimizer": "momentum", "on_nan": "rollback", "epochs": 2, "seed": seed}
+        alone = fit(tmp_path / str(seed), parallel, Fragile, source=with_a_black_image, **options)
+        for ours, theirs in zip(*map(jax.tree.leaves, (result.state, alone.state)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_parameters_that_are_not_finite_from_the_start_are_refused(tmp_path, one_device):

@@ -1,0 +1,98 @@
+"""Options that do not go with a network or its images are refused before anything is trained or written."""
+
+import re
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import nn, train
+from cnnjax.data import Split
+from cnnjax.errors import UserError
+from tests.train.test_loop import Plain, Small, images, streamed
+
+
+class Single(Plain):
+    """One output."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.dense = nn.Linear(288, 1, rngs=rngs)
+
+
+class Grey(Plain):
+    """For images of one channel."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.conv = nn.Conv(1, 8, 3, rngs=rngs)
+
+
+def check(network, data=None, **options):
+    recipe = train.Recipe(batch_size=16, epochs=1, **options)
+    builds = {"plain": lambda seed: Plain(nnx.Rngs(seed)), "other": lambda seed: network(nnx.Rngs(seed))}
+    builds = builds if data is None else {"other": builds["other"]}
+    train.check_training(builds, recipe, images(72) if data is None else data)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with --augment 'ra"),
+        (Single, {}, "other cannot be trained .*--loss cross-entropy .logits must have at least two classes"),
+        (Small, {"augment": "random-crop:size=20"}, "plain: size=20: larger than images of "),
+        (Small, {"freeze": "norm"}, "plain: unknown parameter 'norm'"),
+        (Single, {"lr_factors": "dense=2 norm=0.1"}, "plain: unknown parameter 'norm'"),
+        (Small, {"accumulate": 6}, "--accumulate 6 is more than the 5 steps"),
+    ],
+)
+def test_options_that_a_network_cannot_follow_are_refused(network, options, message):
+    with pytest.raises(UserError, match=message):
+        check(network, **options)
+
+
+def test_what_only_the_second_network_cannot_follow_is_refused_as_soon():
+    builds = {"small": lambda seed: Small(nnx.Rngs(seed)), "plain": lambda seed: Plain(nnx.Rngs(seed))}
+    with pytest.raises(UserError, match=r"^plain: unknown parameter 'norm'"):
+        train.check_training(builds, train.Recipe(batch_size=16, freeze="norm"), images(72))
+
+
+def test_colours_of_grey_images_are_refused():
+    grey = Split(images(72).images[..., :1], images(72).labels)
+    check(Grey, grey)
+    with pytest.raises(UserError, match=re.escape("other: images: expected three channels, red, green and blue")):
+        check(Grey, grey, augment="hue")
+
+
+def test_a_stream_of_seeds_in_one_program_is_refused():
+    with pytest.raises(UserError, match="--vmap-seeds always needs the images in memory"):
+        check(Plain, streamed(images(72)), vmap_seeds="always", seeds=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augment": "mirror mixup", "ema": 0.9, "accumulate": 2, "freeze": "conv"},
+        {"sync_batch_norm": True, "seeds": 2, "vmap_seeds": "always", "precision": "bfloat16", "optimizer": "muon"},
+    ],
+)
+def test_what_can_be_trained_is_not_refused(options):
+    check(Small, **options)
+
+
+@pytest.mark.parametrize(("loss", "middle"), [("binary-cross-entropy", 0.0), ("focal", 0.0), ("mse", 0.5)])
+def test_a_single_output_tells_two_classes_apart(loss, middle, tmp_path, one_device):
+    four = images(72)
+    data = Split(four.images, (four.labels > 1).astype(np.int32))
+    run = train.Run(tmp_path, "test", {})
+    run.create()
+    recipe = train.Recipe(lr=1e-2, epochs=3, batch_size=16, loss=loss, augment="brightness")
+    options = {"seed": 0, "run": run, "tag": "single", "parallel": one_device}
+    result = train.fit(Single(nnx.Rngs(0)), recipe, data, data, **options)
+    assert result.history["train/accuracy"][-1] > 0.9  # whose labels augmentation does not turn around
+    judged = train.evaluate(result.network, result.state, data, one_device, recipe)
+    model = result.network.merge(result.state.params, result.state.model_state)
+    above = np.asarray(model(data.images.astype(np.float32) / 255))[:, 0] > middle
+    expected = [[np.sum((data.labels == row) & (above == column)) for column in (0, 1)] for row in (0, 1)]
+    np.testing.assert_array_equal(judged.confusion, expected)
+    assert judged.accuracy == pytest.approx(np.mean(above == data.labels))
