@@ -34,12 +34,12 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
     names: dict[int, str] = {}  # of the layers without sub-layers
     rows: list[LayerRow] = []
 
-    def watch(module: Module, x: jax.Array, y: Any) -> None:
+    def watch(module: Module, x: Any, y: Any) -> None:
         if id(module) not in names:
             return
         name = names[id(module)]
         params = 0 if any(row.name == name for row in rows) else count_params(module)
-        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, x.shape, y.shape)))
+        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, x, y.shape)))
 
     def trace(state: Any, x: jax.Array) -> None:
         copy = nnx.merge(graphdef, state)  # whose batch statistics may be those of a trace
@@ -96,8 +96,8 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     )
 
 
-def _macs(module: Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one layer for one image; layers without a product count none."""
+def _macs(module: Module, x: Any, output_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of one layer for one image; layers without a product, whatever their input x is, count none."""
     if isinstance(module, Conv):
         return geometry.conv_macs(
             (output_shape[1], output_shape[2]),
@@ -107,7 +107,7 @@ def _macs(module: Module, input_shape: tuple[int, ...], output_shape: tuple[int,
             groups=module.groups,
         )
     if isinstance(module, ConvTranspose):  # every input pixel meets the whole kernel
-        size = (input_shape[1], input_shape[2])
+        size = (x.shape[1], x.shape[2])
         return geometry.conv_macs(
             size, module.in_channels, module.out_channels, module.kernel_size, groups=module.groups
         )

@@ -102,3 +102,9 @@ def test_a_network_in_training_has_the_rows_it_has_in_eval_and_keeps_its_statist
     model.eval()
     assert models.layer_rows(model, (32, 32, 3)) == rows
     assert sum(row.params for row in rows) == models.count_params(model)
+
+
+def test_layers_that_take_several_inputs_have_rows():
+    model = nnx.eval_shape(lambda: models.create_model("fractalnet", columns=2, blocks=1))
+    joins = [row for row in models.layer_rows(model, (8, 8, 3)) if row.kind == "Join"]
+    assert [(row.output_shape, row.macs) for row in joins] == [((8, 8, 64), 0)] * 2

@@ -15,7 +15,7 @@ CLASSES, BATCH, STEPS = 10, 8, 12
 LR, FASTER = 3e-4, 3  # of Adam, whose first step moves a parameter by the learning rate; of one layer so many times it
 AUTOENCODERS = ("conv_autoencoder", "denoising_autoencoder")
 # Compiled in seconds; the others take up to half a minute each.
-QUICK = ("lecture-cnn", "alexnet", "resnet18", "resnet20", "squeezenet1_1", "mobilenet_v1", "conv_autoencoder")
+QUICK = ("lecture-cnn", "resnet20", "squeezenet1_1", "conv_autoencoder")
 # Of images, where 64 pixels are not what the network is for; and what would need larger ones.
 SIZES = {"all_cnn": 32, "densenet_bc": 32, "fractalnet": 32, "lecture": 32, "plain": 32, "vgg16_attention": 32}
 SIZES |= {f"resnet{depth}": 32 for depth in (18, 20, 32, 44, 56, 110)} | {"inception_v3": 96, "squeezenet": 32}
