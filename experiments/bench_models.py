@@ -1,17 +1,24 @@
 """Every network of the zoo: how large, how exact, and how fast beside plain Flax and torch.
 
-    python launch.py bench models                                 # all that torchvision or timm has; hours on two cores
+    python launch.py bench models                                 # all; a night on two cores
     python launch.py bench models --models "resnet*" --sizes 96   # some, at 96x96 pixels alone
 
 For each network, at its own image size and at 96x96 pixels: parameters, multiply-adds, milliseconds for a single image
-and images a second in batches of 16 in `eval`, a training step of 16 images (cross-entropy and SGD with momentum), and
-the memory that this step takes. Contenders take turns and the median counts. Plain Flax is the same network with
-Flax's own convolutions, poolings and normalisation in place of ours; torch is torchvision's or timm's in channels_last
-memory, its weights in all three: how far the logits are apart is the network's parity error.
+and images a second in batches of 16 in `eval`, a training step of 16 images (SGD with momentum; cross-entropy,
+autoencoders squared errors), the memory that this step takes and the seconds until it is compiled, and the seconds that
+the network takes to be created, with all its numbers and, by `nnx.eval_shape`, without. Contenders take turns and the
+median counts. Plain Flax is the same network with Flax's own convolutions, poolings and normalisation in place of ours
+(transposed convolutions stay); torch is torchvision's or timm's in channels_last memory, its weights in all three: how
+far the logits are apart is the network's parity error. Networks that neither has are measured without torch.
 
 Memory is, of ours and of plain Flax, what XLA plans for the step's arguments, results and temporaries; of torch, by how
-much its process grows. Each network is written to results/bench/models.json (models-gpu.json on a GPU) when it is done,
-in place of what was there of it; with all, results/bench/models.md and a chart are written anew.
+much a process that does nothing else grows, or what it holds of a GPU.
+
+On two cores a network takes one or two minutes at an image size, and about a minute more for every 10^9 multiply-adds
+of its images (efficientnet_b7 38 of them at its own size), much of it plain Flax's, which --skip-flax leaves out; what
+is left of all is estimated before each. Every row is written to results/bench/models.json (models-gpu.json on a GPU)
+when it is done: stopped, the same command goes on where it was, and measures nothing that is there unless --again says
+so. At the end the whole file becomes results/bench/models.md and a chart.
 
 Needs torch, torchvision and timm:
 
@@ -19,38 +26,39 @@ Needs torch, torchvision and timm:
 """
 
 import fnmatch
-import gc
-import resource
+import json
+import os
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from datetime import timedelta
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import tyro
-from flax import nnx
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from cnnjax import interop, models, train, viz
-from cnnjax.errors import UserError
-from cnnjax.train.devices import keep_freed_memory, peak_memory
-from experiments import references
-from experiments.plain_flax import plain_flax
-from experiments.published_networks import Published, read
-from experiments.timing import race, result_path, torch_device, write_results
+from cnnjax import train, viz
+from cnnjax.errors import RunError, UserError
+from cnnjax.train.devices import describe_device, describe_versions
+from experiments import references, zoo
+from experiments.command_line import say
+from experiments.timing import print_aims, result_path, write_results
+from experiments.zoo import BATCH, FLAX, OURS, SMALL, TORCH, Network
 
-BATCH, CLASSES, SMALL = 16, 1000, 96
-# Smaller images than its own are too small for the auxiliary classifier; what it is called here, and in torchvision.
-WITHOUT_AUXILIARY = {"inception_v3": ({"auxiliary": False}, {"aux_logits": False})}
-LEARNING_RATE, MOMENTUM = 1e-3, 0.9
-OURS, FLAX, TORCH = "cnnjax", "plain Flax", "torch"
-MEASURES = ("latency", "throughput", "training")  # milliseconds of an image, of a batch, of a step
+# About what a network takes on two cores: to start and compile, and for each 10^9 multiply-adds of an image.
+START_SECONDS, SECONDS_A_GMAC = 90, 60
+TEN_TIMES = {  # the networks that plain Flax is to take ten times as long for
+    "MobileNet": "mobilenet_*",
+    "ShuffleNet": "shufflenet_*",
+    "ResNeXt": "resnext*",
+    "EfficientNet": "efficientnet_*",
+    "Xception": "xception",
+}
 
 
 @dataclass(frozen=True)
@@ -61,195 +69,130 @@ class Options:
     sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
     seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least three calls.")] = 2.0
     skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
+    again: Annotated[bool, tyro.conf.arg(help="Measure what is there already, too.")] = False
 
     def __post_init__(self) -> None:
         if not set(self.sizes.split(",")) <= {"own", str(SMALL)}:
             raise UserError(f"--sizes takes own, {SMALL} or own,{SMALL}, got {self.sizes!r}")
-        if not fnmatch.filter(_networks(), self.models):
-            raise UserError(f"--models {self.models!r} matches none of {', '.join(_networks())}")
+        if not fnmatch.filter(zoo.networks(), self.models):
+            raise UserError(f"--models {self.models!r} matches none of {', '.join(zoo.networks())}")
 
 
 def main(arguments: list[str]) -> int:
-    """Measure the networks, print a table of each, write the results."""
+    """Measure the networks, print a line of each and the aims, write the results."""
     options = tyro.cli(Options, args=arguments, prog="launch.py bench models", description=__doc__)
     if not references.installed():
         raise UserError("bench models needs torch, torchvision and timm: see python launch.py bench models --help")
-    keep_freed_memory()
-    console = Console()
-    for name in track(fnmatch.filter(_networks(), options.models), "measuring", console=Console(stderr=True)):
-        network = _networks()[name]
-        for size in dict.fromkeys(network.size if size == "own" else SMALL for size in options.sizes.split(",")):
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch takes its turns on the same GPU
+    try:
+        with train.raised_signals():  # which end the process that measures, too
+            failed = _measure_all(_missing(options), options)
+    except train.Interrupted as stop:
+        return 128 + stop.signum
+    if rows := _rows():
+        train.write_text(result_path("models", ".md"), markdown(rows))
+        _draw(rows)
+        print_aims(f"the zoo, {len(rows)} rows: {result_path('models', '.md')}", aims(rows))
+    for what in failed:
+        say(what)
+    return 1 if failed else 0
+
+
+def _missing(options: Options) -> list[tuple[Network, int]]:
+    """Return the networks and image sizes to measure, without those that are there with every contender."""
+    found, there = zoo.networks(), set()
+    for row in [] if options.again else _rows():
+        if options.skip_flax or FLAX in row["milliseconds"]["training"]:
+            there.add((row["name"], row["size"]))
+    chosen = [
+        (found[name], found[name].size if size == "own" else SMALL)
+        for name in fnmatch.filter(found, options.models)
+        for size in options.sizes.split(",")
+    ]
+    return [(network, size) for network, size in dict.fromkeys(chosen) if (network.name, size) not in there]
+
+
+def _measure_all(todo: Sequence[tuple[Network, int]], options: Options) -> list[str]:
+    """Measure one after the other, write each when it is done, and return what could not be measured, in words."""
+    failed, started, console = [], time.perf_counter(), Console()
+    expected = [expected_seconds(network, size) for network, size in todo]
+    for number, (network, size) in enumerate(todo):
+        left = seconds_left(expected, number, time.perf_counter() - started)
+        what = f"{network.name} at {size}x{size}"
+        say(f"{what}: {number + 1} of {len(todo)}, about {timedelta(seconds=round(left))} left")
+        try:
             row = measure(network, size, options)
-            _keep(row)
-            console.print("  ".join(cells(row)))
-    rows = _rows()
-    train.write_text(result_path("models", ".md"), markdown(rows))
-    _draw(rows)
-    _print(rows)
-    return 0
+        except RunError as error:
+            failed.append(f"{what} was not measured: {error}")
+            say(failed[-1])
+            continue
+        _keep(row)
+        console.print("  ".join(cells(row)), soft_wrap=True)
+    return failed
 
 
-def _networks() -> dict[str, Published]:
-    return {name: network for name, network in read().items() if name not in references.WITHOUT_REFERENCE}
+def expected_seconds(network: Network, size: int) -> float:
+    """Return about how long a network takes at an image size; multiply-adds grow with the pixels."""
+    return START_SECONDS + SECONDS_A_GMAC * network.gmacs * (size / network.size) ** 2
 
 
-# ---------------------------------------------------------------- one network
+def seconds_left(expected: Sequence[float], done: int, taken: float) -> float:
+    """Return what is expected of all after the first `done`, as much slower or faster as these were."""
+    return sum(expected[done:]) * (taken / sum(expected[:done]) if done else 1)
 
 
-class Contender(NamedTuple):
-    """A network with the reference's weights: calls that wait until they are done, and bytes of a training step."""
+def measure(network: Network, size: int, options: Options) -> dict[str, Any]:
+    """Return the row of a network at an image size.
 
-    logits: Callable[[], np.ndarray]  # of the batch, in `eval`
-    calls: dict[str, Callable[[], Any]]  # by measure
-    memory: int
-
-
-def measure(network: Published, size: int, options: Options) -> dict[str, Any]:
-    """Return the row of a network at an image size."""
-    images = np.random.default_rng(0).standard_normal((BATCH, size, size, 3), np.float32)
-    labels = np.arange(BATCH) % CLASSES
-    options_here, options_there = ({}, {}) if size >= network.size else WITHOUT_AUXILIARY.get(network.name, ({}, {}))
-    grown = _growth()
-    reference = references.build(network.name, **options_there)
-    weights = {key: value.numpy().copy() for key, value in reference.state_dict().items()}
-    contenders = {TORCH: _torch(reference, grown, images, labels)}
-    params, macs = 0, 0
-    for who in (OURS, FLAX)[: 1 if options.skip_flax else 2]:
-        model = models.create_model(network.name, **options_here)
-        interop.load_torch(model, weights)
-        if who == OURS:
-            model.eval()
-            params = models.count_params(model)
-            macs = sum(row.macs for row in models.layer_rows(model, (size, size, 3)))
-        contenders[who] = _jax(plain_flax(model) if who == FLAX else model, images, labels)
-    logits = {who: contender.logits() for who, contender in contenders.items()}
-    scale = np.abs(logits[TORCH]).max()
-    row = {
-        "name": network.name,
-        "size": size,
-        "own": size == network.size,
-        "params": params,
-        "macs": macs,
-        "parity_error": float(np.abs(logits[OURS] - logits[TORCH]).max() / scale),
-        "memory": {who: contender.memory for who, contender in contenders.items()},
-        "milliseconds": {
-            what: race({who: c.calls[what] for who, c in contenders.items()}, options.seconds) for what in MEASURES
-        },
-    }
-    del contenders, reference
-    jax.clear_caches()
-    gc.collect()
+    Raises:
+        RunError: the process that measured failed.
+    """
+    torch_bytes = _apart(zoo.torch_memory, network.name, size) if zoo.has_peer(network.name) else None
+    row: dict[str, Any] = _apart(zoo.measure, network.name, size, options.seconds, options.skip_flax)
+    if torch_bytes is not None:
+        row["memory"][TORCH] = torch_bytes
     return row
 
 
-def _jax(model: nnx.Module, images: np.ndarray, labels: np.ndarray) -> Contender:
-    model.eval()
-    graphdef, state = nnx.split(model)
-    infer = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
-    batch, single = jnp.asarray(images), jnp.asarray(images[:1])
-
-    model.train()
-    training, params, *others = nnx.split(model, nnx.Param, ...)
-    (rest,) = others
-    optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
-
-    def step(params: Any, rest: Any, opt_state: Any, x: jax.Array, y: jax.Array) -> Any:
-        def loss_of(params: Any) -> Any:
-            model = nnx.merge(training, params, rest, copy=True)
-            outputs = model(x)
-            main, others, weight = outputs if isinstance(outputs, models.WithAuxiliary) else (outputs, (), 0.0)
-            losses = [optax.softmax_cross_entropy_with_integer_labels(z, y).mean() for z in (main, *others)]
-            return losses[0] + weight * sum(losses[1:]), nnx.state(model, nnx.Not(nnx.Param))
-
-        (loss, new_rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), new_rest, opt_state, loss
-
-    # The arrays of `state` live on in inference: the step must not take their buffers before it has its own.
-    carried = [jax.tree.map(jnp.copy, (params, rest, optimizer.init(params)))]
-    y = jnp.asarray(labels)
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*carried[0], batch, y).compile()
-    plan: Any = compiled.memory_analysis()
-
-    def train_step() -> None:
-        *new, loss = compiled(*carried[0], batch, y)
-        carried[0] = tuple(new)
-        loss.block_until_ready()
-
-    return Contender(
-        lambda: np.asarray(infer(state, batch)),
-        {
-            "latency": lambda: infer(state, single).block_until_ready(),
-            "throughput": lambda: infer(state, batch).block_until_ready(),
-            "training": train_step,
-        },
-        plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes,
-    )
-
-
-def _torch(reference: Any, grown: Callable[[], int], images: np.ndarray, labels: np.ndarray) -> Contender:
-    import torch
-
-    device = torch_device()
-    network = reference.to(device).to(memory_format=torch.channels_last)
-    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # NHWC numbers are channels_last
-    y = torch.from_numpy(labels).to(device)
-    network.eval()
-    with torch.no_grad():
-        logits = network(x).cpu().numpy()  # before a step changes the weights
-    optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM)
-    cross_entropy = torch.nn.functional.cross_entropy
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def infer(x: Any) -> None:
-        network.eval()
-        with torch.no_grad():
-            network(x)
-        wait()
-
-    def step() -> None:
-        network.train()
-        optimizer.zero_grad()
-        outputs = network(x)
-        main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
-        weight = 0.3 if len(others) == 2 else 0.4  # GoogLeNet's, Inception-v3's
-        loss = cross_entropy(main, y) + weight * sum(cross_entropy(z, y) for z in others)
-        loss.backward()
-        optimizer.step()
-        wait()
-
-    step()
-    return Contender(
-        lambda: logits,
-        {"latency": lambda: infer(x[:1]), "throughput": lambda: infer(x), "training": step},
-        grown(),
-    )
-
-
-def _growth() -> Callable[[], int]:
-    """Return a function that says by how many bytes this process has grown at most since now; 0 where nobody counts."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return lambda: 0
-    return lambda: peak_memory() - before
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of `zoo` returns in a process of its own."""
+    command = [sys.executable, "-m", "experiments.zoo", json.dumps([function.__name__, arguments])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        reason = " (killed, most likely for want of memory)" if done.returncode == -9 else ""
+        raise RunError(f"{function.__name__} ended with exit status {done.returncode}{reason}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # ---------------------------------------------------------------- what comes out
 
 
 def _rows() -> list[dict[str, Any]]:
-    return (train.read_json(result_path("models", ".json")) or {"rows": []})["rows"]
+    """Return what is there.
+
+    Raises:
+        UserError: it was measured elsewhere: rows of two machines would stand beside each other.
+    """
+    path = result_path("models", ".json")
+    kept = train.read_json(path) or {"rows": [], **_here()}
+    if changed := [name for name, value in _here().items() if kept.get(name) != value]:
+        raise UserError(
+            f"{path} was measured with other {', '.join(changed)} than are here: move it away to measure all anew"
+        )
+    return list(kept["rows"])
+
+
+def _here() -> dict[str, Any]:
+    peers = {name: version(name) for name in ("torch", "torchvision", "timm") if find_spec(name)}
+    return {"device": describe_device(), "versions": describe_versions(), "peers": peers}
 
 
 def _keep(row: dict[str, Any]) -> None:
     """Write a row in place of the one of the same network and size."""
     others = [old for old in _rows() if (old["name"], old["size"]) != (row["name"], row["size"])]
-    write_results("models", {"rows": sorted([*others, row], key=lambda row: (row["name"], row["size"]))})
+    rows = sorted([*others, row], key=lambda row: (row["name"], row["size"]))
+    write_results("models", {"rows": rows, "peers": _here()["peers"]})
 
 
 def ratios(row: Mapping[str, Any], what: str) -> dict[str, float]:
@@ -271,6 +214,9 @@ HEAD = (
     "plain Flax's /",
     "step's memory, MB",
     "torch's",
+    "compilation, s",
+    "creation, s",
+    "without numbers, s",
 )
 
 
@@ -283,50 +229,76 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         str(row["size"]),
         f"{row['params']:,}",
         f"{row['macs'] / 1e9:.3f}",
-        f"{row['parity_error']:.0e}",
+        "" if row["parity_error"] is None else f"{row['parity_error']:.0e}",
         f"{times['latency'][OURS]:.1f}",
         f"{1e3 * BATCH / times['throughput'][OURS]:.0f}",
         f"{times['training'][OURS]:.0f}",
-        f"{step[TORCH]:.2f}",
+        f"{step[TORCH]:.2f}" if TORCH in step else "",
         f"{1 / step[FLAX]:.1f}" if FLAX in step else "",
         f"{memory[OURS] / 1e6:.0f}",
-        f"{memory[TORCH] / 1e6:.0f}",
+        f"{memory[TORCH] / 1e6:.0f}" if TORCH in memory else "",
+        f"{row['compilation_seconds'][OURS]:.1f}",
+        f"{row['creation_seconds']:.2f}",
+        f"{row['tracing_seconds']:.2f}",
     ]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the results as a page."""
-    lines = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"# The zoo, measured\n\nWritten by `python launch.py bench models`.\n\n{table}\n\n{summary(rows)}\n"
+    summary = _markdown_table([("what", "measured", "aim"), *aims(rows)])
+    table = _markdown_table([HEAD, *map(cells, rows)])
+    return f"# The zoo, measured\n\nWritten by `python launch.py bench models`.\n\n{summary}\n\n{table}\n"
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the table comes to: the mean and the worst ratio of training steps at 96x96 pixels."""
-    steps = {row["name"]: ratios(row, "training")[TORCH] for row in rows if row["size"] == SMALL}
-    if not steps:
-        return f"No network was measured at {SMALL}x{SMALL} pixels."
-    worst = max(steps, key=steps.__getitem__)
-    return (
-        f"Training steps of {BATCH} images of {SMALL}x{SMALL}, cnnjax / torch: geometric mean "
-        f"{statistics.geometric_mean(steps.values()):.2f} over {len(steps)} networks, the worst {steps[worst]:.2f} "
-        f"({worst}); largest parity error {max(row['parity_error'] for row in rows):.0e} of the largest logit."
-    )
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
 
 
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(title=f"cnnjax in `eval`, and a training step of {BATCH} images")
-    for name in HEAD:
-        table.add_column(name, justify="left" if name == "network" else "right")
-    for row in rows:
-        table.add_row(*cells(row))
-    console = Console()
-    console.print(table)
-    console.print(summary(rows))
+def aims(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return what the rows come to beside what was aimed at, as (what, measured, aim); means over those with a peer."""
+    steps = {row["name"]: ratios(row, "training") for row in rows if row["size"] == SMALL}
+    to_torch = {name: step[TORCH] for name, step in steps.items() if TORCH in step}
+    gains = {name: 1 / step[FLAX] for name, step in steps.items() if FLAX in step}
+    labels = {f"{row['name']} at {row['size']}x{row['size']}": row for row in rows}
+    mean = f"{statistics.geometric_mean(to_torch.values()):.2f}" if to_torch else ""
+    step_title = f"training step of {BATCH} images of {SMALL}x{SMALL}"
+    largest = max(rows, key=lambda row: row["params"])
+    errors = {what: row["parity_error"] for what, row in labels.items() if row["parity_error"] is not None}
+    return [
+        (f"{step_title}, cnnjax / torch: geometric mean of {len(to_torch)} networks", mean, "<= 1.2"),
+        ("the same, the worst", _named(max, to_torch), "<= 2"),
+        *(
+            (f"{step_title}, plain Flax / cnnjax: {family}, the worst", _named(min, _like(gains, pattern)), ">= 10")
+            for family, pattern in TEN_TIMES.items()
+        ),
+        (
+            "compiling a training step, s: the longest",
+            _named(max, {what: row["compilation_seconds"][OURS] for what, row in labels.items()}),
+            "< 60",
+        ),
+        ("create_model of the largest, s", f"{largest['creation_seconds']:.2f} ({largest['name']})", "< 5"),
+        ("the same, the longest", _named(max, {what: row["creation_seconds"] for what, row in labels.items()}), ""),
+        (
+            "without numbers, by nnx.eval_shape, s: the longest",
+            _named(max, {what: row["tracing_seconds"] for what, row in labels.items()}),
+            "instant",
+        ),
+        ("parity error, part of the largest logit: the largest", _named(max, errors, ".0e"), "<= 1e-4"),
+    ]
+
+
+def _like(values: Mapping[str, float], pattern: str) -> dict[str, float]:
+    return {name: values[name] for name in fnmatch.filter(values, pattern)}
+
+
+def _named(choose: Callable[..., str], values: Mapping[str, float], form: str = ".2f") -> str:
+    """Return the largest or smallest value and whose it is; nothing of nothing."""
+    who = choose(values, key=values.__getitem__, default="")
+    return f"{values[who]:{form}} ({who})" if who else ""
 
 
 def _draw(rows: Sequence[Mapping[str, Any]]) -> None:
-    small = [row for row in rows if row["size"] == SMALL]
+    small = [row for row in rows if row["size"] == SMALL and TORCH in row["milliseconds"]["training"]]
     if not small:
         return
     contenders = [FLAX, OURS] if all(FLAX in row["milliseconds"]["training"] for row in small) else [OURS]

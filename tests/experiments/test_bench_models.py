@@ -1,15 +1,19 @@
 """The peers of the zoo's benchmark are the same networks; a measured network replaces its row and no other."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import nn
-from cnnjax.errors import UserError
+from cnnjax import models, nn
+from cnnjax.errors import RunError, UserError
 from cnnjax.models.blocks import SqueezeExcitation
 from cnnjax.models.resnet_cifar import CifarResNet
-from experiments import bench_models, references
+from experiments import bench_models, references, zoo
 from experiments.plain_flax import plain_flax
 
 ROW = {
@@ -20,6 +24,9 @@ ROW = {
     "macs": 333_000_000,
     "parity_error": 2e-6,
     "memory": {"cnnjax": 1e8, "torch": 2e8, "plain Flax": 1e8},
+    "compilation_seconds": {"cnnjax": 12.0, "plain Flax": 11.0},
+    "creation_seconds": 3.0,
+    "tracing_seconds": 0.25,
     "milliseconds": {
         what: {"torch": 20.0, "cnnjax": 10.0, "plain Flax": 80.0} for what in ("latency", "throughput", "training")
     },
@@ -73,11 +80,60 @@ def test_a_row_replaces_the_one_of_its_network_and_size(results):
     assert [(row["size"], row["params"]) for row in bench_models._rows()] == [(96, 1), (224, 11_689_512)]
 
 
+def training(name, **milliseconds):
+    return ROW | {"name": name, "milliseconds": ROW["milliseconds"] | {"training": milliseconds}}
+
+
 def test_the_page_has_ratios_means_and_the_worst():
-    slow = ROW | {"name": "vgg11", "milliseconds": {**ROW["milliseconds"], "training": {"torch": 1.0, "cnnjax": 2.0}}}
-    page = bench_models.markdown([ROW, slow])
+    page = bench_models.markdown([ROW, training("vgg11", torch=1.0, cnnjax=2.0)])
     assert "| resnet18 | 96 | 11,689,512 | 0.333 | 2e-06 | 10.0 | 1600 | 10 | 0.50 | 8.0 | 100 | 200 |" in page
-    assert "geometric mean 1.00 over 2 networks, the worst 2.00 (vgg11)" in page
+    assert " | 100 | 200 | 12.0 | 3.00 | 0.25 |" in page
+    assert "cnnjax / torch: geometric mean of 2 networks | 1.00 | <= 1.2 |" in page
+    assert "| the same, the worst | 2.00 (vgg11) | <= 2 |" in page
+
+
+def test_the_aims_count_whoever_has_the_peer():
+    without_torch = training("shufflenet_v1_g1", cnnjax=1.0, **{zoo.FLAX: 12.0}) | {"parity_error": None, "params": 1}
+    families = [training(f"efficientnet_b{n}", torch=1.0, cnnjax=1.0, **{zoo.FLAX: 20.0 - n}) for n in range(2)]
+    measured = {what: value for what, value, _ in bench_models.aims([ROW, without_torch, *families])}
+    step = "training step of 16 images of 96x96"
+    assert measured[f"{step}, cnnjax / torch: geometric mean of 3 networks"] == "0.79"
+    assert measured[f"{step}, plain Flax / cnnjax: EfficientNet, the worst"] == "19.00 (efficientnet_b1)"
+    assert measured[f"{step}, plain Flax / cnnjax: ShuffleNet, the worst"] == "12.00 (shufflenet_v1_g1)"
+    assert measured[f"{step}, plain Flax / cnnjax: Xception, the worst"] == ""
+    assert measured["compiling a training step, s: the longest"] == "12.00 (resnet18 at 96x96)"
+    assert measured["create_model of the largest, s"] == "3.00 (resnet18)"
+    assert " |  |" in bench_models.markdown([without_torch])
+
+
+# ---------------------------------------------------------------- which ones
+
+
+def test_all_networks_are_measured_each_as_it_was_published():
+    networks = zoo.networks()
+    assert list(networks) == models.list_models()
+    assert networks["zfnet"][1:3] == (224, 1000)
+    assert networks["all_cnn_c"][1:3] == (32, 10)
+
+
+def test_what_is_there_is_not_measured_again(results, monkeypatch):
+    measured = []
+
+    def measure(network, size, options):
+        measured.append((network.name, size))
+        if network.name == "resnet44":
+            raise RunError("killed")
+        return training(network.name, cnnjax=1.0) | {"size": size}
+
+    monkeypatch.setattr(bench_models, "measure", measure)
+    monkeypatch.setattr(references, "installed", lambda: True)
+    arguments = ["--models", "resnet[24]?", "--sizes", "96", "--skip-flax"]
+    assert bench_models.main(arguments) == 1  # says that one failed, and goes on
+    assert measured == [("resnet20", 96), ("resnet44", 96)]
+    assert bench_models.main(arguments) == 1
+    assert measured[2:] == [("resnet44", 96)]
+    assert bench_models.main(arguments[:-1]) == 1  # with plain Flax, which is not there
+    assert measured[3:] == [("resnet20", 96), ("resnet44", 96)]
 
 
 @pytest.mark.parametrize(
@@ -92,13 +148,89 @@ def test_networks_and_sizes_that_are_not_there_are_named(options, message):
         bench_models.Options(**options)
 
 
+def test_rows_of_another_machine_are_not_mixed_with_this_one_s(results):
+    bench_models._keep(ROW)
+    path = results / "models.json"
+    path.write_text(path.read_text().replace('"cpu_cores": ', '"cpu_cores": 1'))
+    with pytest.raises(UserError, match="measured with other device than are here: move it away"):
+        bench_models._keep(ROW)
+
+
+def test_the_time_left_follows_what_the_networks_took():
+    network = zoo.Network("efficientnet_b4", size=380, classes=1000, gmacs=4.4)
+    small, own = (bench_models.expected_seconds(network, size) for size in (190, 380))
+    assert own - small == pytest.approx(0.75 * 4.4 * bench_models.SECONDS_A_GMAC)
+    assert bench_models.seconds_left([10, 20, 30], 0, 0.0) == 60
+    assert bench_models.seconds_left([10, 20, 30], 2, 60.0) == 60  # twice as long as expected
+
+
+# ---------------------------------------------------------------- one network
+
+
+def test_a_network_without_a_peer_is_measured_in_a_process_of_its_own(results, capsys, monkeypatch):
+    monkeypatch.setattr(references, "installed", lambda: True)
+    assert bench_models.main(["--models", "conv_autoencoder", "--sizes", "own", "--seconds", "0"]) == 0
+    (row,) = bench_models._rows()
+    assert row["parity_error"] is None
+    assert all(set(times) == {"cnnjax", "plain Flax"} for times in row["milliseconds"].values())
+    assert set(row["memory"]) == set(row["compilation_seconds"]) == {"cnnjax", "plain Flax"}
+    seconds = (*row["compilation_seconds"].values(), row["creation_seconds"], row["tracing_seconds"])
+    assert all(0 < value < 60 for value in seconds)
+    assert row["memory"]["cnnjax"] > 2 * 4 * row["params"]  # the weights and their momentum
+    assert {path.name for path in results.iterdir()} == {"models.json", "models.md"}  # no chart without torch
+    printed = capsys.readouterr()
+    assert "conv_autoencoder  32" in printed.out
+    assert "conv_autoencoder at 32x32: 1 of 1, about 0:0" in printed.err
+
+
+def test_a_process_that_fails_is_an_error_of_the_run(capfd):
+    with pytest.raises(RunError, match="measure ended with exit status 1"):
+        bench_models._apart(zoo.measure, "resnet19", 32, 0.0, True)
+    assert "KeyError: 'resnet19'" in capfd.readouterr().err
+
+
+def test_torch_s_mode_is_set_outside_the_timed_calls():
+    torch = pytest.importorskip("torch")
+    modes = []
+
+    class Network(torch.nn.Sequential):
+        def train(self, mode=True):
+            modes.append(mode)
+            return super().train(mode)
+
+    network = Network(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+    images = np.random.default_rng(0).standard_normal((4, 8, 8, 3), np.float32)
+    contender = zoo.torch_contender(network, images, np.arange(4) % 3)
+    for what in zoo.MEASURES:
+        contender.set_mode(what == "training")
+        modes.clear()
+        before = network[1].running_mean.clone()
+        contender.calls[what]()
+        assert modes == []
+        assert torch.equal(before, network[1].running_mean) == (what != "training")
+
+
+LINEAR = """
+import torch
+from experiments import references, zoo
+references.build = lambda name: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64**2, 2048))
+print(zoo.torch_memory("alexnet", 64))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets its peak")
+def test_torch_s_memory_is_what_its_step_holds():
+    """Of a linear layer of 101 MB: weights, gradients and momentum, but no copy of them."""
+    pytest.importorskip("torch")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    out = subprocess.run([sys.executable, "-c", LINEAR], env=environment, stdout=subprocess.PIPE, check=True).stdout
+    assert int(out) == pytest.approx(3 * 4 * 2048 * (3 * 64**2 + 1), rel=0.1)
+
+
 @pytest.mark.parity
 @pytest.mark.skipif(not references.installed(), reason="needs torch, torchvision and timm")
-def test_a_network_is_measured_beside_both_peers(results, capsys):
-    assert bench_models.main(["--models", "squeezenet1_1", "--sizes", "96", "--seconds", "0.01"]) == 0
-    (row,) = bench_models._rows()
+def test_a_network_computes_what_torch_s_does():
+    row = zoo.measure("squeezenet1_1", 64, 0.0, True)
     assert row["params"] == 1_235_496
     assert 0 < row["parity_error"] < 1e-4
-    assert all(set(times) == {"cnnjax", "plain Flax", "torch"} for times in row["milliseconds"].values())
-    assert {path.name for path in results.iterdir()} == {"models.json", "models.md", "models.png"}
-    assert "squeezenet1_1" in capsys.readouterr().out
+    assert all(set(times) == {"cnnjax", "torch"} for times in row["milliseconds"].values())
