@@ -174,7 +174,8 @@ class Optimization:
     ema: Annotated[
         float | None,
         tyro.conf.arg(
-            help="Evaluate a moving average of the parameters that keeps this share, between 0 and 1, at every update."
+            help="Evaluate a moving average of parameters and batch statistics that keeps this share, between 0 and 1, "
+            "at every update."
         ),
     ] = None
 
