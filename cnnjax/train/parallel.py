@@ -81,8 +81,8 @@ class Parallel:
         if self.mode == "pmap":
             count = len(self.devices)
             return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), tree)
-        if len(self.devices) == 1:
-            return tree  # the compiled step places it; an explicit transfer would only cost time
+        if len(self.devices) == 1 and self.devices[0].platform == "cpu":
+            return tree  # the compiled step takes it as it is; an explicit transfer would only cost time
         return self._placed(tree, PartitionSpec(*[None] * axis, AXIS))
 
     def _placed(self, tree: Tree, spec: PartitionSpec) -> Tree:

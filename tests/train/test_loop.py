@@ -156,6 +156,27 @@ def test_few_steps_are_handed_out_before_they_are_done(monkeypatch, tmp_path, on
     assert max(np.diff([-1, *waited, len(handed_out)])) <= advance.STEPS_AHEAD
 
 
+def test_the_next_batch_is_placed_before_a_step_is_handed_out(one_device):
+    happened = []
+
+    class Watched(train.Parallel):
+        def split(self, batch, axis=0):
+            happened.append("batch")
+            return super().split(batch, axis)
+
+        def map(self, step, **options):
+            compiled = super().map(step, **options)
+            return lambda *arguments: happened.append("step") or compiled(*arguments)
+
+    step = lambda carry, constants, batch: carry + batch.weights.sum()  # noqa: E731
+    indices, weights = np.zeros((4, 16), int), np.ones((4, 16), np.float32)
+    *_, carry = advance.make_advance(step, images(72), Watched(devices=one_device.devices))(
+        jnp.zeros(()), (), indices, weights
+    )
+    assert happened == ["batch", "batch", "step", "batch", "step", "batch", "step", "step"]
+    assert float(carry) == weights.sum()
+
+
 class StopAfter:
     """Stands in for the display and sends a signal after some steps."""
 
