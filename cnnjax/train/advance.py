@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,8 +14,6 @@ from jax import lax
 from cnnjax.data import Examples, Split
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Batch, Tree
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +54,12 @@ def make_advance(
         one_step = parallel.map(step, axis=batch_axis)
 
         def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[Tree]:
-            read = split.batches(*map(parallel.own, (indices, weights)))
-            placed = (parallel.split(Batch(*batch), axis=batch_axis) for batch in read)  # type: ignore[arg-type]
-            for done, batch in enumerate(one_ahead(placed), start=1):
-                carry = one_step(carry, constants, batch)
-                if done % STEPS_AHEAD == 0:
+            own = map(parallel.own, (indices, weights))
+            for done, batch in enumerate(split.batches(*own)):
+                placed = parallel.split(Batch(*batch), axis=batch_axis)  # type: ignore[arg-type]
+                if done and done % STEPS_AHEAD == 0:  # now that the device has what it takes next
                     jax.block_until_ready(carry)
+                carry = one_step(carry, constants, placed)
                 yield carry
 
         return from_host
@@ -83,15 +81,6 @@ def make_advance(
         yield program(carry, (examples, constants), parallel.split(own, axis=1 + batch_axis))
 
     return on_device
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, each once the one after it is there: a device that is waited for has its next batch already."""
-    waiting = list(itertools.islice(items, 1))
-    for item in items:
-        yield from waiting
-        waiting = [item]
-    yield from waiting
 
 
 def traced_once(advance: Advance, folder: Path) -> Advance:
