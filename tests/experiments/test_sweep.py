@@ -207,7 +207,8 @@ def test_whatever_ends_a_sweep_its_cells_save_and_end(capfd, stand_in, tmp_path,
     out = tmp_path / "sweep"
 
     def broken(*_):
-        while not starts(out):
+        deadline = time.monotonic() + 60
+        while not starts(out) and time.monotonic() < deadline:
             time.sleep(0.01)
         raise RuntimeError("a bug")
 
