@@ -23,6 +23,7 @@ COPIED = ("style.css", "arithmetic.js", "explorer.js")
 PAGES = {"index.html": "Experiments", "claims.html": "Claims", "explorer.html": "Explorer"}
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bvs\.)(?<!e\.g\.)(?<!i\.e\.)(?<!\bcf\.)(?<!\bal\.)\s+(?=[A-Z`])")
 WIDE = 1.7  # width / height from which on a figure takes the whole page
+LARGE = 1200  # pixels of width from which on its letters are too small on half of one
 
 
 class Entry(NamedTuple):
@@ -172,7 +173,8 @@ def _figure(entry: Entry, path: Path) -> str:
         with Image.open(path) as picture:
             width, height = picture.size
         size = f' width="{width}" height="{height}"'
-        kind_of = ' class="wide"' if width / height > WIDE and path.suffix != ".gif" else ""
+        whole = (width / height > WIDE or width > LARGE) and path.suffix != ".gif"
+        kind_of = ' class="wide"' if whole else ""
     return (
         f'<figure{kind_of}><a href="{source}"><img src="{source}"{size} loading="lazy" alt="{escape(name)}"></a>'
         f"<figcaption>{escape(name)}</figcaption></figure>"
