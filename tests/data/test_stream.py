@@ -165,6 +165,21 @@ def test_damaged_records_are_left_out_by_name(tfds_dir, caplog):
     assert f"skipped {40 - weights.sum():.0f} of 40 images" in caplog.text
 
 
+def test_damaged_records_are_left_out_of_a_tfds_set_in_memory_by_name(tfds_dir, caplog):
+    whole = {image.tobytes() for image in data.load("tiny_squares").train.images}
+    (file,) = tfds_dir.glob("*train*")
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        memory = data.load("tiny_squares", stream="never", skip_bad=True).train
+    assert isinstance(memory, data.Split)
+    assert 30 < memory.size < 40
+    assert {image.tobytes() for image in memory.images} < whole
+    assert "of split 'train' of data set 'tiny_squares' is no image" in caplog.text
+    assert f"skipped {40 - memory.size} of 40 images" in caplog.text
+
+
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_data_of_which_no_image_can_be_read_are_refused(tree, stream):
     for file in (tree / "test").rglob("*.png"):
