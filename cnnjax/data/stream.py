@@ -198,9 +198,14 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
     It is scaled (bilinear with antialiasing, Pillow's) until it just covers `shape`, and its middle is kept: what
     evaluation on ImageNet does.
+
+    Raises:
+        ValueError: its channels have more than a byte; Pillow would make everything above 255 white.
     """
     height, width, channels = shape
     with Image.open(io.BytesIO(encoded)) as file:
+        if file.mode.startswith(("I", "F")):
+            raise ValueError("it has more than 8 bits for each channel; save it with 8")
         file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
         image = file.convert(MODES[channels])
     if image.size != (width, height):

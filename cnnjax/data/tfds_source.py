@@ -35,7 +35,8 @@ def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
         skip_bad: as `Stream`, by which the images are then decoded.
 
     Raises:
-        UserError: no such data set, no images of one size with labels, a broken copy, or no way to download it.
+        UserError: no such data set, no images of one size with labels, more than a byte for each channel, a broken
+            copy, or no way to download it.
     """
     builder = _prepared(name)
     folder = Path(os.fspath(builder.data_dir))
@@ -116,8 +117,15 @@ def _builder(tfds: ModuleType, name: str) -> Any:
 
 
 def _prepared(name: str) -> Any:
-    """Return the builder of a data set, which is downloaded first where it is not prepared."""
+    """Return the builder of a data set of bytes, which is downloaded first where it is not prepared."""
     builder = _builder(_tfds(), name)
+    features = builder.info.features
+    dtype = features["image"].np_dtype if "image" in features else np.uint8
+    if dtype != np.uint8:  # numbers would be taken modulo 256
+        raise UserError(
+            f"data set {name!r} has images of {getattr(dtype, '__name__', dtype)}; expected uint8, a byte for each "
+            "channel: scale them to 0 to 255 and save them as a folder with train/CLASS/*.png and test/CLASS/*.png"
+        )
     if not builder.is_prepared():
         _prepare(builder, name)
     return builder

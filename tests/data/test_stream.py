@@ -97,6 +97,13 @@ def test_images_are_scaled_to_cover_and_cut_in_the_middle():
     assert decode(encoded.getvalue(), (5, 15, 3)).shape == (5, 15, 3)
 
 
+def test_a_file_with_more_than_a_byte_for_each_channel_is_refused():
+    encoded = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(encoded, "PNG")
+    with pytest.raises(ValueError, match="more than 8 bits for each channel"):
+        decode(encoded.getvalue(), (8, 8, 3))
+
+
 def test_grey_and_transparent_images_become_rgb():
     for mode in ("L", "RGBA", "P"):
         encoded = io.BytesIO()
