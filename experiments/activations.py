@@ -23,8 +23,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
-from cnnjax.errors import UserError
-from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
+from cnnjax.train.losses import SEED, check_ranges, mean_squared_error, softmax_cross_entropy
 from cnnjax.viz import Lines
 from experiments import Claim, check
 
@@ -56,11 +55,10 @@ STYLES = {"ReLU6": "--"}  # which is ReLU below 6
 class Config:
     """Measure gradients through 50 layers."""
 
-    seed: Annotated[int, tyro.conf.arg(help="Decides kernels, images and the loss's gradient.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides kernels, images and the loss's gradient; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> None:

@@ -20,6 +20,7 @@ import tyro
 
 from cnnjax import geometry, train, viz
 from cnnjax.errors import UserError
+from cnnjax.train.losses import SEED, Range, check_ranges
 from cnnjax.viz.animation import Slide
 from experiments import Claim
 
@@ -54,16 +55,15 @@ class Config:
     """Draw the animations."""
 
     format: Annotated[str, tyro.conf.arg(help="gif or svg.")] = "gif"
-    seconds: Annotated[float | None, tyro.conf.arg(help="A window; default: 20 seconds an animation at most.")] = None
-    seed: Annotated[int, tyro.conf.arg(help="Decides the numbers in images and kernels.")] = 0
+    seconds: Annotated[
+        float | None, tyro.conf.arg(help="A window, from 0.02 to 60; default: 20 seconds an animation at most.")
+    ] = None
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides the numbers in images and kernels; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise UserError(f"--format must be {' or '.join(FORMATS)}, got {self.format!r}")
-        if self.seconds is not None and not 0.02 <= self.seconds <= 60:
-            raise UserError(f"--seconds must be from 0.02 to 60, got {self.seconds}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seconds": Range("from 0.02 to 60", lambda value: 0.02 <= value <= 60), "seed": SEED})
 
 
 def load(config: Config) -> dict[str, Slide]:

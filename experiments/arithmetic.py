@@ -37,10 +37,14 @@ SIDES = (32, 64, 128, 256, 512, 1024)
 class Config:
     """Show the arithmetic of convolutions, and of a case of your own."""
 
-    size: Annotated[int, tyro.conf.arg(help="Rows and columns of your image (i).")] = 7
-    kernel: Annotated[int, tyro.conf.arg(help="Of your kernel (k).")] = 3
-    stride: Annotated[int, tyro.conf.arg(help="Pixels between two windows (s).")] = 3
-    padding: Annotated[int, tyro.conf.arg(help="Pixels added on each side (p).")] = 0
+    size: Annotated[
+        int, tyro.conf.arg(help=f"Rows and columns of your image (i), at least 1 and, padded, at most {LARGEST}.")
+    ] = 7
+    kernel: Annotated[
+        int, tyro.conf.arg(help="Of your kernel (k), at least 1 and at most those of the padded image.")
+    ] = 3
+    stride: Annotated[int, tyro.conf.arg(help="Pixels between two windows (s), at least 1.")] = 3
+    padding: Annotated[int, tyro.conf.arg(help="Pixels added on each side (p), at least 0.")] = 0
 
     def __post_init__(self) -> None:
         padded = self.size + 2 * self.padding

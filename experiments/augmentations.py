@@ -25,6 +25,7 @@ from matplotlib.patches import Rectangle
 from cnnjax import data, train, viz
 from cnnjax.data import augment, shapes
 from cnnjax.errors import UserError
+from cnnjax.train.losses import SEED, check_ranges
 from cnnjax.viz.figures import COLOURS
 from experiments import Claim, check
 from experiments.timing import result_path
@@ -69,11 +70,10 @@ class Config:
         str,
         tyro.conf.arg(help="photographs (scikit-learn's), or a data set; default: cifar10 where it is prepared."),
     ] = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "photographs")
-    seed: Annotated[int, tyro.conf.arg(help="Decides what is drawn.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides what is drawn; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> np.ndarray:

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax.data import augment
-from cnnjax.errors import UserError
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
 from experiments import bench_train
 from experiments.augmentations import LECTURE, TOGETHER
 from experiments.timing import race, write_results
@@ -50,11 +50,10 @@ PEERS: dict[str, Callable[[Any], Any]] = {  # of torchvision.transforms.v2, the 
 class Options:
     """Time every augmentation."""
 
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, at least 3 calls.")] = 1.0
+    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, at least 0; 3 calls at least.")] = 1.0
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise UserError(f"--seconds must be larger than 0, got {self.seconds}")
+        check_ranges(self, {"seconds": NOT_NEGATIVE})
 
 
 def main(arguments: list[str]) -> int:

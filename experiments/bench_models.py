@@ -45,6 +45,7 @@ from rich.console import Console
 from cnnjax import train, viz
 from cnnjax.errors import RunError, UserError
 from cnnjax.train.devices import describe_device, describe_versions
+from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
 from experiments import references, zoo
 from experiments.command_line import say
 from experiments.timing import print_aims, result_path, write_results
@@ -67,11 +68,14 @@ class Options:
 
     models: Annotated[str, tyro.conf.arg(help="Shell pattern of the networks to measure.")] = "*"
     sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least three calls.")] = 2.0
+    seconds: Annotated[
+        float, tyro.conf.arg(help="Time for every contender and measure, at least 0; three calls at least.")
+    ] = 2.0
     skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
     again: Annotated[bool, tyro.conf.arg(help="Measure what is there already, too.")] = False
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"seconds": NOT_NEGATIVE})
         if not set(self.sizes.split(",")) <= {"own", str(SMALL)}:
             raise UserError(f"--sizes takes own, {SMALL} or own,{SMALL}, got {self.sizes!r}")
         if not fnmatch.filter(zoo.networks(), self.models):

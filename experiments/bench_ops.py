@@ -28,6 +28,7 @@ from cnnjax import ops, viz
 from cnnjax.errors import UserError
 from cnnjax.ops.conv_primitives import reference_input_gradient
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
 from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
 Function = Callable[..., Any]
@@ -50,9 +51,12 @@ class Options:
     """Time the primitives against plain lax and torch."""
 
     rows: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the rows to time match.")] = "*"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, row and direction, at least 3 calls.")] = (
-        1.0
-    )
+    seconds: Annotated[
+        float, tyro.conf.arg(help="Time for every contender, row and direction, at least 0; 3 calls at least.")
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seconds": NOT_NEGATIVE})
 
 
 def _conv(name: str, image: Sequence[int], kernel: Sequence[int], counts: bool = False, **options: Any) -> Row:

@@ -30,9 +30,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cnnjax import data, models, train
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError
 from cnnjax.train.advance import make_advance
 from cnnjax.train.devices import keep_freed_memory, use_compilation_cache
+from cnnjax.train.losses import COUNT, check_ranges
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import print_aims, write_results
@@ -68,16 +69,14 @@ sys.exit(launch.main(sys.argv[1:]) or 1)
 class Options:
     """Measure what saving costs, and how soon a resumed run trains."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Epochs with a save, and as many without.")] = EPOCHS
-    starts: Annotated[int, tyro.conf.arg(help="How often the killed run is started again.")] = STARTS
+    epochs: Annotated[int, tyro.conf.arg(help="Epochs with a save, and as many without; at least 1.")] = EPOCHS
+    starts: Annotated[int, tyro.conf.arg(help="How often the killed run is started again, at least 1.")] = STARTS
     data: Annotated[str, tyro.conf.arg(help="A data set; default: cifar10 where it is prepared, else shapes.")] = field(
         default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes"
     )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "starts"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, {"epochs": COUNT, "starts": COUNT})
 
 
 def main(arguments: list[str]) -> int:

@@ -46,6 +46,7 @@ from cnnjax import data, models, train
 from cnnjax.errors import UserError
 from cnnjax.train import loop
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.losses import COUNT, check_ranges
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
 from experiments import fcn_vs_cnn, peers
@@ -61,16 +62,17 @@ OVERHEAD_EPOCHS = 5  # each beside as many steps alone
 class Options:
     """Time the whole main job."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images.")] = 20
+    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 20
     data: Annotated[
         str, tyro.conf.arg(help="shapes, digits or a TFDS set. Default: cifar10 where it is prepared, else shapes.")
     ] = field(default_factory=lambda: fcn_vs_cnn.Config().data)
     contenders: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of those to run match.")] = "*"
-    turns: Annotated[int, tyro.conf.arg(help="How often each contender runs, every time with another seed.")] = 1
+    turns: Annotated[
+        int, tyro.conf.arg(help="How often each contender runs, every time with another seed; at least 1.")
+    ] = 1
 
     def __post_init__(self) -> None:
-        if self.turns < 1:
-            raise UserError(f"--turns must be at least 1, got {self.turns}")
+        check_ranges(self, {"epochs": COUNT, "turns": COUNT})
         if Path(self.data).is_dir():
             raise UserError(f"--data must be shapes, digits or a TFDS set, got the folder {self.data}")
 

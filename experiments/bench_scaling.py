@@ -32,6 +32,7 @@ from cnnjax import models, train
 from cnnjax.errors import RunError, UserError
 from cnnjax.train import hosts
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import race, write_results
@@ -48,7 +49,12 @@ class Options:
     """Time a step over devices and processes."""
 
     networks: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the networks to time match.")] = "*"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and network, at least 3 steps.")] = 8.0
+    seconds: Annotated[
+        float, tyro.conf.arg(help="Time for every contender and network, at least 0; 3 steps at least.")
+    ] = 8.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seconds": NOT_NEGATIVE})
 
 
 def main(arguments: list[str]) -> int:

@@ -60,12 +60,12 @@ MOST_WAITING, MOST_GROWTH = 5, 5  # percent
 class Options:
     """Train one pass over a stream of images."""
 
-    images: Annotated[int, tyro.conf.arg(help="Training images of the set.")] = IMAGES
+    images: Annotated[int, tyro.conf.arg(help=f"Training images of the set, at least {BATCH}, a batch.")] = IMAGES
     folder: Annotated[
         Path | None, tyro.conf.arg(help="Where the set is, or is drawn; default: in the cache (CNNJAX_CACHE_DIR).")
     ] = None
-    steps: Annotated[int | None, tyro.conf.arg(help="Steps of the pass; default: all.")] = None
-    workers: Annotated[int, tyro.conf.arg(help="Processes that decode; 0: threads.")] = 0
+    steps: Annotated[int | None, tyro.conf.arg(help="Steps of the pass, from 1 to all; default: all.")] = None
+    workers: Annotated[int, tyro.conf.arg(help="Processes that decode, at least 0; 0: threads.")] = 0
 
     def __post_init__(self) -> None:
         if self.images < BATCH:

@@ -33,6 +33,7 @@ from rich.table import Table
 from cnnjax import models, train, viz
 from cnnjax.errors import UserError
 from cnnjax.train.devices import keep_freed_memory
+from cnnjax.train.losses import COUNT, NOT_NEGATIVE, check_ranges
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.step import Constants, make_train_step
@@ -54,14 +55,15 @@ class Options:
     """Time whole training steps against plain Flax, Keras on JAX and torch."""
 
     networks: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the networks to time match.")] = "*"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and network, at least 3 steps.")] = 6.0
+    seconds: Annotated[
+        float, tyro.conf.arg(help="Time for every contender and network, at least 0; 3 steps at least.")
+    ] = 6.0
     compilations: Annotated[
-        int, tyro.conf.arg(help="How often each contender is built anew to time its first call.")
+        int, tyro.conf.arg(help="How often each contender is built anew to time its first call, at least 1.")
     ] = 3
 
     def __post_init__(self) -> None:
-        if self.compilations < 1:
-            raise UserError(f"--compilations must be at least 1, got {self.compilations}")
+        check_ranges(self, {"seconds": NOT_NEGATIVE, "compilations": COUNT})
 
 
 def main(arguments: list[str]) -> int:

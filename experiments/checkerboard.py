@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
 from cnnjax.data import shapes
-from cnnjax.errors import UserError
+from cnnjax.train.losses import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 from experiments import Claim, check
 
@@ -68,11 +68,12 @@ EVEN = ("transposed 2x2", "transposed 4x4")
 class Config:
     """Count overlaps, and look for the stride's frequency in decoders' outputs."""
 
-    seed: Annotated[int, tyro.conf.arg(help="First of three that decide weights and noise; decides images.")] = 0
+    seed: Annotated[
+        int, tyro.conf.arg(help=f"First of three that decide weights and noise; decides images; {SEED.text}.")
+    ] = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> np.ndarray:

@@ -19,6 +19,7 @@ import tyro
 
 from cnnjax import ops, train, viz
 from cnnjax.errors import UserError
+from cnnjax.train.losses import SEED, check_ranges
 from cnnjax.viz import Grid
 from experiments.convolution_claims import EXAMPLES, SHIFT, Layer, claims, move_an_image, small_photograph
 from experiments.worked import computed, convolve, correlate, markdown, parse
@@ -37,7 +38,7 @@ class Config:
         "33210/00131/31223/20022/20001"
     )
     kernel: Annotated[str, tyro.conf.arg(help="Its kernel, as '101/010/101' or '1 0 -1 / 1 0 -1'.")] = "012/220/012"
-    seed: Annotated[int, tyro.conf.arg(help="Decides the random images, kernels and weights.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides the random images, kernels and weights; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
         image, kernel = parse(self.image, "--image"), parse(self.kernel, "--kernel")
@@ -46,8 +47,7 @@ class Config:
                 f"--image is {image.shape[0]}x{image.shape[1]} and --kernel {kernel.shape[0]}x{kernel.shape[1]}: "
                 f"expected an image of at most {LARGEST}x{LARGEST}, and a kernel that fits in it"
             )
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> tuple[np.ndarray, np.ndarray]:

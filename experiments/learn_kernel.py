@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
 from cnnjax.errors import UserError
+from cnnjax.train.losses import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
 from cnnjax.viz.grids import SIGNED
@@ -36,6 +37,12 @@ LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 
 RIGHT = 1e-3  # of a kernel's largest number: how far a learned one may be from the hidden one
 SHOWN = (0, 10, 30, 100, 300)  # steps
 STEPS = 300  # in which the claims are checked
+_RANGES = {
+    "steps": Range("from 1 to 100000", lambda value: 1 <= value <= 100_000),
+    "momentum": FROM_0_BELOW_1,
+    "lr": POSITIVE,
+    "seed": SEED,
+}
 
 
 class Task(NamedTuple):
@@ -60,20 +67,18 @@ class Config:
     kernel: Annotated[
         str | None, tyro.conf.arg(help="A kernel to learn instead, as '0 1 0/1 -4 1/0 1 0'; default: Sobel and Scharr.")
     ] = None
-    steps: Annotated[int, tyro.conf.arg(help="Of gradient descent.")] = 1000
+    steps: Annotated[int, tyro.conf.arg(help="Of gradient descent, from 1 to 100000.")] = 1000
     momentum: Annotated[float, tyro.conf.arg(help="Share of the last step that the next one keeps, in [0, 1).")] = 0.9
     lr: Annotated[
-        float | None, tyro.conf.arg(help="Learning rate; default: 1 / the largest curvature of the loss.")
+        float | None,
+        tyro.conf.arg(
+            help="Learning rate, above 0 and below what diverges; default: 1 / the largest curvature of the loss."
+        ),
     ] = None
-    seed: Annotated[int, tyro.conf.arg(help="Decides the kernels to start from.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides the kernels to start from; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 100_000:
-            raise UserError(f"--steps must be from 1 to 100000, got {self.steps}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, _RANGES)
         if self.kernel is not None and max(parse(self.kernel, "--kernel").shape) > 7:
             raise UserError(f"--kernel {self.kernel!r}: expected at most 7 rows and columns")
 
@@ -84,7 +89,7 @@ def load(config: Config) -> Task:
     task = Task(standardised(grey(config.photograph)), hidden)
     largest = curvatures(task)[-1]
     limit = 2 * (1 + config.momentum) / largest
-    if config.lr is not None and not 0 < config.lr < limit:
+    if config.lr is not None and config.lr >= limit:
         raise UserError(
             f"--lr must be above 0 and below {limit:.4g}, where gradient descent with --momentum {config.momentum} "
             f"diverges on this photograph, got {config.lr}"

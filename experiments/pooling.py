@@ -22,7 +22,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import data, train, viz
-from cnnjax.errors import UserError, unknown_name
+from cnnjax.errors import unknown_name
+from cnnjax.train.losses import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 from experiments.pooling_claims import (
     BACKGROUNDS,
@@ -54,13 +55,12 @@ class Config:
     """Pool numbers, drawings and a photograph."""
 
     photograph: Annotated[str, tyro.conf.arg(help=f"{' or '.join(data.PHOTOGRAPHS)}, scikit-learn's.")] = "china"
-    seed: Annotated[int, tyro.conf.arg(help="Decides the drawings, the noise and the numbers.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help=f"Decides the drawings, the noise and the numbers; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
         if self.photograph not in data.PHOTOGRAPHS:
             raise unknown_name("photograph", self.photograph, data.PHOTOGRAPHS)
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be from 0 to {2**31 - 1}, got {self.seed}")
+        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> np.ndarray:

@@ -37,8 +37,8 @@ MARGIN = 16  # pixels that the photograph is continued by, on each side
 class Config:
     """Show what strides and padding do."""
 
-    size: Annotated[int, tyro.conf.arg(help="Rows and columns of the image whose windows are drawn.")] = 7
-    kernel: Annotated[int, tyro.conf.arg(help="Rows and columns of the windows.")] = 3
+    size: Annotated[int, tyro.conf.arg(help="Rows and columns of the image whose windows are drawn, from 1 to 12.")] = 7
+    kernel: Annotated[int, tyro.conf.arg(help="Rows and columns of the windows, from 1 to --size.")] = 3
     photograph: Annotated[str, tyro.conf.arg(help="china, flower, or a path to an image file.")] = "china"
 
     def __post_init__(self) -> None:

@@ -26,20 +26,19 @@ from typing import Annotated, Any
 import tyro
 
 from cnnjax.errors import UserError
-from cnnjax.train.losses import Range, check_ranges
+from cnnjax.train.losses import COUNT, COUNT_OR_0, check_ranges
 from experiments import load_experiment
 from experiments.command_line import LAUNCHER, Directory, Execution, experiment_name, find_run, parse, parse_known
 
 INSTALL = 'pip install -e ".[slurm]"'
 STOPPED = 128 + signal.SIGTERM  # how launch.py exits after it was told to stop, and saved
-_WHOLE = Range("an integer of at least 1", lambda value: value >= 1)
 _RANGES = {
-    "nodes": _WHOLE,
-    "tasks_per_node": _WHOLE,
-    "cpus_per_task": _WHOLE,
-    "gpus_per_node": Range("an integer of at least 0", lambda value: value >= 0),
-    "grace_seconds": Range("an integer of at least 0", lambda value: value >= 0),
-    "max_timeouts": Range("an integer of at least 0", lambda value: value >= 0),
+    "nodes": COUNT,
+    "tasks_per_node": COUNT,
+    "cpus_per_task": COUNT,
+    "gpus_per_node": COUNT_OR_0,
+    "grace_seconds": COUNT_OR_0,
+    "max_timeouts": COUNT_OR_0,
 }
 
 
@@ -52,20 +51,24 @@ class Slurm:
     """
 
     time: Annotated[
-        str | None, tyro.conf.arg(help="Longest time it may run at once, as SLURM writes it: minutes, or D-HH:MM:SS.")
+        str | None,
+        tyro.conf.arg(help="Longest time it may run at once, above 0, as SLURM writes it: minutes, or D-HH:MM:SS."),
     ] = None
-    nodes: Annotated[int, tyro.conf.arg(help="Nodes.")] = 1
-    gpus_per_node: Annotated[int, tyro.conf.arg(help="GPUs on each node.")] = 0
-    tasks_per_node: Annotated[int, tyro.conf.arg(help="Processes on each node.")] = 1
-    cpus_per_task: Annotated[int | None, tyro.conf.arg(help="CPU cores of each process.")] = None
+    nodes: Annotated[int, tyro.conf.arg(help="Nodes, at least 1.")] = 1
+    gpus_per_node: Annotated[int, tyro.conf.arg(help="GPUs on each node, at least 0.")] = 0
+    tasks_per_node: Annotated[int, tyro.conf.arg(help="Processes on each node, at least 1.")] = 1
+    cpus_per_task: Annotated[int | None, tyro.conf.arg(help="CPU cores of each process, at least 1.")] = None
     partition: Annotated[str | None, tyro.conf.arg(help="Partition; default: the cluster's own.")] = None
     sbatch: Annotated[
         tuple[str, ...], tyro.conf.arg(help='More options of sbatch, e.g. "account=vision qos=low exclusive".')
     ] = ()
     grace_seconds: Annotated[
-        int, tyro.conf.arg(help="How long before its time is up the job is told to save and put into the queue again.")
+        int,
+        tyro.conf.arg(
+            help="How long, at least 0, before its time is up the job is told to save and put into the queue again."
+        ),
     ] = 120
-    max_timeouts: Annotated[int, tyro.conf.arg(help="How often it goes on after its time was up.")] = 10
+    max_timeouts: Annotated[int, tyro.conf.arg(help="How often it goes on after its time was up, at least 0.")] = 10
     dry_run: Annotated[bool, tyro.conf.arg(help="Print the batch script and submit nothing.")] = False
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from cnnjax import train
 from cnnjax.errors import UserError
+from cnnjax.train.losses import COUNT, check_ranges
 from cnnjax.train.signals import deferred_signals
 from experiments import load_experiment
 from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known, problem
@@ -63,7 +64,8 @@ class Sweep:
     jobs: Annotated[
         int | None,
         tyro.conf.arg(
-            help="Cells at once; default: one for each free GPU, 1 without GPUs, and with --slurm as many as there are."
+            help="Cells at once, at least 1; default: one for each free GPU, 1 without GPUs, and with --slurm as many "
+            "as there are."
         ),
     ] = None
     slurm: Annotated[bool, tyro.conf.arg(help="Submit the cells to SLURM, with the options of the job below.")] = False
@@ -73,8 +75,7 @@ class Sweep:
     overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier sweep left in the directory.")] = False
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise UserError(f"--jobs must be an integer of at least 1, got {self.jobs}")
+        check_ranges(self, {"jobs": COUNT})
 
 
 def main(arguments: list[str]) -> int:

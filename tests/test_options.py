@@ -1,14 +1,20 @@
 """Every number that a person can choose says in --help what it may be, and nothing else is taken."""
 
 import dataclasses
+import importlib
 import math
+import re
 from typing import get_args, get_type_hints
 
 import pytest
 
 from cnnjax import data, train
 from cnnjax.errors import UserError
+from experiments import EXPERIMENTS, load_experiment
 from experiments.command_line import Execution
+from experiments.submit import Slurm
+from experiments.sweep import Sweep
+from launch import BENCHES
 
 NO_NUMBER = (math.nan, math.inf)
 ABOVE_0 = ("above 0", (1e-30, 1e30), (0.0, -1.0, *NO_NUMBER))
@@ -45,30 +51,61 @@ RANGES = {
 }
 PARTS = {field.name: part for part in (train.Recipe, data.Source, Execution) for field in dataclasses.fields(part)}
 
+COMMANDS = {
+    **{name: load_experiment(name).Config for name in EXPERIMENTS},
+    **{f"bench {name}": importlib.import_module(module).Options for name, module in BENCHES.items()},
+    "sweep": Sweep,
+    "submit": Slurm,
+}
+RANGE = r"\b((?P<taken>at least|from|in \[)|above|between) ?(?P<lowest>[\d.]*\d)(( to| and|,) (?P<highest>\d+))?"
 
-def help_of(option):
-    return get_type_hints(PARTS[option], include_extras=True)[option].__metadata__[0].help
+
+def help_of(part, option):
+    return get_type_hints(part, include_extras=True)[option].__metadata__[0].help
 
 
-def make(option, **options):
-    made = PARTS[option](**options)
+def numbers(part):
+    """The options of a dataclass that are numbers, with what they are."""
+    hints = {field.name: get_type_hints(part)[field.name] for field in dataclasses.fields(part)}
+    kinds = {option: {int, float} & {hint, *get_args(hint)} for option, hint in hints.items()}
+    return {option: kind.pop() for option, kind in kinds.items() if kind}
+
+
+def make(part, **options):
+    made = part(**options)
     return made.dataset() if isinstance(made, data.Source) else made
 
 
 def test_this_table_has_every_option_that_is_a_number():
-    hints = {option: get_type_hints(part)[option] for option, part in PARTS.items()}
-    assert RANGES.keys() == {option for option, kind in hints.items() if {int, float} & {kind, *get_args(kind)}}
+    parts = (train.Recipe, data.Source, Execution)
+    assert RANGES.keys() == {option for part in parts for option in numbers(part)}
 
 
 @pytest.mark.parametrize("option", RANGES)
 def test_the_help_says_the_range_that_is_enforced(option):
     words, taken, refused, others = RANGES[option]
-    assert words in help_of(option)
+    assert words in help_of(PARTS[option], option)
     for value in taken:
-        make(option, **others, **{option: value})
+        make(PARTS[option], **others, **{option: value})
     for value in refused:
         with pytest.raises(UserError, match=f"--{option.replace('_', '-')} "):
-            make(option, **others, **{option: value})
+            make(PARTS[option], **others, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [pytest.param(part, option, id=f"{name} {option}") for name, part in COMMANDS.items() for option in numbers(part)],
+)
+def test_every_command_refuses_before_any_work_what_is_outside_the_range_in_its_help(part, option):
+    said = re.search(RANGE, help_of(part, option))
+    assert said, help_of(part, option)
+    lowest, is_whole = float(said["lowest"]), numbers(part)[option] is int
+    refused = [lowest - 1 if is_whole else lowest - 1e-9, -1.0] if said["taken"] else [lowest, -1.0]
+    refused += [float(said["highest"]) + 1] if said["highest"] else []
+    others = RANGES[option][-1] if option in RANGES and issubclass(part, train.Recipe) else {}
+    for value in map(int, refused) if is_whole else [*refused, math.nan]:
+        with pytest.raises(UserError, match=f"--{option.replace('_', '-')} "):
+            make(part, **others, **{option: value})
 
 
 def test_the_last_of_several_seeds_is_a_seed_too():
@@ -79,5 +116,5 @@ def test_the_last_of_several_seeds_is_a_seed_too():
 
 def test_the_help_of_augment_has_every_option_of_every_augmentation():
     for name, options in data.augment.OPTIONS.items():
-        assert name in help_of("augment")
-        assert all(f"{option} {what}" in help_of("augment") for option, what in options.items())
+        assert name in help_of(train.Recipe, "augment")
+        assert all(f"{option} {what}" in help_of(train.Recipe, "augment") for option, what in options.items())

@@ -50,6 +50,25 @@ class TinyGrey(tfds.core.GeneratorBasedBuilder):
             yield number, {"image": png(picture(number)[..., 0]), "label": -1 if split == "test" else number % 4}
 
 
+class TinyDeep(tfds.core.GeneratorBasedBuilder):
+    """Images of 16 bits for each channel, never prepared."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        raise NotImplementedError
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
 def picture(number):
     return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 

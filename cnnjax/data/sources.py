@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from cnnjax.data import shapes
 from cnnjax.data.bundled import digits
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import FolderSource, Stream, folder_splits
+from cnnjax.data.stream import FolderSource, Stream, decode_all, folder_splits
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
 
@@ -65,7 +64,7 @@ def load(
         stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams what would take
             more than a quarter of the memory.
         workers: processes that decode a stream; 0: threads.
-        skip_bad: whether images of a folder or a stream that cannot be decoded are named and left out.
+        skip_bad: whether images that cannot be decoded are named and left out.
 
     Raises:
         UserError: there is no such data set, or it cannot be had; the message says what to do.
@@ -86,7 +85,7 @@ def load(
         return stream_tfds(name, image_size, workers, skip_bad)
     if image_size is not None:
         raise UserError("--image-size is of streams and folders: add --stream always")
-    return load_tfds(name)
+    return load_tfds(name, skip_bad)
 
 
 def _shapes() -> Dataset:
@@ -124,7 +123,7 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
     if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
         return dataset
     key = f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # which may be fewer images
-    return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(_decode_all, parts)))
+    return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(decode_all, parts)))
 
 
 def _fingerprint(*sources: FolderSource) -> str:
@@ -137,17 +136,3 @@ def _fingerprint(*sources: FolderSource) -> str:
                 stat = os.stat(file)
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
-
-
-def _decode_all(stream: Stream) -> Split:
-    batch = 256
-    steps = -(-stream.size // batch)
-    indices = np.resize(np.arange(stream.size), (steps, batch))
-    weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)
-    images, labels = np.empty((stream.size, *stream.image_shape), np.uint8), np.empty(stream.size, np.int32)
-    kept = 0
-    for image, label, weight in stream.batches(indices, weights):
-        good = weight > 0
-        images[kept : kept + good.sum()], labels[kept : kept + good.sum()] = image[good], label[good]
-        kept += good.sum()
-    return Split(images[:kept], labels[:kept])

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from cnnjax.data.dataset import Batches, Split, check_labels
+from cnnjax.data.dataset import Batches, Examples, Split, check_labels
 from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -198,9 +198,14 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
     It is scaled (bilinear with antialiasing, Pillow's) until it just covers `shape`, and its middle is kept: what
     evaluation on ImageNet does.
+
+    Raises:
+        ValueError: its channels have more than a byte; Pillow would make everything above 255 white.
     """
     height, width, channels = shape
     with Image.open(io.BytesIO(encoded)) as file:
+        if file.mode.startswith(("I", "F")):
+            raise ValueError("it has more than 8 bits for each channel; save it with 8")
         file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
         image = file.convert(MODES[channels])
     if image.size != (width, height):
@@ -209,6 +214,21 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
         image = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
     return np.asarray(image).reshape(shape)
+
+
+def decode_all(stream: Examples) -> Split:
+    """Return a stream's images in memory; where it leaves out those that cannot be decoded, without them."""
+    batch = 256
+    steps = -(-stream.size // batch)
+    indices = np.resize(np.arange(stream.size), (steps, batch))
+    weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)
+    images, labels = np.empty((stream.size, *stream.image_shape), np.uint8), np.empty(stream.size, np.int32)
+    kept = 0
+    for image, label, weight in stream.batches(indices, weights):
+        good = weight > 0
+        images[kept : kept + good.sum()], labels[kept : kept + good.sum()] = image[good], label[good]
+        kept += good.sum()
+    return Split(images[:kept], labels[:kept])
 
 
 def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import numpy as np
 
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import MODES, Stream, TfdsSource
+from cnnjax.data.stream import MODES, Stream, TfdsSource, decode_all
 from cnnjax.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -24,26 +25,27 @@ _CHUNK = 2048  # images decoded at a time
 _HELD_OUT = ("test", "validation")
 
 
-def load_tfds(name: str) -> Dataset:
+def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
     """Load a TFDS classification data set into memory, downloading it first where it is not prepared.
 
     TFDS's own rules say where it lies: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. The decoded arrays are cached.
 
     Args:
         name: as in TFDS: "cifar10", "cifar10:3.0.2", "binary_alpha_digits", ...
+        skip_bad: as `Stream`, by which the images are then decoded.
 
     Raises:
-        UserError: no such data set, no images of one size with labels, a broken copy, or no way to download it.
+        UserError: no such data set, no images of one size with labels, more than a byte for each channel, a broken
+            copy, or no way to download it.
     """
-    tfds = _tfds()
-    builder = _builder(tfds, name)
-    if not builder.is_prepared():
-        _prepare(builder, name)
+    builder = _prepared(name)
     folder = Path(os.fspath(builder.data_dir))
     info = (folder / "dataset_info.json").read_bytes()
     # Two copies of one version may differ in their pixels: the folder and its own description decide, too.
     fingerprint = hashlib.sha256(bytes(folder.resolve()) + info).hexdigest()[:12]
     key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
+    if skip_bad:
+        return cached(f"{key}-skip-bad", lambda: _decode_good(name))
     return cached(key, lambda: _decode(builder, name))
 
 
@@ -68,12 +70,9 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
     Raises:
         UserError: as `load_tfds`, or the images differ in size and `image_size` is None, or have odd channels.
     """
-    tfds = _tfds()
-    builder = _builder(tfds, name)
-    if not builder.is_prepared():
-        _prepare(builder, name)
+    builder = _prepared(name)
     held_out = _check_features(builder, name)
-    features, skip = builder.info.features, {"image": tfds.decode.SkipDecoding()}
+    features, skip = builder.info.features, {"image": _tfds().decode.SkipDecoding()}
     names, (*own_size, channels) = tuple(features["label"].names), features["image"].shape
     shape = (*((image_size, image_size) if image_size else own_size), channels)
     if None in shape[:2]:
@@ -117,6 +116,21 @@ def _builder(tfds: ModuleType, name: str) -> Any:
         raise UserError(f"data set {name!r} cannot be opened: {_first_line(error)}") from error
 
 
+def _prepared(name: str) -> Any:
+    """Return the builder of a data set of bytes, which is downloaded first where it is not prepared."""
+    builder = _builder(_tfds(), name)
+    features = builder.info.features
+    dtype = features["image"].np_dtype if "image" in features else np.uint8
+    if dtype != np.uint8:  # numbers would be taken modulo 256
+        raise UserError(
+            f"data set {name!r} has images of {getattr(dtype, '__name__', dtype)}; expected uint8, a byte for each "
+            "channel: scale them to 0 to 255 and save them as a folder with train/CLASS/*.png and test/CLASS/*.png"
+        )
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    return builder
+
+
 def _prepare(builder: Any, name: str) -> None:
     log.warning("%s is not prepared in %s: downloading it with TFDS", name, builder.data_dir)
     try:
@@ -149,6 +163,11 @@ def _decode(builder: Any, name: str) -> Dataset:
     with _reading(builder, name):
         train, test = (_decode_split(builder, split) for split in ("train", held_out))
     return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
+
+
+def _decode_good(name: str) -> Dataset:
+    stream = stream_tfds(name, None, 0, True)
+    return replace(stream, train=decode_all(stream.train), test=decode_all(stream.test))
 
 
 @contextmanager

@@ -228,6 +228,10 @@ POSITIVE = Range("larger than 0 and finite", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("at least 0 and finite", lambda value: 0 <= value < math.inf)
 BETWEEN_0_AND_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
 FROM_0_BELOW_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
+COUNT = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
+COUNT_OR_0 = Range("an integer of at least 0", lambda value: isinstance(value, int) and value >= 0)
+LAST_SEED = 2**31 - 1
+SEED = Range(f"from 0 to {LAST_SEED}", lambda value: isinstance(value, int) and 0 <= value <= LAST_SEED)
 
 
 def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:

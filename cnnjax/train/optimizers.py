@@ -20,10 +20,10 @@ from cnnjax.train.averages import average_params
 from cnnjax.train.groups import freeze, parse_factors, scale_by_name
 from cnnjax.train.losses import (
     BETWEEN_0_AND_1,
+    COUNT,
     FROM_0_BELOW_1,
     NOT_NEGATIVE,
     POSITIVE,
-    Range,
     check_applies,
     check_ranges,
     kernel_mask,
@@ -199,7 +199,7 @@ _RANGES = {
     "decay_rate": BETWEEN_0_AND_1,
     "decay_epochs": POSITIVE,
     "clip_norm": POSITIVE,
-    "accumulate": Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1),
+    "accumulate": COUNT,
     "ema": BETWEEN_0_AND_1,
 }
 

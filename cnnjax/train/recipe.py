@@ -7,7 +7,7 @@ import tyro
 
 from cnnjax.data.augment import listing, parse
 from cnnjax.errors import UserError
-from cnnjax.train.losses import Objective, Range, check_ranges
+from cnnjax.train.losses import COUNT, LAST_SEED, SEED, Objective, check_ranges
 from cnnjax.train.optimizers import Optimization, check_epochs
 
 CHOICES = {
@@ -15,13 +15,11 @@ CHOICES = {
     "vmap_seeds": ("auto", "always", "never"),
     "on_nan": ("stop", "rollback"),
 }
-LAST_SEED = 2**31 - 1
-_WHOLE = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
 _RANGES = {
-    "epochs": _WHOLE,
-    "batch_size": _WHOLE,
-    "seeds": _WHOLE,
-    "seed": Range(f"from 0 to {LAST_SEED}", lambda value: isinstance(value, int) and 0 <= value <= LAST_SEED),
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "seeds": COUNT,
+    "seed": SEED,
 }
 
 

@@ -93,6 +93,18 @@ def test_a_label_beyond_the_classes_is_named_with_its_split(tfds_dir, monkeypatc
         data.load("tiny_squares", stream=stream).train.first(20)
 
 
+@pytest.mark.parametrize("stream", ["auto", "always", "never"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_images_of_more_than_a_byte_are_refused_before_they_are_prepared(tmp_path, monkeypatch, stream, skip_bad):
+    monkeypatch.setattr(tiny_tfds.tfds.core.constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"'tiny_deep' has images of uint16; expected uint8, .*: scale them to 0 to 255"
+    ):
+        data.load("tiny_deep", stream=stream, skip_bad=skip_bad)
+    assert not list(tmp_path.iterdir())
+
+
 def edit_splits(folder, remove=None, empty=None):
     info = json.loads((folder / "dataset_info.json").read_text())
     info["splits"] = [split for split in info["splits"] if split["name"] != remove]

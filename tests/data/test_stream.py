@@ -97,6 +97,13 @@ def test_images_are_scaled_to_cover_and_cut_in_the_middle():
     assert decode(encoded.getvalue(), (5, 15, 3)).shape == (5, 15, 3)
 
 
+def test_a_file_with_more_than_a_byte_for_each_channel_is_refused():
+    encoded = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(encoded, "PNG")
+    with pytest.raises(ValueError, match="more than 8 bits for each channel"):
+        decode(encoded.getvalue(), (8, 8, 3))
+
+
 def test_grey_and_transparent_images_become_rgb():
     for mode in ("L", "RGBA", "P"):
         encoded = io.BytesIO()
@@ -163,6 +170,21 @@ def test_damaged_records_are_left_out_by_name(tfds_dir, caplog):
         weights = everything(data.load("tiny_squares", stream="always", skip_bad=True).train)[2]
     assert 30 < weights.sum() < 40
     assert f"skipped {40 - weights.sum():.0f} of 40 images" in caplog.text
+
+
+def test_damaged_records_are_left_out_of_a_tfds_set_in_memory_by_name(tfds_dir, caplog):
+    whole = {image.tobytes() for image in data.load("tiny_squares").train.images}
+    (file,) = tfds_dir.glob("*train*")
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        memory = data.load("tiny_squares", stream="never", skip_bad=True).train
+    assert isinstance(memory, data.Split)
+    assert 30 < memory.size < 40
+    assert {image.tobytes() for image in memory.images} < whole
+    assert "of split 'train' of data set 'tiny_squares' is no image" in caplog.text
+    assert f"skipped {40 - memory.size} of 40 images" in caplog.text
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])

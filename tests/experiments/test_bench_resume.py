@@ -17,8 +17,8 @@ def test_every_turn_saves_a_state_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--starts", "-1"], "--starts must be at least 1, got -1"),
+        (["--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
+        (["--starts", "-1"], "--starts must be an integer of at least 1, got -1"),
         (["--data", "shape"], "unknown data set 'shape': did you mean"),
     ],
 )

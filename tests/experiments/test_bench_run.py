@@ -163,7 +163,7 @@ def test_some_contenders_alone_overwrite_no_results(pretended, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--turns", "0"], "--turns must be at least 1, got 0"),
+        (["--turns", "0"], "--turns must be an integer of at least 1, got 0"),
         (["--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
         (["--contenders", "keras"], "no contender matches --contenders 'keras': there are cnnjax, torch, other"),
         (["--contenders", "other"], "no contender that matches --contenders 'other' is installed"),
