@@ -23,7 +23,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
-from cnnjax.train.losses import SEED, check_ranges, mean_squared_error, softmax_cross_entropy
+from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
+from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz import Lines
 from experiments import Claim, check
 

@@ -20,7 +20,7 @@ import tyro
 
 from cnnjax import geometry, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.losses import SEED, Range, check_ranges
+from cnnjax.train.options import SEED, Range, check_ranges
 from cnnjax.viz.animation import Slide
 from experiments import Claim
 

@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from cnnjax import data, train, viz
 from cnnjax.data import augment, shapes
 from cnnjax.errors import UserError
-from cnnjax.train.losses import SEED, check_ranges
+from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz.figures import COLOURS
 from experiments import Claim, check
 from experiments.timing import result_path

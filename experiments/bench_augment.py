@@ -23,7 +23,7 @@ from rich.table import Table
 
 from cnnjax.data import augment
 from cnnjax.train.devices import keep_freed_memory
-from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
+from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from experiments import bench_train
 from experiments.augmentations import LECTURE, TOGETHER
 from experiments.timing import race, write_results

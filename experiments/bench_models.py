@@ -45,7 +45,7 @@ from rich.console import Console
 from cnnjax import train, viz
 from cnnjax.errors import RunError, UserError
 from cnnjax.train.devices import describe_device, describe_versions
-from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
+from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from experiments import references, zoo
 from experiments.command_line import say
 from experiments.timing import print_aims, result_path, write_results

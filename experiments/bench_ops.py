@@ -28,7 +28,7 @@ from cnnjax import ops, viz
 from cnnjax.errors import UserError
 from cnnjax.ops.conv_primitives import reference_input_gradient
 from cnnjax.train.devices import keep_freed_memory
-from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
+from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
 Function = Callable[..., Any]

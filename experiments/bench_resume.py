@@ -33,8 +33,8 @@ from cnnjax import data, models, train
 from cnnjax.errors import RunError
 from cnnjax.train.advance import make_advance
 from cnnjax.train.devices import keep_freed_memory, use_compilation_cache
-from cnnjax.train.losses import COUNT, check_ranges
 from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.options import COUNT, check_ranges
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import print_aims, write_results
 

@@ -46,8 +46,8 @@ from cnnjax import data, models, train
 from cnnjax.errors import UserError
 from cnnjax.train import loop
 from cnnjax.train.devices import keep_freed_memory
-from cnnjax.train.losses import COUNT, check_ranges
 from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.options import COUNT, check_ranges
 from cnnjax.train.step import Constants, make_train_step
 from experiments import fcn_vs_cnn, peers
 from experiments.timing import write_results

@@ -32,8 +32,8 @@ from cnnjax import models, train
 from cnnjax.errors import RunError, UserError
 from cnnjax.train import hosts
 from cnnjax.train.devices import keep_freed_memory
-from cnnjax.train.losses import NOT_NEGATIVE, check_ranges
 from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import race, write_results
 

@@ -33,8 +33,8 @@ from rich.table import Table
 from cnnjax import models, train, viz
 from cnnjax.errors import UserError
 from cnnjax.train.devices import keep_freed_memory
-from cnnjax.train.losses import COUNT, NOT_NEGATIVE, check_ranges
 from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.options import COUNT, NOT_NEGATIVE, check_ranges
 from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.step import Constants, make_train_step
 from experiments.peers import ADAM, CLASSES, WORKLOADS, Workload, keras_layers, torch_adam, torch_network, with_inputs

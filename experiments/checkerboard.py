@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
 from cnnjax.data import shapes
-from cnnjax.train.losses import SEED, check_ranges
+from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 from experiments import Claim, check
 

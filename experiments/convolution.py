@@ -19,7 +19,7 @@ import tyro
 
 from cnnjax import ops, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.losses import SEED, check_ranges
+from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz import Grid
 from experiments.convolution_claims import EXAMPLES, SHIFT, Layer, claims, move_an_image, small_photograph
 from experiments.worked import computed, convolve, correlate, markdown, parse

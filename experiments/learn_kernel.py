@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.losses import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
+from cnnjax.train.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
 from cnnjax.viz.grids import SIGNED

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from cnnjax import data, train, viz
 from cnnjax.errors import unknown_name
-from cnnjax.train.losses import SEED, check_ranges
+from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 from experiments.pooling_claims import (
     BACKGROUNDS,

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import tyro
 
 from cnnjax.errors import UserError
-from cnnjax.train.losses import COUNT, COUNT_OR_0, check_ranges
+from cnnjax.train.options import COUNT, COUNT_OR_0, check_ranges
 from experiments import load_experiment
 from experiments.command_line import LAUNCHER, Directory, Execution, experiment_name, find_run, parse, parse_known
 

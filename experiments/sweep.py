@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from cnnjax import train
 from cnnjax.errors import UserError
-from cnnjax.train.losses import COUNT, check_ranges
+from cnnjax.train.options import COUNT, check_ranges
 from cnnjax.train.signals import deferred_signals
 from experiments import load_experiment
 from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known, problem

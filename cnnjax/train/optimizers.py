@@ -18,7 +18,8 @@ from optax import contrib
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.train.averages import average_params
 from cnnjax.train.groups import freeze, parse_factors, scale_by_name
-from cnnjax.train.losses import (
+from cnnjax.train.losses import kernel_mask
+from cnnjax.train.options import (
     BETWEEN_0_AND_1,
     COUNT,
     FROM_0_BELOW_1,
@@ -26,7 +27,6 @@ from cnnjax.train.losses import (
     POSITIVE,
     check_applies,
     check_ranges,
-    kernel_mask,
 )
 from cnnjax.train.schedules import SCHEDULES, Span
 from cnnjax.train.state import Tree
