@@ -17,8 +17,14 @@ def save_safetensors(model: Module, path: str | Path) -> None:
     """Write parameters and batch statistics to a file, under the names that `load_torch` takes.
 
     What weights of timm, TensorFlow or Keras need besides, as other constants, strides and padding, is in its metadata.
+
+    Raises:
+        UserError: the file cannot be written, e.g. because there is no such folder.
     """
-    save_file(to_torch(model), path, {SETTINGS: settings.describe(model)})
+    try:
+        save_file(to_torch(model), path, {SETTINGS: settings.describe(model)})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights cannot be written to {path} ({error})") from error
 
 
 def load_safetensors(model: Module, path: str | Path) -> None:

@@ -72,7 +72,10 @@ def check(
             if key in given and given[key].shape != shape
         ],
         "not a number in": [
-            key for key, array in given.items() if not jnp.issubdtype(array.dtype, jnp.number) or np.isnan(array).any()
+            key
+            for key, array in given.items()
+            if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
+            or np.isnan(array).any()
         ],
     }
     if any(problems.values()):

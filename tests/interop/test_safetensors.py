@@ -82,7 +82,11 @@ def test_keys_of_another_program_are_listed(model, state, tmp_path):
         interop.load_safetensors(model, tmp_path / "foreign.safetensors")
 
 
-@pytest.mark.parametrize("bias", [np.array([np.nan] + [0.0] * 31), np.array(["a word"] * 32)], ids=["NaN", "words"])
+@pytest.mark.parametrize(
+    "bias",
+    [np.array([np.nan] + [0.0] * 31), np.array(["a word"] * 32), np.full(32, 1j)],
+    ids=["NaN", "words", "imaginary"],
+)
 def test_what_is_not_a_number_is_named(model, state, bias):
     with pytest.raises(ValueError, match=r"LectureCNN: not a number in: conv1\.bias$"):
         interop.load_torch(model, state | {"conv1.bias": bias})
@@ -108,6 +112,17 @@ def test_weights_for_other_classes_are_refused(model):
     other = models.create_model("lecture-cnn", num_classes=5, image_size=16)
     with pytest.raises(ValueError, match=r"of another shape: .*weight \(5, \d+\) instead of \(4, \d+\)"):
         interop.load_torch(model, interop.to_torch(other))
+
+
+@pytest.mark.parametrize("given", [None, [1.0], {3: np.ones(3)}])
+def test_what_is_no_state_dict_is_told(model, given):
+    with pytest.raises(UserError, match=rf"maps names to arrays, got {type(given).__name__}: of a torch module take"):
+        interop.load_torch(model, given)
+
+
+def test_a_file_that_cannot_be_written_is_named(model, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written to .*none/model\.safetensors \(.*No such file"):
+        interop.save_safetensors(model, tmp_path / "none" / "model.safetensors")
 
 
 # ---------------------------------------------------------------- what no array says
