@@ -84,8 +84,8 @@ def as_keras(model: Module) -> None:
 
     Those are static attributes of layers, `keras_names` lists them: strides, padding, constants beside variances,
     whether an average counts the padding. Inception-v3 loses its auxiliary classifier, EfficientNet takes images from
-    0 to 255 by a first layer that scales them. A checkpoint or safetensors file has none of this: call `as_keras` on a
-    new model before its weights are loaded from there.
+    0 to 255 by a first layer that scales them. A checkpoint has none of this and a safetensors file not all:
+    call `as_keras` on a new model before its weights are loaded from there.
 
     Raises:
         UserError: Keras has no such network.

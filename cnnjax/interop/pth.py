@@ -30,9 +30,10 @@ def load_pth(model: Module, path: str | Path) -> None:
     except FileNotFoundError:
         raise UserError(f"there is no file {path} to load weights from") from None
     except torch.serialization.pickle.UnpicklingError as error:
+        # The rest of torch's message recommends to read the file in a way that runs code in it.
+        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or str(error).partition(".")[0]
         if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
-            raise UserError(f"{path} is no torch file that can be read ({error})") from error
-        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or str(error)
+            raise UserError(f"{path} is no torch file that can be read ({reason})") from error
         raise UserError(
             f"{path} was refused: it holds something else than arrays, and a pickle can run any code. Nothing in it "
             f"was run ({reason})"

@@ -72,11 +72,14 @@ def check(
             if key in given and given[key].shape != shape
         ],
         "not a number in": [
-            key for key, array in given.items() if not jnp.issubdtype(array.dtype, jnp.number) or np.isnan(array).any()
+            key
+            for key, array in given.items()
+            if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
+            or np.isnan(array).any()
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
+        listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
         raise ValueError(f"these are not the weights of this {type(model).__name__}: {listed}{hint}")
 
 
@@ -90,6 +93,7 @@ def configure(model: Module, settings: Iterable[Setting]) -> None:
                     setattr(layer, name, value)
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """Return the first keys, and how many more there are."""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(keys[:SHOWN]) + more

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnnjax.errors import UserError
 from cnnjax.interop.names import Naming, namings, rename
 from cnnjax.interop.slots import Slot, as_numpy, check, configure, slots
 from cnnjax.nn import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, Module
@@ -35,8 +36,14 @@ def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
         state_dict: arrays or tensors under torchvision's or timm's own key names.
 
     Raises:
+        UserError: it is no mapping from names.
         ValueError: a key is missing, unknown or of another shape, or an array holds a NaN; each is listed.
     """
+    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
+        raise UserError(
+            f"a state dict maps names to arrays, got {type(state_dict).__name__}: of a torch module take "
+            ".state_dict(), of a checkpoint with more in it the entry that has the weights"
+        )
     given = {key: as_numpy(value) for key, value in state_dict.items() if not key.endswith("num_batches_tracked")}
     naming, targets = max(
         ((naming, dict(_named(model, naming))) for naming in namings(model)),

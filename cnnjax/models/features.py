@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnnjax.errors import unknown_name
+from cnnjax.errors import UserError, unknown_name
 from cnnjax.nn import Module, path_name, watch_calls
 
 
@@ -20,9 +20,11 @@ def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any
             the network itself. Of a layer that is called several times, the last output.
 
     Raises:
-        UserError: there is no layer of that name (the nearest are suggested), or it is not called.
+        UserError: no list, no layer of that name (the nearest are suggested), or one that is not called.
     """
     layers = {path_name(path): module for path, module in nnx.iter_modules(model) if isinstance(module, Module)}
+    if isinstance(names, str):
+        raise UserError(f"names must be a list of layers, got {names!r}: write [{names!r}]")
     wanted = list(names)
     for name in wanted:
         if name not in layers:
@@ -38,5 +40,8 @@ def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any
         model(x)
     for name in wanted:
         if name not in found:
-            raise unknown_name(f"layer that {type(model).__name__} calls here", name, found)
+            raise UserError(
+                f"{type(model).__name__} does not call its layer {name!r} here: it only holds others, as summary "
+                "lists them, or belongs to an auxiliary classifier, which is called in training alone"
+            )
     return {name: found[name] for name in wanted}

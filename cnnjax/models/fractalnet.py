@@ -5,12 +5,14 @@ Larsson, Maire & Shakhnarovich, "FractalNet: ultra-deep neural networks without 
 as in the paper's figure 1. Claims H1 and H4.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.errors import UserError
 from cnnjax.models.images import check_images
 from cnnjax.nn import BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import integer
@@ -123,7 +125,8 @@ class FractalNet(Module):
         num_classes: number of logits.
         in_channels: channels of the images, at least `2**blocks` pixels high and wide.
         columns: C; the longest path through a block has `2**(C - 1)` convolutions, the shortest one.
-        blocks: B; channels are 64 and double from block to block, up to 512.
+        blocks: B; None: as many as widths, or 5.
+        widths: channels of each block; None: 64, and twice as many from block to block, up to 512.
         dropout: share left out after convolutions of the second block; it grows by as much from each to the next.
         drop_path: rate of local drop-path; 0: no drop-path at all.
         global_share: probability of global drop-path.
@@ -141,7 +144,8 @@ class FractalNet(Module):
         num_classes: int,
         in_channels: int,
         columns: int = 3,
-        blocks: int = 5,
+        blocks: int | None = None,
+        widths: Sequence[int] | None = None,
         dropout: float = 0.1,
         drop_path: float = 0.15,
         global_share: float = 0.5,
@@ -151,11 +155,11 @@ class FractalNet(Module):
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {rate}")
         self.columns = integer("columns", columns, 1)
-        self.smallest = 2 ** integer("blocks", blocks, 1)
+        widths = _widths(blocks, widths)
+        self.smallest = 2 ** len(widths)
         self.drop_path, self.global_share = drop_path, global_share
         layers, channels = [], in_channels
-        for number in range(blocks):
-            width = min(FIRST * 2**number, WIDEST)
+        for number, width in enumerate(widths):
             layers.append(Block(channels, width, columns, dropout=number * dropout, drop_path=drop_path, rngs=rngs))
             channels = width
         self.blocks = Sequential(*layers)
@@ -177,6 +181,17 @@ class FractalNet(Module):
         return jnp.where(
             jax.random.bernoulli(whole, self.global_share), jax.random.randint(column, (), 0, self.columns), -1
         )
+
+
+def _widths(blocks: int | None, widths: Sequence[int] | None) -> Sequence[int]:
+    if widths is None:
+        return [
+            min(FIRST * 2**number, WIDEST) for number in range(integer("blocks", 5 if blocks is None else blocks, 1))
+        ]
+    if not isinstance(widths, Sequence) or not widths or blocks not in (None, len(widths)):
+        wanted = "each block" if blocks is None else f"each of {blocks} blocks"
+        raise UserError(f"widths must be a list of the channels of {wanted}, got {widths!r}")
+    return [integer("widths", width, 1) for width in widths]
 
 
 MODELS = {"fractalnet": FractalNet}

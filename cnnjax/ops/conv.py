@@ -149,7 +149,7 @@ def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -
     if kernel_shape[2] != channels // groups:
         raise ValueError(
             f"kernel takes {kernel_shape[2]} channels a group, but x has {channels} channels in groups={groups}: "
-            f"expected {channels // groups}"
+            f"expected x of {kernel_shape[2] * groups} channels, or a kernel that takes {channels // groups}"
         )
 
 

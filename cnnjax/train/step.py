@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from cnnjax.data import augment
+from cnnjax.errors import UserError
 from cnnjax.models import WithAuxiliary
 from cnnjax.train.losses import make_loss, penalty, predicted_classes, probabilities_of
 from cnnjax.train.recipe import Recipe
@@ -56,6 +57,11 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformationExt
             model.train()
             nnx.reseed(model, graph=False, dropout=key)
             outputs = jax.tree.map(jnp.float32, _with_auxiliary(model(images.astype(recipe.precision))))
+            if outputs.logits.ndim != 2:
+                raise UserError(
+                    "a network that is trained on classes must give logits (batch, classes), got shape "
+                    f"{outputs.logits.shape}: for an autoencoder take jax.grad of the error of its images"
+                )
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
             auxiliary = sum(compute(logits, targets) for logits in outputs.auxiliary)
             losses = compute(outputs.logits, targets) + outputs.weight * auxiliary

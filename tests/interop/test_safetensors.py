@@ -1,11 +1,16 @@
 """Files and arrays that are not a network's weights are refused before anything is changed; no torch is needed."""
 
+import json
+
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import save_file
 
-from cnnjax import interop, models
+from cnnjax import interop, models, nn
 from cnnjax.errors import UserError
+from cnnjax.interop import settings
+from cnnjax.interop.safetensors import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,11 @@ def test_keys_of_another_program_are_listed(model, state, tmp_path):
         interop.load_safetensors(model, tmp_path / "foreign.safetensors")
 
 
-@pytest.mark.parametrize("bias", [np.array([np.nan] + [0.0] * 31), np.array(["a word"] * 32)], ids=["NaN", "words"])
+@pytest.mark.parametrize(
+    "bias",
+    [np.array([np.nan] + [0.0] * 31), np.array(["a word"] * 32), np.full(32, 1j)],
+    ids=["NaN", "words", "imaginary"],
+)
 def test_what_is_not_a_number_is_named(model, state, bias):
     with pytest.raises(ValueError, match=r"LectureCNN: not a number in: conv1\.bias$"):
         interop.load_torch(model, state | {"conv1.bias": bias})
@@ -103,3 +112,96 @@ def test_weights_for_other_classes_are_refused(model):
     other = models.create_model("lecture-cnn", num_classes=5, image_size=16)
     with pytest.raises(ValueError, match=r"of another shape: .*weight \(5, \d+\) instead of \(4, \d+\)"):
         interop.load_torch(model, interop.to_torch(other))
+
+
+@pytest.mark.parametrize("given", [None, [1.0], {3: np.ones(3)}])
+def test_what_is_no_state_dict_is_told(model, given):
+    with pytest.raises(UserError, match=rf"maps names to arrays, got {type(given).__name__}: of a torch module take"):
+        interop.load_torch(model, given)
+
+
+def test_a_file_that_cannot_be_written_is_named(model, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written to .*none/model\.safetensors \(.*No such file"):
+        interop.save_safetensors(model, tmp_path / "none" / "model.safetensors")
+
+
+# ---------------------------------------------------------------- what no array says
+
+
+def small_network(seed=0):
+    """Layers of every kind that weights of other libraries set something of."""
+    rngs = nnx.Rngs(seed)
+    convolution = nn.Conv(3, 4, 3, 2, 1, rngs=rngs)
+    return nn.Sequential(convolution, nn.BatchNorm(4), nn.AvgPool(3, 2, 1), nn.MaxPool(2), nn.GlobalAvgPool())
+
+
+@pytest.mark.parametrize(
+    ("layer", "attributes"),
+    [
+        (1, {"eps": 1e-3}),
+        (1, {"eps": np.float32(0.3), "momentum": 0.01}),
+        (0, {"padding": "SAME"}),
+        (0, {"padding": ((0, 1), (0, 1)), "stride": (1, 3)}),
+        (2, {"count_include_pad": False}),
+    ],
+)
+def test_a_written_file_gives_the_same_logits_though_layers_were_set(tmp_path, layer, attributes):
+    first, second = small_network(1), small_network(2)
+    x = np.random.default_rng(0).standard_normal((2, 12, 12, 3)).astype(np.float32)
+    first.eval()
+    second.eval()
+    before = first(x)
+    for name, value in attributes.items():
+        setattr(first[layer], name, value)
+    interop.save_safetensors(first, tmp_path / "model.safetensors")
+    interop.load_safetensors(second, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(second(x), first(x))
+    assert not np.array_equal(first(x), before)
+    assert {name: getattr(second[layer], name) for name in attributes} == attributes
+
+
+def changed(layer, name, value):
+    found = json.loads(settings.describe(small_network()))
+    found[layer][name] = value
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("eps", "what it says of layers is damaged"),
+        ("[" * 100_000, "what it says of layers is damaged"),
+        ("[]", r"other layers than this Sequential \(all\)"),
+        ("{}", r"other layers than this Sequential \(0, 1, 2, 3\)"),
+        ('{"0": 0, "1": 0, "2": 0, "3": 0}', "what it says of layers is damaged"),
+        (changed("1", "eps", float("nan")), "1.eps is nan, where the model has 1e-05"),
+        (changed("1", "eps", None), "1.eps is None"),
+        (changed("0", "padding", "__import__('os')"), "0.padding is .*: a file sets numbers from 0 to 1000 and names"),
+        (changed("0", "padding", [[0, 1], [0, 10**9]]), "0.padding is 1000000000"),
+        (changed("0", "stride", -1), "0.stride is -1"),
+        (changed("3", "pool", "min_pool2d"), "3.pool is 'min_pool2d', where the model has max_pool2d"),
+    ],
+    ids=range(11),
+)
+def test_a_file_sets_nothing_of_layers_but_numbers_and_names_of_paddings(tmp_path, text, message):
+    model, path = small_network(), tmp_path / "strange.safetensors"
+    before = settings.describe(model)
+    save_file(interop.to_torch(small_network(1)), path, {SETTINGS: text})
+    with pytest.raises(UserError, match=rf"strange\.safetensors does not fit: .*{message}"):
+        interop.load_safetensors(model, path)
+    assert settings.describe(model) == before
+    np.testing.assert_array_equal(model[0].kernel[...], small_network()[0].kernel[...])
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"), [("efficientnet_b0", r"\(features\.normalization\)"), ("xception", "same_max_pool2d")]
+)
+def test_a_file_of_keras_s_network_says_what_to_call_where_numbers_are_not_enough(name, difference):
+    keras, model = (nnx.eval_shape(lambda: models.create_model(name)) for _ in range(2))
+    interop.as_keras(keras)
+    written = settings.describe(keras)
+    with pytest.raises(UserError, match=rf"{difference}.*interop\.as_keras"):
+        settings.parse(model, written)
+    interop.as_keras(model)
+    settings.apply(model, settings.parse(model, written))
+    assert settings.describe(model) == written

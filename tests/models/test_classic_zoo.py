@@ -362,6 +362,28 @@ def test_drop_path_is_local_or_global_and_can_be_turned_off():
         assert (outputs == outputs[0]).all() == (model.drop_path == 0)
 
 
+def test_the_channels_of_a_fractal_network_s_blocks_can_be_given():
+    """As many blocks, of 3 convolutions of 9 taps, two of which read the block's input, and their normalisations."""
+    expected = sum(9 * 2 * before * width + 9 * width * width + 3 * 2 * width for before, width in ((3, 5), (5, 8)))
+    assert traced(models.count_params, "fractalnet", num_classes=4, columns=2, widths=(5, 8)) == expected + 8 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": 3, "widths": (8, 8)}, r"the channels of each of 3 blocks, got \(8, 8\)"),
+        ({"blocks": None, "widths": ()}, r"the channels of each block, got \(\)"),
+        ({"blocks": None, "widths": 8}, "the channels of each block, got 8"),
+        ({"blocks": None, "widths": (8, 0)}, "widths must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"columns": 0}, "columns must be at least 1, got 0"),
+    ],
+)
+def test_a_fractal_network_s_sizes_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        fractal_net(**options)
+
+
 @pytest.mark.parametrize("rate", ["drop_path", "global_share"])
 def test_rates_of_drop_path_are_probabilities(rate):
     with pytest.raises(ValueError, match=f"{rate} must be in"):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from cnnjax import models, nn
 from cnnjax.errors import UserError
+from tests.models.tracing import eval_shape
 
 LECTURE = ("lecture-cnn", "lecture-fcn")
 
@@ -88,6 +89,27 @@ def test_transposed_convolutions_count_a_product_for_every_input_pixel_and_weigh
     (row,) = models.layer_rows(layer, (5, 7, 4))
     assert row.output_shape == (11, 15, 6)
     assert row.macs == 5 * 7 * 4 * 9 * 3
+
+
+def test_features_of_layers_that_are_not_there_or_not_called_are_told():
+    def features(names):
+        model = models.create_model("fractalnet", columns=2, blocks=1)
+        return models.features(model, jnp.ones((1, 8, 8, 3)), names)
+
+    with pytest.raises(UserError, match=r"unknown layer of FractalNet 'blocks\.0\.pol': did you mean blocks\.0\.pool"):
+        eval_shape(lambda: features(["blocks.0.pol"]))
+    with pytest.raises(UserError, match="FractalNet does not call its layer 'blocks' here"):
+        eval_shape(lambda: features(["blocks"]))
+    with pytest.raises(UserError, match=r"must be a list of layers, got 'fc': write \['fc'\]"):
+        eval_shape(lambda: features("fc"))
+
+
+def test_features_have_the_gradients_of_what_comes_before_them():
+    model = models.create_model("lecture-cnn", num_classes=4, image_size=12)
+    x = jax.random.normal(jax.random.key(0), (1, 12, 12, 3))
+    found = jax.jit(jax.grad(lambda x: models.features(model, x, ["conv2"])["conv2"].sum()))(x)
+    expected = jax.jit(jax.grad(lambda x: model.conv2(model.pool(nnx.relu(model.conv1(x)))).sum()))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_an_unknown_model_suggests_the_nearest():

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import data, models, train
+from cnnjax.errors import UserError
 from cnnjax.nn import path_name
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
@@ -70,6 +71,16 @@ def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
             first = parameters(state.params)
     assert np.mean(losses[-3:]) < np.mean(losses[:2]), losses
     check_moves(before, first, parameters(state.params), stem, model.heads[0])
+
+
+def test_an_autoencoder_is_not_trained_on_classes(one_device):
+    recipe = train.Recipe(loss="mse")
+    optimizer = make_optimizer(recipe, STEPS, 1)
+    structure, state = train.split_model(models.create_model("conv_autoencoder"), optimizer)
+    step = one_device.map(make_train_step(structure, optimizer, recipe))
+    state, constants = one_device.replicate(state), one_device.replicate(Constants(jax.random.key(0)))
+    with pytest.raises(UserError, match=r"must give logits \(batch, classes\), got shape \(8, 32, 32, 3\)"):
+        step(state, constants, batch("conv_autoencoder"))
 
 
 @pytest.mark.parametrize("name", networks(AUTOENCODERS))

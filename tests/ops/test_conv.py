@@ -48,7 +48,10 @@ X, K = jnp.ones((2, 5, 5, 4)), jnp.ones((3, 3, 4, 8))
         (lambda: ops.conv2d(X[0], K), r"x must have 4 axes .* got shape \(5, 5, 4\)"),
         (lambda: ops.conv2d(X.astype(int), K), "x must be floating point, got int32"),
         (lambda: ops.conv2d(X, K[0]), "kernel must have 4 axes"),
-        (lambda: ops.conv2d(X[..., :3], K), "x has 3 channels in groups=1: expected 3"),
+        (
+            lambda: ops.conv2d(X[..., :3], K),
+            "x has 3 channels in groups=1: expected x of 4 channels, or a kernel that takes 3",
+        ),
         (lambda: ops.conv2d(X, K, groups=3), "not divisible by groups=3"),
         (lambda: ops.conv2d(X, K, groups=0), "groups must be at least 1, got 0"),
         (lambda: ops.conv2d(X, K, stride=0), "stride must be at least 1, got 0"),
