@@ -23,6 +23,8 @@ from cnnjax.errors import UserError
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# By content, whatever a file is called: for others Pillow starts programs, Ghostscript for PostScript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 THREADS = 4  # a process decodes with; Pillow releases Python's lock while it does
 BATCHES_AHEAD = 4
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
@@ -200,7 +202,7 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     evaluation on ImageNet does.
     """
     height, width, channels = shape
-    with Image.open(io.BytesIO(encoded)) as file:
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
         file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
         image = file.convert(MODES[channels])
     if image.size != (width, height):
