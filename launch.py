@@ -124,7 +124,12 @@ def publish(arguments: list[str]) -> int:
     summary = train.read_json(source / "summary.json")
     if summary is None:
         raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
-    target = RESULTS / summary["experiment"]
+    name = str(summary.get("experiment"))
+    if name not in EXPERIMENTS:  # which might be the path of anything, and what lies there is deleted
+        raise unknown_name(f"experiment in {source / 'summary.json'}", name, EXPERIMENTS)
+    target = RESULTS / name
+    if source.resolve() == target.resolve():
+        raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(
         source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "profile", "slurm", ".*")

@@ -13,6 +13,7 @@ import tyro
 
 from cnnjax import train
 from cnnjax.errors import UserError, unknown_name
+from cnnjax.train.parallel import MODES
 from experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,8 @@ class Execution:
     ] = 10.0
 
     def __post_init__(self) -> None:
+        if self.parallel not in MODES:
+            raise unknown_name("parallel mode", self.parallel, MODES)
         if not self.save_every > 0:
             raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
         if not 1 <= self.distributed_wait <= 86400:
@@ -103,6 +106,12 @@ def experiment_name(command: str, description: str | None, arguments: Sequence[s
     if arguments[0] not in EXPERIMENTS:
         raise unknown_name("experiment", arguments[0], EXPERIMENTS)
     return arguments[0]
+
+
+def check_shares(name: str, config: type) -> None:
+    """Raise a UserError if an experiment of these options has nothing that several processes could share."""
+    if not issubclass(config, train.Recipe):
+        raise UserError(f"{name} trains nothing that processes could share: run it as one, without --distributed")
 
 
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> train.Run:

@@ -51,11 +51,12 @@ def parse_grid(grid: Sequence[str], config: type) -> dict[str, list[str]]:
     """Return the values of every swept option, from "OPTION=VALUE,VALUE", with quotes around a value with commas.
 
     Raises:
-        UserError: there is none, it is written otherwise, an option is twice or not one of the dataclass `config`.
+        UserError: there is none, it is written otherwise, a value is empty that is no text, an option is twice or not
+            one of the dataclass `config`.
     """
     if not grid:
         raise UserError("a sweep needs --grid OPTION=VALUE,VALUE ..., e.g. --grid lr=0.1,0.01 seed=0,1,2")
-    known = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
+    known = {field.name.replace("_", "-"): field.default for field in dataclasses.fields(config)}
     options: dict[str, list[str]] = {}
     for assignment in grid:
         name, equals, values = assignment.partition("=")
@@ -67,6 +68,8 @@ def parse_grid(grid: Sequence[str], config: type) -> dict[str, list[str]]:
         if option in options:
             raise UserError(f"--grid has {option} twice: write all its values after one {option}=")
         options[option] = next(csv.reader([values])) or [""]
+        if "" in options[option] and not isinstance(known[option], str):
+            raise UserError(f"--grid: {option} takes no empty value, got {assignment!r}")
     return options
 
 
@@ -103,7 +106,7 @@ def make_cells(
         cell = Cell(values, [experiment, *arguments, *flags], options_of_cell, Path(_folder(values, options_of_cell)))
         same = cells.setdefault(json.dumps(options_of_cell, sort_keys=True), cell)
         if same is not cell:
-            raise UserError(f"--grid: the cells {same.name!r} and {cell.name!r} are the same")
+            raise UserError(f"--grid: the cells {same.name!r} and {cell.name!r} are the same: leave one out")
     return list(cells.values())
 
 

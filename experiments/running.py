@@ -26,7 +26,7 @@ from cnnjax.train.devices import (
     use_compilation_cache,
 )
 from experiments import Claim, load_experiment
-from experiments.command_line import Directory, Execution, find_run, going_on, parse, problem, say
+from experiments.command_line import Directory, Execution, check_shares, find_run, going_on, parse, problem, say
 from experiments.site import Entry
 
 FIGURE_SUFFIXES = (".png", ".gif", ".svg")
@@ -66,8 +66,7 @@ def run_experiment(name: str, arguments: list[str]) -> int:
 
 
 def _join(name: str, config: Any, execution: Execution) -> None:
-    if not isinstance(config, train.Recipe):
-        raise UserError(f"{name} trains nothing that processes could share: run it without --distributed")
+    check_shares(name, type(config))
     hosts.join(execution.distributed or (), execution.distributed_wait)
     logging.basicConfig(format=f"{hosts.label()}%(message)s", level=logging.WARNING, force=True)
 

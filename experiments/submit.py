@@ -28,7 +28,16 @@ import tyro
 from cnnjax.errors import UserError
 from cnnjax.train.options import COUNT, COUNT_OR_0, check_ranges
 from experiments import load_experiment
-from experiments.command_line import LAUNCHER, Directory, Execution, experiment_name, find_run, parse, parse_known
+from experiments.command_line import (
+    LAUNCHER,
+    Directory,
+    Execution,
+    check_shares,
+    experiment_name,
+    find_run,
+    parse,
+    parse_known,
+)
 
 INSTALL = 'pip install -e ".[slurm]"'
 STOPPED = 128 + signal.SIGTERM  # how launch.py exits after it was told to stop, and saved
@@ -84,6 +93,7 @@ def main(arguments: list[str]) -> int:
     parts = (load_experiment(name).Config, Execution, Directory, Slurm)
     config, execution, directory, slurm = parse(f"submit {name}", __doc__, arguments, *parts)
     _, options = parse_known(arguments, Directory, Slurm)
+    options += joining(slurm, name, type(config), arguments)
     run = find_run(name, config, directory, execution)
     folder = run.path.absolute() / "slurm"
     executor = make_executor(folder, name, slurm)
@@ -100,8 +110,6 @@ def main(arguments: list[str]) -> int:
         print(f"Finished before: {run.path} (--overwrite starts over)")
         return 0
     run.create()
-    if slurm.nodes * slurm.tasks_per_node > 1 and execution.distributed is None:
-        options.append("--distributed")
     (job,) = submit(executor, [[*LAUNCHER, name, *options, "--out", str(run.path.absolute())]])
     print(f"submitted job {job}; what it prints: {folder}/{job}_0_log.out")
     return 0
@@ -120,6 +128,18 @@ def minutes(time: str) -> int:
 
 
 # ---------------------------------------------------------------- what SLURM is asked
+
+
+def joining(slurm: Slurm, name: str, config: type, arguments: Sequence[str]) -> list[str]:
+    """Return the option by which the processes of a job are one run, where there are several and it is not given.
+
+    Raises:
+        UserError: the experiment has nothing that they could share.
+    """
+    if slurm.nodes * slurm.tasks_per_node == 1:
+        return []
+    check_shares(name, config)
+    return [] if "--distributed" in arguments else ["--distributed"]
 
 
 def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = None) -> Any:

@@ -36,7 +36,7 @@ from cnnjax.train.signals import deferred_signals
 from experiments import load_experiment
 from experiments.command_line import LAUNCHER, RUNS, Execution, experiment_name, going_on, parse, parse_known, problem
 from experiments.grid import Cell, identity, make_cells, parse_grid
-from experiments.submit import Slurm, make_executor, queued, script, submit
+from experiments.submit import Slurm, joining, make_executor, queued, script, submit
 from experiments.sweep_report import STATE, value_of, write_report, write_state
 
 LINES = 8  # of a failed cell's log
@@ -101,6 +101,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
     if slurm != Slurm() and not options.slurm:
         raise UserError("options of a job, as --time, need --slurm")
     cells = make_cells(name, parse_grid(options.grid, config), given, config, to_config)
+    joined = joining(slurm, name, config, given)
     shared = identity(cells)
     folder = options.out or RUNS / f"sweep-{name}-{train.config_hash({'experiment': name, **shared})}"
     for cell in cells:
@@ -124,7 +125,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
         waiting = [cell for cell in cells if cell.status == "waiting"]
         signum = None
         if executor is not None and waiting:
-            _submit(executor, waiting, folder)
+            _submit(executor, waiting, joined, folder)
         elif waiting:
             signum = _run(cells, folder, options)
         write_report(cells, options.metric, options.minimize, folder, going_on(["sweep", name, *arguments]))
@@ -302,12 +303,12 @@ def _find_jobs(cells: Sequence[Cell], folder: Path, overwrite: bool) -> None:
         raise UserError(f"--overwrite: jobs {', '.join(active)} of {folder} are in the queue: scancel them first")
 
 
-def _submit(executor: Any, cells: Sequence[Cell], folder: Path) -> None:
+def _submit(executor: Any, cells: Sequence[Cell], joined: Sequence[str], folder: Path) -> None:
     """Submit the cells as an array of jobs; say of those that had a job how it ended."""
     for cell in cells:
         if cell.job:
             print(f"{cell.name}: job {cell.job} ended without a result; {_end(_log(cell, folder))}", file=sys.stderr)
-    commands = [[*LAUNCHER, *cell.arguments, "--out", str(cell.path.absolute())] for cell in cells]
+    commands = [[*LAUNCHER, *cell.arguments, *joined, "--out", str(cell.path.absolute())] for cell in cells]
     for cell, job in zip(cells, submit(executor, commands), strict=True):
         cell.job, cell.status = job, "queued"
         print(f"{cell.name}: submitted as job {job}; log {_log(cell, folder)}")

@@ -216,6 +216,30 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     assert launch.README.read_text() == front
 
 
+@pytest.mark.parametrize("experiment", ["../thesis", "{parent}/thesis", "", None, ["a"]])
+def test_a_run_that_names_another_directory_is_not_published_over_it(experiment, capsys, tmp_path, monkeypatch):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(launch, "RESULTS", tmp_path / "results")
+    name = experiment.format(parent=tmp_path) if isinstance(experiment, str) else experiment
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"experiment": name}))
+    status, _, error = call(capsys, "publish", str(tmp_path / "run"))
+    assert status == 2
+    assert f"unknown experiment in {tmp_path / 'run' / 'summary.json'} " in error
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "run", "results"}
+
+
+def test_what_is_published_is_not_published_over_itself(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "RESULTS", tmp_path)
+    (tmp_path / "fcn-vs-cnn").mkdir()
+    (tmp_path / "fcn-vs-cnn" / "summary.json").write_text('{"experiment": "fcn-vs-cnn"}')
+    status, _, error = call(capsys, "publish", str(tmp_path / "fcn-vs-cnn"))
+    assert status == 2
+    assert "is published already" in error
+    assert (tmp_path / "fcn-vs-cnn" / "summary.json").exists()
+
+
 def test_bench_times_the_rows_that_match(capsys):
     status, printed, _ = call(capsys, "bench", "ops", "--rows", "nearest*", "--seconds", "0")
     assert status == 0

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.stream import FORMATS
 from cnnjax.errors import UserError
 
 PHOTOGRAPHS = ("china", "flower")
@@ -29,7 +30,7 @@ def photograph(name: str, size: int | None = None) -> np.ndarray:
         pixels = np.asarray(load_sample_image(f"{name}.jpg"))
     else:
         try:
-            with Image.open(Path(name)) as image:
+            with Image.open(Path(name), formats=FORMATS) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(

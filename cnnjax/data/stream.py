@@ -23,6 +23,8 @@ from cnnjax.errors import UserError
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# By content, whatever a file is called: for others Pillow starts programs, Ghostscript for PostScript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 THREADS = 4  # a process decodes with; Pillow releases Python's lock while it does
 BATCHES_AHEAD = 4
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
@@ -203,7 +205,7 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         ValueError: its channels have more than a byte; Pillow would make everything above 255 white.
     """
     height, width, channels = shape
-    with Image.open(io.BytesIO(encoded)) as file:
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
         if file.mode.startswith(("I", "F")):
             raise ValueError("it has more than 8 bits for each channel; save it with 8")
         file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough

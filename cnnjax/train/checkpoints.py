@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,7 @@ def hide_late_complaints() -> None:
     signal printed that came while Python collected garbage: the next training obeys it.
     """
     shown = sys.unraisablehook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
     def show(unraisable: Any) -> None:
         error = unraisable.exc_value

@@ -147,7 +147,7 @@ def fit_together(
         closing(display(title, recipe.epochs, steps, first) if run.writes else Plain(title, recipe.epochs)) as shown,
         deferred_signals() as stop,
     ):
-        recorders = [Recorder(run.metrics, tag, first) for tag in tags if run.writes]
+        recorders, written = [Recorder(run.metrics, tag, first) for tag in tags if run.writes], first // steps
         if first == 0 and run.writes:
             for recorder, seed in zip(recorders, seeds, strict=True):
                 recorder.write_pictures(0, _examples(train, recipe, seed))
@@ -162,6 +162,9 @@ def fit_together(
             seen = train.size - (steps - epoch.steps) * batch_size  # what fills the last batch up is not counted
             common |= speed(epoch.seconds / count, epoch.steps, seen)
             judged = [judge(one) for one in each]
+            if epoch.number <= written:  # the newest state was damaged, and that of an epoch before it not finite
+                recorders = [Recorder(run.metrics, one.tag, (epoch.number - 1) * steps) for one in recorders]
+            written = epoch.number
             if run.writes:
                 _write_epoch(epoch.number, each, common, judged, recorders, shown)
             checkpoints.save(state, statistics.fmean(one.accuracy for one in judged))

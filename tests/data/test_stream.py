@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from cnnjax import data
+from cnnjax.data.bundled import photograph
 from cnnjax.data.stream import decode
 from cnnjax.errors import UserError
 
@@ -109,6 +110,21 @@ def test_grey_and_transparent_images_become_rgb():
         encoded = io.BytesIO()
         picture(0, (8, 8)).convert(mode).save(encoded, "PNG")
         assert decode(encoded.getvalue(), (8, 8, 3)).shape == (8, 8, 3)
+
+
+def test_postscript_under_the_name_of_an_image_is_not_run(tree, monkeypatch):
+    run, drawn = [], io.BytesIO()
+    picture(0, (8, 8)).save(drawn, "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: run.append(True) or picture(0, (8, 8)).im)
+    Image.open(io.BytesIO(drawn.getvalue())).load()
+    assert run.pop()  # Pillow would run it
+    path = tree / "train" / "square" / "3.png"
+    path.write_bytes(drawn.getvalue())
+    with pytest.raises(UserError, match=r"3.png is no image that can be read"):
+        data.load(str(tree), image_size=8)
+    with pytest.raises(UserError, match=r"photograph .* nor an image file that can be read"):
+        photograph(str(path))
+    assert not run
 
 
 @pytest.mark.parametrize("workers", [0, 1])

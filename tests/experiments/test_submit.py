@@ -90,6 +90,10 @@ def test_a_dry_run_prints_the_script_and_needs_no_slurm(capfd, submitit, tmp_pat
         ([*SMALL, "--time", "5", "--nodes", "0"], "--nodes must be an integer of at least 1, got 0"),
         ([*SMALL, "--time", "5", "--gpus-per-node", "-1"], "--gpus-per-node must be an integer of at least 0, got -1"),
         ([*SMALL, "--time", "5", "--node", "2"], "--nodes"),
+        (
+            ["convolution", "--time", "5", "--nodes", "2", "--dry-run"],
+            "convolution trains nothing that processes could",
+        ),
         ([*SMALL, "--time", "5", "--lr", "0"], "--lr must be larger than 0 and finite, got 0"),
     ],
 )

@@ -83,7 +83,10 @@ def test_help_has_the_options_of_the_experiment_the_sweep_and_the_job(capfd):
         (["fcn-vs-cnn", "--grid", "lrr=1"], "unknown option in --grid 'lrr': did you mean lr?"),
         (["fcn-vs-cnn", "--grid", "batch_sizes=1"], "did you mean batch-size or"),
         (["fcn-vs-cnn", "--grid", "lr=1", "lr=2"], "--grid has lr twice"),
-        (["fcn-vs-cnn", "--grid", "lr=0.1,0.2,0.10"], "the cells 'lr=0.1' and 'lr=0.10' are the same"),
+        (["fcn-vs-cnn", "--grid", "lr=0.1,0.2,0.10"], "the cells 'lr=0.1' and 'lr=0.10' are the same: leave one out"),
+        (["fcn-vs-cnn", "--grid", "lr=0.1,"], "--grid: lr takes no empty value, got 'lr=0.1,'"),
+        (["convolution", "--grid", "lr=0.1"], "unknown option in --grid 'lr': there are image, kernel, seed"),
+        (["fcn-vs-cnn", "--grid", "lr=0.1", "--parallel", "pmpa"], "'pmpa': did you mean pmap?"),
         (["fcn-vs-cnn", "--grid", "lr=0.1,0"], "--lr must be larger than 0 and finite, got 0"),
         (["fcn-vs-cnn", "--grid", "lr=0.1,much"], "much"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--lr", "0.2"], "--lr is given, and in --grid: leave one out"),
@@ -94,6 +97,10 @@ def test_help_has_the_options_of_the_experiment_the_sweep_and_the_job(capfd):
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--jobs", "0"], "--jobs must be an integer of at least 1, got 0"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--time", "5"], "options of a job, as --time, need --slurm"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--slurm", "--dry-run"], "a job needs --time"),
+        (
+            ["convolution", "--grid", "seed=1", "--slurm", "--time", "5", "--nodes", "2"],
+            "trains nothing that processes",
+        ),
     ],
 )
 def test_a_mistake_gets_one_message_and_nothing_runs(capfd, stand_in, tmp_path, arguments, said):
@@ -324,3 +331,15 @@ def test_a_sweep_in_slurm_is_one_array(capfd, submitit, tmp_path):
     assert "#SBATCH --array=0-5%2" in printed
     assert f"#SBATCH --output={out}/slurm/%A_%a_0_log.out" in printed
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(("tasks", "joined"), [("1", []), ("2", ["--distributed"])])
+def test_the_tasks_of_a_cell_in_slurm_are_one_run(capfd, tmp_path, monkeypatch, tasks, joined):
+    commands, out = [], tmp_path / "sweep"
+    monkeypatch.setattr(sweep, "make_executor", lambda *_: "an executor")
+    monkeypatch.setattr(sweep, "submit", lambda _, given: commands.extend(given) or ["41_0", "41_1"])
+    options = ["--slurm", "--time", "30", "--tasks-per-node", tasks, "--out", str(out)]
+    status, _, error = call(capfd, "sweep", "fcn-vs-cnn", "--grid", "lr=0.1,0.2", *options)
+    assert status == 0, error
+    expected = [["fcn-vs-cnn", "--lr", lr, *joined, "--out", f"{out}/lr={lr}"] for lr in ("0.1", "0.2")]
+    assert [command[len(sweep.LAUNCHER) :] for command in commands] == expected

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -130,6 +131,20 @@ def test_what_cannot_be_saved_is_said_and_training_goes_on(tmp_path, caplog, mon
     checkpoints.close()
     assert int(restored(tmp_path).step) == 7
     assert steps_in(tmp_path) == [3, 7]
+
+
+def test_the_coroutines_of_a_failed_save_end_without_a_word(monkeypatch):
+    async def save():
+        """Nobody waits for it."""
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        save()
+        assert len(said) == 1  # Python would print it
+        train.checkpoints.hide_late_complaints()
+        save()
+    assert len(said) == 1
 
 
 def test_while_nothing_can_be_written_every_state_is_tried_and_said(tmp_path, caplog, monkeypatch):

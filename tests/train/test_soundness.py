@@ -11,7 +11,9 @@ from flax import nnx
 from cnnjax import train
 from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError
+from cnnjax.train.metrics import read_rows
 from cnnjax.train.soundness import is_sound
+from tests.train.damage import rewrite_what_it_is_about
 from tests.train.test_loop import Plain, fit, images
 
 BAD = 41  # the image, in its epoch's batches of 16 somewhere
@@ -84,6 +86,36 @@ def test_rollback_leaves_out_the_batches_that_are_not_finite_and_no_other(mode, 
 def test_a_rolled_back_run_is_the_same_bits_again(tmp_path, one_device):
     one, two = (run_fragile(tmp_path / name, one_device, on_nan="rollback", epochs=2) for name in "ab")
     assert train.tree_sha256(one.state) == train.tree_sha256(two.state)
+
+
+def test_rollback_from_a_damaged_newest_state_takes_the_one_before_and_ends_with_the_same_bits(
+    tmp_path, one_device, caplog, monkeypatch
+):
+    options = {"on_nan": "rollback", "epochs": 3}
+    undisturbed = run_fragile(tmp_path / "undisturbed", one_device, **options)
+    states, restore = tmp_path / "run" / "checkpoints" / "small", train.Checkpoints.restore
+
+    def from_a_bad_disk(checkpoints, like):
+        checkpoints.wait()
+        if (states / "10").exists() and not (states / "damaged").exists():
+            rewrite_what_it_is_about(states / "10")
+        return restore(checkpoints, like)
+
+    monkeypatch.setattr(train.Checkpoints, "restore", from_a_bad_disk)
+    with caplog.at_level(logging.WARNING):
+        result = run_fragile(tmp_path / "run", one_device, **options)
+    assert "damaged/10 is damaged" in caplog.text
+    assert "going on from step 5" in caplog.text
+    assert "not finite in epoch 3; step by step from step 5 on" in caplog.text
+    assert train.tree_sha256(result.state) == train.tree_sha256(undisturbed.state)
+    for name, curve in undisturbed.history.items():
+        if not {"seconds", "step_ms", "images_per_second"} & set(name.split("/")):
+            assert result.history[name] == curve
+    lines = [
+        [(row["step"], row["split"], row["name"]) for row in read_rows(tmp_path / name / "metrics.jsonl")]
+        for name in ("undisturbed", "run")
+    ]
+    assert lines[0] == lines[1]  # the epoch that was run again has its lines once
 
 
 @pytest.mark.parametrize(("mode", "count"), [("shard_map", 1), ("pmap", 2)])
