@@ -50,7 +50,7 @@ def load_keras(model: Module, source: Any) -> None:
 
     Raises:
         UserError: the source is none of these, or Keras has no such network.
-        ValueError: an array is missing, unknown or of another shape, or holds a NaN; each is listed.
+        ValueError: an array is missing, unknown or of another shape, or holds a NaN or infinity; each is listed.
     """
     family = _family(model)
     given = read(source)

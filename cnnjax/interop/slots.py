@@ -55,7 +55,7 @@ def as_numpy(value: Any) -> np.ndarray:
 def check(
     model: Module, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], hint: str = ""
 ) -> None:
-    """Raise a ValueError that lists what is missing, unknown, of another shape, or not a number.
+    """Raise a ValueError that lists what is missing, unknown, of another shape, or not finite numbers.
 
     Args:
         model: the network, for the message.
@@ -71,11 +71,11 @@ def check(
             for key, shape in expected.items()
             if key in given and given[key].shape != shape
         ],
-        "not a number in": [
+        "not all finite numbers": [
             key
             for key, array in given.items()
             if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
-            or np.isnan(array).any()
+            or not np.isfinite(array).all()
         ],
     }
     if any(problems.values()):

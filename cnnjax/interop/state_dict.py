@@ -37,7 +37,7 @@ def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: it is no mapping from names.
-        ValueError: a key is missing, unknown or of another shape, or an array holds a NaN; each is listed.
+        ValueError: a key is missing, unknown or of another shape, or an array holds a NaN or infinity; each is listed.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
         raise UserError(

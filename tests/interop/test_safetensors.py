@@ -84,11 +84,11 @@ def test_keys_of_another_program_are_listed(model, state, tmp_path):
 
 @pytest.mark.parametrize(
     "bias",
-    [np.array([np.nan] + [0.0] * 31), np.array(["a word"] * 32), np.full(32, 1j)],
-    ids=["NaN", "words", "imaginary"],
+    [np.array([np.nan] + [0.0] * 31), np.array([0.0] * 31 + [-np.inf]), np.array(["a word"] * 32), np.full(32, 1j)],
+    ids=["NaN", "infinity", "words", "imaginary"],
 )
 def test_what_is_not_a_number_is_named(model, state, bias):
-    with pytest.raises(ValueError, match=r"LectureCNN: not a number in: conv1\.bias$"):
+    with pytest.raises(ValueError, match=r"LectureCNN: not all finite numbers: conv1\.bias$"):
         interop.load_torch(model, state | {"conv1.bias": bias})
 
 
@@ -96,7 +96,7 @@ def test_a_nan_in_a_file_is_named(model, state, tmp_path):
     kernel = state["conv2.weight"].copy()
     kernel[1, 2, 0, 1] = np.nan
     save_file(state | {"conv2.weight": kernel}, tmp_path / "nan.safetensors")
-    with pytest.raises(ValueError, match=r"LectureCNN: not a number in: conv2\.weight$"):
+    with pytest.raises(ValueError, match=r"LectureCNN: not all finite numbers: conv2\.weight$"):
         interop.load_safetensors(model, tmp_path / "nan.safetensors")
 
 
