@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from cnnjax import geometry
-from cnnjax.errors import UserError
+from cnnjax.models.images import check_image_shape
 from cnnjax.nn import Activation, Conv, ConvTranspose, Linear, Module, Sequential
 
 WIDTHS = (32, 64, 128)  # channels after each halving of the size
@@ -83,11 +83,7 @@ class Autoencoder(Module):
         Raises:
             UserError: the images have another shape than the network was built for.
         """
-        if x.shape[1:] != self.image_shape:
-            raise UserError(
-                f"this autoencoder takes images (batch, {', '.join(map(str, self.image_shape))}), got shape {x.shape}: "
-                "build it with their image_size and in_channels"
-            )
+        check_image_shape(self, x, self.image_shape)
         return self.encode_linear(self.encoder(x))
 
     def decode(self, code: jax.Array) -> jax.Array:

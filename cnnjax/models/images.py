@@ -20,3 +20,15 @@ def check_images(model: Module, x: jax.Array, smallest: int, hint: str = "") -> 
             f"{type(model).__name__} takes images (batch, height, width, channels) of at least {smallest}x{smallest} "
             f"pixels{hint}, got shape {x.shape}"
         )
+
+
+def check_image_shape(model: Module, x: jax.Array, shape: tuple[int, int, int]) -> None:
+    """Raise a UserError unless images x have the (height, width, channels) that a network was built for.
+
+    Its fully connected layers would only count their pixels: 16x64 ones are as many as 32x32.
+    """
+    if x.shape[1:] != shape:
+        raise UserError(
+            f"this {type(model).__name__} takes images (batch, {', '.join(map(str, shape))}), got shape {x.shape}: "
+            "build it with their image_size and in_channels"
+        )

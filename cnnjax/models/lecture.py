@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from cnnjax import geometry
+from cnnjax.models.images import check_image_shape
 from cnnjax.nn import Conv, Flatten, Linear, MaxPool, Module
 
 
@@ -36,12 +37,14 @@ class LectureFCN(Module):
     ):
         sizes = (image_size * image_size * in_channels, *hidden, num_classes)
         self.heads = (f"dense.{len(hidden)}",)
+        self.image_shape = (image_size, image_size, in_channels)
         self.flatten = Flatten()
         self.dense = nnx.List(
             Linear(inputs, outputs, init=init, rngs=rngs) for inputs, outputs in itertools.pairwise(sizes)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        check_image_shape(self, x, self.image_shape)
         x = self.flatten(x)
         for dense in self.dense[:-1]:
             x = nnx.relu(dense(x))
@@ -66,6 +69,7 @@ class LectureCNN(Module):
     def __init__(
         self, *, num_classes: int, in_channels: int, image_size: int = 32, init: str = "keras", rngs: nnx.Rngs
     ):
+        self.image_shape = (image_size, image_size, in_channels)
         self.conv1 = Conv(in_channels, 32, 3, init=init, rngs=rngs)
         self.pool = MaxPool(2)
         self.conv2 = Conv(32, 64, 3, init=init, rngs=rngs)
@@ -78,6 +82,7 @@ class LectureCNN(Module):
         self.dense2 = Linear(128, num_classes, init=init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        check_image_shape(self, x, self.image_shape)
         x = self.pool(nnx.relu(self.conv1(x)))
         x = nnx.relu(self.conv2(x))
         x = nnx.relu(self.conv3(x))

@@ -1,5 +1,7 @@
 """The lecture's networks are the lecture's to the digit; summary counts what is there."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +112,16 @@ def test_features_have_the_gradients_of_what_comes_before_them():
     found = jax.jit(jax.grad(lambda x: models.features(model, x, ["conv2"])["conv2"].sum()))(x)
     expected = jax.jit(jax.grad(lambda x: model.conv2(model.pool(nnx.relu(model.conv1(x)))).sum()))(x)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 64, 3), (1, 28, 28, 3), (1, 32, 32, 1), (32, 32, 3)])
+@pytest.mark.parametrize("name", [*LECTURE, "conv_autoencoder"])
+def test_a_network_for_one_shape_of_images_names_it(name, shape):
+    def output():
+        return models.create_model(name)(jnp.ones(shape))
+
+    with pytest.raises(UserError, match=rf"takes images \(batch, 32, 32, 3\), got shape {re.escape(str(shape))}"):
+        eval_shape(output)
 
 
 def test_an_unknown_model_suggests_the_nearest():
