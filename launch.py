@@ -20,6 +20,7 @@ from cnnjax import train
 from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.train import hosts
 from cnnjax.train.checkpoints import are_saves_stuck
+from cnnjax.train.signals import STOPPING
 from experiments import EXPERIMENTS, load_experiment
 from experiments.command_line import problem, say
 from experiments.running import run_experiment
@@ -188,6 +189,8 @@ BENCHES = {
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_status = main()
+    for signum in STOPPING:  # which would give the process another exit status while Python ends
+        signal.signal(signum, signal.SIG_IGN)
     if are_saves_stuck() or hosts.have_joined():  # whom Python would wait for
         os._exit(exit_status)
     sys.exit(exit_status)

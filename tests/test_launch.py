@@ -387,6 +387,23 @@ def test_a_second_signal_stops_at_once_whatever_the_process_does(signum, status,
     assert "stopped at once; the same command goes on from what was saved before" in error
 
 
+ENDING = """
+import atexit, runpy, signal, sys
+for signum in signal.SIGTERM, signal.SIGINT:
+    atexit.register(signal.raise_signal, signum)
+sys.argv = ["launch.py", "nothing"]
+runpy.run_path("launch.py", run_name="__main__")
+"""
+
+
+def test_signals_while_python_ends_leave_the_exit_status_as_it_is(cache):
+    process = start(program=("-c", ENDING), cache=cache, cwd=ROOT)
+    _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert error.startswith("error: unknown experiment or command 'nothing'")
+    assert "Traceback" not in error
+
+
 @pytest.mark.processes
 def test_a_directory_taken_away_under_a_run_ends_it_with_one_message(tmp_path, cache):
     out = tmp_path / "run"
