@@ -85,7 +85,8 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], recipe: Recipe
         try:
             jax.eval_shape(jax.vmap(partial(_first_step, build, recipe, optimizer), axis_name=AXIS), batch)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+            augmented = f"; --augment is {recipe.augment!r}" if recipe.augment else ""
+            raise UserError(f"{name}: {error}{augmented}") from error
         except ValueError as error:  # of a layer or a loss, which know of no options
             size = "x".join(map(str, train.image_shape))
             raise UserError(

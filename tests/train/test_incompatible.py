@@ -40,7 +40,7 @@ def check(network, data=None, **options):
     [
         (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with --augment 'ra"),
         (Single, {}, "other cannot be trained .*--loss cross-entropy .logits must have at least two classes"),
-        (Small, {"augment": "random-crop:size=20"}, "plain: size=20: larger than images of "),
+        (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; --augment is 'random-crop:size=20'$"),
         (Small, {"freeze": "norm"}, "plain: unknown parameter 'norm'"),
         (Single, {"lr_factors": "dense=2 norm=0.1"}, "plain: unknown parameter 'norm'"),
         (Small, {"accumulate": 6}, "--accumulate 6 is more than the 5 steps"),
