@@ -1,6 +1,10 @@
 """Eight virtual devices for every test, caches of the tests' own, and how many random cases a property gets."""
 
 import os
+import platform
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
 
 import jax
 import pytest
@@ -15,6 +19,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="cnnjax: test properties on 5,000 random cases each, new ones every time, instead of the same 200",
     )
+    parser.addoption(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="cnnjax: write to FILE how often what was tried, how often it passed, and how long it took (Markdown)",
+    )
 
 
 def pytest_configure(config):
@@ -24,6 +34,34 @@ def pytest_configure(config):
     settings.register_profile("ordinary", max_examples=200, derandomize=True, **common)
     settings.register_profile("long", max_examples=5000, **common)
     settings.load_profile("long" if config.getoption("long") else "ordinary")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if file := config.getoption("record"):
+        outcomes = ("passed", "failed", "error", "skipped")
+        file.write_text(record([report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]))
+
+
+def record(reports):
+    """The statements of the tests, how often each was tried and held, and the mean seconds, as Markdown."""
+    of = defaultdict(list)
+    for report in sorted(reports, key=lambda report: report.start):
+        of[report.nodeid.partition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")].append(report)
+    held = {name: sum(report.outcome == "passed" for report in tries) for name, tries in of.items()}
+    rows = [
+        f"| {name} | {len(tries)} | {held[name]} | {sum(report.duration for report in tries) / len(tries):.0f} |"
+        for name, tries in of.items()
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "orbax-checkpoint"))
+    return "\n".join(
+        [
+            f"{sum(held.values())} of {len(reports)} passed.\n",
+            "| what was tried | how often | passed | seconds each |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            f"\nOn {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {versions}.\n",
+        ]
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
