@@ -39,10 +39,11 @@ def pytest_configure(config):
 def pytest_terminal_summary(terminalreporter, config):
     if file := config.getoption("record"):
         outcomes = ("passed", "failed", "error", "skipped")
-        file.write_text(record([report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]))
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+        file.write_text(record(" ".join(config.invocation_params.args), reports))
 
 
-def record(reports):
+def record(arguments, reports):
     """The statements of the tests, how often each was tried and held, and the mean seconds, as Markdown."""
     of = defaultdict(list)
     for report in sorted(reports, key=lambda report: report.start):
@@ -55,7 +56,7 @@ def record(reports):
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "orbax-checkpoint"))
     return "\n".join(
         [
-            f"{sum(held.values())} of {len(reports)} passed.\n",
+            f"Written by `pytest {arguments}`: {sum(held.values())} of {len(reports)} passed.\n",
             "| what was tried | how often | passed | seconds each |",
             "| --- | --- | --- | --- |",
             *rows,
