@@ -1,13 +1,8 @@
 """A convolution and its two gradients, each in the form that XLA's CPU backend runs fastest.
 
-What XLA:CPU is fast at, and what it is not (measured on jaxlib 0.10 and 0.12):
-
-* Only NHWC x HWIO -> NHWC with a kernel no larger than the input reaches Eigen's threaded convolution. Everything else
-  falls to a scalar loop, 50 to 600 times slower; so layouts are written out here.
-* jaxlib 0.10 sends a 2-D convolution without input dilation to a library fusion that is half as fast
-  (`_off_library_fusion`).
-* A kernel gradient in groups (`batch_group_count`) always takes the scalar loop; a forward convolution in groups is
-  slow too.
+What XLA:CPU is slow at (measured on jaxlib 0.10 and 0.12), besides what `conv_cpu_dense` says of one dense
+convolution: a kernel gradient in groups (`batch_group_count`) always takes a scalar loop, and a forward convolution in
+groups is slow too.
 
 The three functions take parsed arguments: pairs, and padding ((top, bottom), (left, right)).
 """
@@ -21,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.fusion import stored
 from cnnjax.ops import conv_cpu_depthwise
+from cnnjax.ops.conv_cpu_dense import convolution
 from cnnjax.ops.conv_cpu_parts import (
     Pair,
     Sides,
     interleave,
-    output_size,
     pad,
     phase_parts,
     phases_of,
@@ -37,11 +31,6 @@ from cnnjax.ops.conv_cpu_parts import (
     taps_of,
 )
 
-DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-# jaxlib 0.10 runs its library fusion of a convolution at half of Eigen's speed; from 0.11 on it is the faster of the
-# two.
-LIBRARY_FUSION_IS_SLOW = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
-FEW_PRODUCTS = 36  # up to as many an output, a convolution is a sum of products; from 50 on Eigen is faster
 FEW_IMAGES = 8  # below, a kernel gradient is a product a tap: a batch as input channels would leave lanes empty
 SIMD_WIDTH = 16  # narrow groups are merged up to one vector register of float32
 MOST_CONVOLUTIONS = 64  # that a convolution in groups is split into
@@ -59,9 +48,9 @@ def forward(x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, di
     if groups > 1 and depth == 1:
         return conv_cpu_depthwise.forward(x, kernel, stride, padding, dilation)
     if groups > 1:
-        dense = functools.partial(_convolution, stride=stride, padding=padding, dilation=dilation)
+        dense = functools.partial(convolution, stride=stride, padding=padding, dilation=dilation)
         return _by_groups(dense, x, kernel, groups)
-    return _convolution(x, kernel, stride, padding, dilation)
+    return convolution(x, kernel, stride, padding, dilation)
 
 
 def input_gradient(
@@ -131,7 +120,7 @@ def _dense_kernel_gradient(
     # x convolved with dy, the batch as the channels that are summed: stride and dilation trade places.
     extent = reach(kernel_size, dy.shape[1:3], stride, dilation)
     padding = tuple((lo, r - size - lo) for (lo, _), r, size in zip(padding, extent, x.shape[1:3], strict=True))
-    dk = _convolution(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, padding, stride, off_library=True)
+    dk = convolution(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, padding, stride, off_library=True)
     return dk.transpose(1, 2, 0, 3)
 
 
@@ -151,7 +140,7 @@ def _merged_phases_input_gradient(
         .transpose(0, 2, 4, 1, 3, 5)
         .reshape(*blocks, -1, sh * sw * channels)
     )
-    dx = _convolution(dy, kernel[::-1, ::-1], (1, 1), tuple((b - 1, b - 1) for b in blocks), (1, 1))
+    dx = convolution(dy, kernel[::-1, ::-1], (1, 1), tuple((b - 1, b - 1) for b in blocks), (1, 1))
     n, rows, columns, _ = dx.shape
     dx = (
         dx.reshape(n, rows, columns, sh, sw, channels)
@@ -164,89 +153,11 @@ def _merged_phases_input_gradient(
     )
 
 
-def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair, off_library: bool = False
-) -> jax.Array:
-    """A dense convolution: a matrix product, a sum of products, or Eigen's.
-
-    The last in the only layout that reaches it, with no kernel larger than its input.
-    """
-    if not off_library and math.prod(kernel.shape[:3]) <= FEW_PRODUCTS:
-        return _sum_of_products(x, kernel, stride, padding, dilation)
-    if kernel.shape[:2] == (1, 1):
-        size = output_size(x, (1, 1), stride, padding, dilation)
-        x = taps_of(pad(x, padding), (1, 1), stride, dilation, size)[0]
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    crop = tuple((min(lo, 0), min(hi, 0)) for lo, hi in padding)
-    if any(k > size + sum(c) for k, size, c in zip(kernel.shape[:2], x.shape[1:3], crop, strict=True)):
-        x, padding = pad(x, padding), ((0, 0), (0, 0))
-    else:
-        x, padding = pad(x, crop), tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
-    if off_library or LIBRARY_FUSION_IS_SLOW:
-        return _off_library_fusion(x, kernel, stride, padding, dilation)
-    return lax.conv_general_dilated(
-        x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=DIMENSION_NUMBERS
-    )
-
-
 def _phase_convolution(dy: jax.Array, kernel: jax.Array, phase: Any) -> jax.Array:
     kernel, padding, dilation, size = phase_parts(kernel, phase)
     if kernel.size == 0:
         return jnp.zeros((dy.shape[0], *size, kernel.shape[3]), dy.dtype)
-    return _convolution(dy, kernel, (1, 1), padding, dilation)
-
-
-def _sum_of_products(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
-    """One fused loop over pixels and output channels, every product of a tap and an input channel written out.
-
-    For first layers. Eigen packs few input channels one by one (3x3 of RGB: 1.7 to 6 times slower than this).
-    """
-    window = kernel.shape[:2]
-    size = output_size(x, window, stride, padding, dilation)
-
-    def products(x: jax.Array) -> jax.Array:
-        taps = taps_of(x, window, stride, dilation, size)
-        pixels = [pixel for tap in taps for pixel in lax.split(tap, [1] * x.shape[3], axis=3)]
-        weights = kernel.reshape(-1, kernel.shape[3])
-        return functools.reduce(jnp.add, [pixel * weight for pixel, weight in zip(pixels, weights, strict=True)])
-
-    return stored(products, stored(lambda x: pad(x, padding), x))
-
-
-def _off_library_fusion(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, dilation: Pair) -> jax.Array:
-    """The same numbers through Eigen.
-
-    XLA's library fusion takes no convolution whose input is dilated, so every coordinate of the rows is doubled: input
-    dilation, kernel dilation, stride and padding. Nothing is added to the work. Eigen packs a dilated input channel by
-    channel, though, which is slow with few of them. One more output column than input columns is refused by the fusion
-    as well; with a stride that would cost too much, and the fusion is kept.
-    """
-    if x.shape[3] < 8 and stride == (1, 1):
-        return _one_more_column(x, kernel, padding, dilation)
-    if x.shape[3] < 8:
-        return lax.conv_general_dilated(
-            x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=DIMENSION_NUMBERS
-        )
-    (lo, hi), columns = padding
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (2 * stride[0], stride[1]),
-        ((2 * lo, 2 * hi), columns),
-        lhs_dilation=(2, 1),
-        rhs_dilation=(2 * dilation[0], dilation[1]),
-        dimension_numbers=DIMENSION_NUMBERS,
-    )
-
-
-def _one_more_column(x: jax.Array, kernel: jax.Array, padding: Sides, dilation: Pair) -> jax.Array:
-    rows, (lo, hi) = padding
-    columns = output_size(x, kernel.shape[:2], (1, 1), padding, dilation)[1]
-    extra = max(0, x.shape[2] + 1 - columns)
-    y = lax.conv_general_dilated(
-        x, kernel, (1, 1), (rows, (lo, hi + extra)), rhs_dilation=dilation, dimension_numbers=DIMENSION_NUMBERS
-    )
-    return y[:, :, :columns]
+    return convolution(dy, kernel, (1, 1), padding, dilation)
 
 
 # ---------------------------------------------------------------- groups

@@ -22,7 +22,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import conv_cpu
-from cnnjax.ops.conv_cpu import DIMENSION_NUMBERS
+from cnnjax.ops.conv_cpu_dense import DIMENSION_NUMBERS
 from cnnjax.ops.conv_cpu_parts import Pair, Sides, output_size, reach
 
 Shape = tuple[int, ...]
