@@ -23,6 +23,9 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # two.
 LIBRARY_FUSION_IS_SLOW = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11)
 FEW_PRODUCTS = 36  # up to as many an output, a convolution is a sum of products; from 50 on Eigen is faster
+# The s*s phases of a strided convolution are channels of one of stride 1 if filling the kernel up to a multiple of the
+# stride adds few taps (4x4 s2: none, 7x7 s2: 1.3 times, 3x3 s2: 1.8 times).
+LARGEST_FILL = 1.5
 
 
 def convolution(
@@ -73,10 +76,12 @@ def _off_library_fusion(x: jax.Array, kernel: jax.Array, stride: Pair, padding: 
     XLA's library fusion takes no convolution whose input is dilated, so every coordinate of the rows is doubled: input
     dilation, kernel dilation, stride and padding. Nothing is added to the work. Eigen packs a dilated input channel by
     channel, though, which is slow with few of them. One more output column than input columns is refused by the fusion
-    as well; with a stride that would cost too much, and the fusion is kept.
+    as well; with a stride that would cost too much: its phases become channels, or the fusion is kept.
     """
     if x.shape[3] < 8 and stride == (1, 1):
         return _one_more_column(x, kernel, padding, dilation)
+    if x.shape[3] < 8 <= x.shape[3] * math.prod(stride) and dilation == (1, 1) and fills_cells(kernel, stride):
+        return _phases_as_channels(x, kernel, stride, padding)
     if x.shape[3] < 8:
         return lax.conv_general_dilated(
             x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=DIMENSION_NUMBERS
@@ -91,6 +96,30 @@ def _off_library_fusion(x: jax.Array, kernel: jax.Array, stride: Pair, padding: 
         rhs_dilation=(2 * dilation[0], dilation[1]),
         dimension_numbers=DIMENSION_NUMBERS,
     )
+
+
+def fills_cells(kernel: jax.Array, stride: Pair) -> bool:
+    """Whether a kernel is about as large as a whole number of cells of `stride` pixels."""
+    filled = math.prod(-(-k // s) * s for k, s in zip(kernel.shape[:2], stride, strict=True))
+    return filled <= LARGEST_FILL * math.prod(kernel.shape[:2])
+
+
+def _phases_as_channels(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides) -> jax.Array:
+    """The convolution with stride 1 of cells of `stride` pixels: 12 channels instead of 3, 1.0 to 1.9 times as fast."""
+    (sh, sw), (kh, kw, c, o) = stride, kernel.shape
+    size = output_size(x, (kh, kw), stride, padding, (1, 1))
+    taps = tuple(-(-k // s) for k, s in zip((kh, kw), stride, strict=True))
+    rows, columns = (n + t - 1 for n, t in zip(size, taps, strict=True))
+    ends = [
+        (lo, cells * s - lo - n)
+        for (lo, _), cells, s, n in zip(padding, (rows, columns), stride, x.shape[1:3], strict=True)
+    ]
+    x = pad(x, tuple(ends)).reshape(-1, rows, sh, columns, sw, c).transpose(0, 1, 3, 2, 4, 5)
+    extra = [(0, t * s - k, 0) for t, s, k in zip(taps, stride, (kh, kw), strict=True)]
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*extra, (0, 0, 0), (0, 0, 0)])
+    kernel = kernel.reshape(taps[0], sh, taps[1], sw, c, o).transpose(0, 2, 1, 3, 4, 5)
+    x, kernel = x.reshape(-1, rows, columns, sh * sw * c), kernel.reshape(*taps, sh * sw * c, o)
+    return _off_library_fusion(x, kernel, (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
 def _one_more_column(x: jax.Array, kernel: jax.Array, padding: Sides, dilation: Pair) -> jax.Array:

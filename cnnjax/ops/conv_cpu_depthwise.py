@@ -1,7 +1,6 @@
 """Depthwise convolution and its gradients on the CPU: products of shifted maps, fused into one loop."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,8 @@ def input_gradient(
 ) -> jax.Array:
     """`conv_cpu.input_gradient` with a group for every channel of x."""
     if taps_are_fewer_than_phases(kernel, stride):
-        dx = spread_taps(operator.mul, dy, kernel[:, :, 0], input_size, stride, padding, dilation)
+        parts = [dy * weight for weight in kernel.reshape(-1, kernel.shape[3])]
+        dx = spread_taps(parts, kernel.shape[:2], input_size, stride, padding, dilation)
     else:
         phases = phases_of(input_size, dy.shape[1:3], kernel.shape[:2], stride, padding, dilation)
         parts = [phase_parts(kernel, phase) for phase in phases]

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -104,21 +104,11 @@ def taps_are_fewer_than_phases(kernel: jax.Array, stride: Pair) -> bool:
 
 
 def spread_taps(
-    product: Callable[[jax.Array, jax.Array], jax.Array],
-    dy: jax.Array,
-    kernel: jax.Array,
-    size: Pair,
-    stride: Pair,
-    padding: Sides,
-    dilation: Pair,
+    parts: Sequence[jax.Array], kernel_size: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
-    """Return the input gradient tap by tap: dy times the tap, its pixels `stride` apart with zeros between.
+    """Return an input gradient as the sum of its `parts`, dy times every tap: each with its pixels `stride` apart."""
 
-    For a single tap, and for strides far longer than the kernel.
-    """
-
-    def spread(a: int, b: int) -> jax.Array:
-        part = product(dy, kernel[a, b])
+    def spread(part: jax.Array, a: int, b: int) -> jax.Array:
         first = [tap * d - lo for tap, d, (lo, _) in zip((a, b), dilation, padding, strict=True)]
         config = [
             (at, n - at - ((have - 1) * s + 1), s - 1)
@@ -126,4 +116,5 @@ def spread_taps(
         ]
         return lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *config, (0, 0, 0)])
 
-    return functools.reduce(jnp.add, [spread(a, b) for a in range(kernel.shape[0]) for b in range(kernel.shape[1])])
+    taps = [(a, b) for a in range(kernel_size[0]) for b in range(kernel_size[1])]
+    return functools.reduce(jnp.add, [spread(part, *tap) for part, tap in zip(parts, taps, strict=True)])
