@@ -4,6 +4,7 @@ Hypothesis draws the precision, whether values repeat, and a seed; NumPy makes t
 drawn by itself, two thirds of the cases would be what Hypothesis makes by copying one option's value to another.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ class Case:
     options: dict[str, Any]
     dtype: str
     seed: int
+    redraw: Callable[[int], "Case"]  # the same call with other values, by number; ties in every other one
 
     def _repr_pretty_(self, printer, cycle):
         """What Hypothesis reports of a failure: shapes instead of numbers."""
@@ -41,22 +43,22 @@ class Case:
 
 
 def cases(plan, fill=None):
-    """Cases whose shapes and options are `plan(rng)`, with arrays of values `fill(rng, name, shape)`.
+    """Cases whose shapes and options are `plan(rng)`, with arrays of values `fill(rng, name, shape, options)`.
 
     Values are normal by default, or small integers, so that ties and zeros are common.
     """
 
-    def make(dtype, repeat, seed):
-        rng = np.random.default_rng(seed)
-        shapes, options = plan(rng)
+    def make(dtype, repeat, seed, number=0):
+        shapes, options = plan(np.random.default_rng(seed))
+        rng = np.random.default_rng((seed, number))
         arrays = {}
         for name, shape in shapes.items():
-            if fill:
-                values = fill(rng, name, shape)
-            else:
-                values = rng.integers(-2, 3, shape) if repeat else rng.standard_normal(shape)
-            arrays[name] = values.astype(DTYPES[dtype]).astype(float)
-        return Case(arrays, options, dtype, seed)
+            values = fill(rng, name, shape, options) if fill else None
+            if values is None:
+                values = rng.integers(-2, 3, shape) if repeat ^ number % 2 else rng.standard_normal(shape)
+            integers = np.issubdtype(values.dtype, np.int32)
+            arrays[name] = values if integers else values.astype(DTYPES[dtype]).astype(float)
+        return Case(arrays, options, dtype, seed, lambda number: make(dtype, repeat, seed, number))
 
     dtypes = st.sampled_from(["float32", "bfloat16", "float32", "float64"])
     return st.builds(make, dtypes, st.booleans(), st.integers(0, 2**32 - 1))
@@ -210,20 +212,19 @@ def unpooling(rng):
     return {"y": y, "indices": y}, {"output_size": output_size}
 
 
-def with_indices(case):
-    """`case` with indices that do not repeat: each in its own cell, anywhere, or some of them outside of the plane."""
-    rng, (n, h, w, c), size = np.random.default_rng(case.seed), case.arrays["y"].shape, case.options["output_size"]
+def indices(rng, name, shape, options):
+    """Indices that do not repeat: each in its own cell, anywhere, or some of them outside of the plane."""
+    if name != "indices":
+        return None
+    (n, h, w, c), size = shape, options["output_size"]
     where = pick(rng, ["own cell", "anywhere", "some outside"])
     if where == "own cell":
         s, t = size[0] // h, size[1] // w
-        rows = np.arange(h)[:, None, None] * s + rng.integers(s, size=(n, h, w, c))
-        indices = rows * size[1] + np.arange(w)[:, None] * t + rng.integers(t, size=(n, h, w, c))
-    else:
-        low, high = (0, size[0] * size[1]) if where == "anywhere" else (-2, size[0] * size[1] + 3)
-        planes = np.broadcast_to(np.arange(low, high), (n, c, high - low))
-        indices = rng.permuted(planes, axis=2)[..., : h * w].reshape(n, c, h, w).transpose(0, 2, 3, 1)
-    case.arrays["indices"] = indices.astype(np.int32)
-    return case
+        rows = np.arange(h)[:, None, None] * s + rng.integers(s, size=shape)
+        return (rows * size[1] + np.arange(w)[:, None] * t + rng.integers(t, size=shape)).astype(np.int32)
+    low, high = (0, size[0] * size[1]) if where == "anywhere" else (-2, size[0] * size[1] + 3)
+    planes = np.broadcast_to(np.arange(low, high, dtype=np.int32), (n, c, high - low))
+    return rng.permuted(planes, axis=2)[..., : h * w].reshape(n, c, h, w).transpose(0, 2, 3, 1)
 
 
 # ---------------------------------------------------------------- normalisation
@@ -237,7 +238,7 @@ def normalisation(*vectors):
     return plan
 
 
-def about_means(rng, name, shape):
+def about_means(rng, name, shape, options):
     """Images whose channels have means of their own; variances that are positive."""
     values = rng.standard_normal(shape)
     if name == "x":

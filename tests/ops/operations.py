@@ -174,7 +174,7 @@ OPERATIONS = [
     ),
     Operation(
         "max_unpool2d",
-        cases.cases(cases.unpooling).map(cases.with_indices),
+        cases.cases(cases.unpooling, cases.indices),
         ops.max_unpool2d,
         reference_pools.max_unpool2d,
         exact=True,
@@ -277,9 +277,9 @@ if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
 
 
 def values_and_gradients(compute, case, cotangents):
-    """Floating results, other results, and gradients by argument; compiled in one program.
+    """A compiled program of such calls: floating results, other results, and gradients by argument.
 
-    One case in sixteen is compiled as users have it, the others without XLA's optimisations, which take long.
+    One program in sixteen is compiled as users have it, the others without XLA's optimisations, which take long.
     """
 
     def run(floats, others, cotangents):
@@ -293,9 +293,12 @@ def values_and_gradients(compute, case, cotangents):
         assert ours == expected, "shapes and dtypes"
         return values, whole, pull(cotangents)[0]
 
+    def call(function, case, cotangents):
+        floats = {name: case.arrays[name].astype(cases.DTYPES[case.dtype]) for name in case.floats}
+        others = {name: array for name, array in case.arrays.items() if name not in floats}
+        with jax.enable_x64(case.dtype == "float64"):
+            return function(floats, others, cotangents)
+
     quick = np.random.default_rng(case.seed).integers(16) > 0
-    floats = {name: case.arrays[name].astype(cases.DTYPES[case.dtype]) for name in case.floats}
-    others = {name: array for name, array in case.arrays.items() if name not in floats}
-    with jax.enable_x64(case.dtype == "float64"):
-        compiled = jax.jit(run).lower(floats, others, cotangents).compile(QUICK if quick else None)
-        return jax.tree.map(np.asarray, compiled(floats, others, cotangents))
+    compiled = call(jax.jit(run).lower, case, cotangents).compile(QUICK if quick else None)
+    return lambda case, cotangents: jax.tree.map(np.asarray, call(compiled, case, cotangents))

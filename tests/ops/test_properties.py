@@ -1,6 +1,7 @@
 """Every operation against direct sums in double precision, its gradients against their complex step, and both torch's.
 
 `pytest --long tests/ops/test_properties.py` runs 5,000 random cases of each. torch is compared where it is installed.
+Most of a case's time is its compilation: every program is called with several draws of values, ties in every other one.
 """
 
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from importlib.util import find_spec
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cnnjax import ops
 from tests.ops import cases
@@ -20,6 +21,7 @@ else:
     reference_torch = None
 
 STEP = 1e-30
+CALLS = {"ordinary": 2, "long": 5}  # of a compiled program
 
 
 def leaves(outputs):
@@ -61,26 +63,36 @@ def check_sums(operation, case, expected, whole, cotangents, ours):
         )
 
 
+def random_cotangents(operation, case, expected):
+    rng = np.random.default_rng(case.seed + 1)
+    dtype = np.float32 if operation.at_least_float32 and case.dtype == "bfloat16" else cases.DTYPES[case.dtype]
+    return [rng.standard_normal(value.shape).astype(dtype) for value in expected]
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
-def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operation):
+def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operation, pytestconfig):
+    calls = CALLS["long" if pytestconfig.getoption("long") else "ordinary"]
+
+    @settings(max_examples=settings.default.max_examples // calls)
     @given(operation.cases)
     def holds(case):
-        expected, whole = leaves(operation.reference(**case.arrays, **case.options))
-        if operation.sizes and (size := operation.sizes(**case.arrays, **case.options)):
-            channels_first = case.options.get("layout") == "NCHW"
-            assert (expected[0].shape[2:] if channels_first else expected[0].shape[1:3]) == size
-
-        rng = np.random.default_rng(case.seed + 1)
-        dtype = np.float32 if operation.at_least_float32 and case.dtype == "bfloat16" else cases.DTYPES[case.dtype]
-        cotangents = [rng.standard_normal(value.shape).astype(dtype) for value in expected]
-        ours = values_and_gradients(operation.compute, case, cotangents)
-        check_sums(operation, case, expected, whole, cotangents, ours)
-        if reference_torch and reference_torch.takes(operation, case):
-            reference_torch.check(operation, case, cotangents, ours)
+        program = None
+        for number in range(calls):
+            case = case.redraw(number)
+            expected, whole = leaves(operation.reference(**case.arrays, **case.options))
+            if operation.sizes and (size := operation.sizes(**case.arrays, **case.options)):
+                channels_first = case.options.get("layout") == "NCHW"
+                assert (expected[0].shape[2:] if channels_first else expected[0].shape[1:3]) == size
+            cotangents = random_cotangents(operation, case, expected)
+            program = program or values_and_gradients(operation.compute, case, cotangents)
+            ours = program(case, cotangents)
+            check_sums(operation, case, expected, whole, cotangents, ours)
+            if reference_torch and reference_torch.takes(operation, case):
+                reference_torch.check(operation, case, cotangents, ours)
 
     holds()
-    jax.clear_caches()  # what 5,000 programs leave behind are gigabytes
+    jax.clear_caches()  # what a thousand programs leave behind are gigabytes
 
 
 def test_every_operation_is_tested():
