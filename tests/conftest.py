@@ -17,7 +17,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long",
         action="store_true",
-        help="cnnjax: test properties on 5,000 random cases each, new ones every time, instead of the same 200",
+        help="cnnjax: test properties on 5,000 random calls each, new ones every time, instead of the same 200",
     )
     parser.addoption(
         "--record",

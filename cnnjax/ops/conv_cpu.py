@@ -34,8 +34,8 @@ from cnnjax.ops.conv_cpu_parts import (
 
 FEW_IMAGES = 8  # below, a kernel gradient is a product a tap: a batch as input channels would leave lanes empty
 # With up to as many pixels a channel, dy is multiplied by all taps at once: a convolution would turn the kernel around
-# first, which then is no smaller than what it is multiplied by (1.3 to 2.6 times slower; 10 pixels a channel: faster).
-FEW_PIXELS = 2.5
+# first (3x3 of 256 to 512 channels: 1.3 to 2.6 times slower; with 10 pixels a channel it is faster).
+FEW_PIXELS, MOST_TAPS = 2.5, 64
 SIMD_WIDTH = 16  # narrow groups are merged up to one vector register of float32
 MOST_CONVOLUTIONS = 64  # that a convolution in groups is split into
 FEW_CHANNELS = 64  # up to as many in all, the s*s phases of a strided input gradient share one convolution
@@ -93,10 +93,11 @@ def kernel_gradient(
 def _dense_input_gradient(
     dy: jax.Array, kernel: jax.Array, input_size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
-    few_pixels = math.prod(dy.shape[:3]) <= FEW_PIXELS * dy.shape[3]
-    if few_pixels or kernel.shape[:2] == (1, 1) or taps_are_fewer_than_phases(kernel, stride):
+    taps = math.prod(kernel.shape[:2])
+    few_pixels = math.prod(dy.shape[:3]) <= FEW_PIXELS * dy.shape[3] and taps <= MOST_TAPS
+    if few_pixels or taps == 1 or taps_are_fewer_than_phases(kernel, stride):
         products = lax.dot_general(dy, kernel.reshape(-1, dy.shape[3]), (((3,), (1,)), ((), ())))
-        parts = lax.split(products, [kernel.shape[2]] * math.prod(kernel.shape[:2]), axis=3)
+        parts = lax.split(products, [kernel.shape[2]] * taps, axis=3)
         return spread_taps(parts, kernel.shape[:2], input_size, stride, padding, dilation)
     kernel = kernel.swapaxes(2, 3)
     if stride == (1, 1):

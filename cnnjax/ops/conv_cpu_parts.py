@@ -98,7 +98,7 @@ def interleave(phases: list[jax.Array], stride: Pair, size: Pair) -> jax.Array:
 
 
 def taps_are_fewer_than_phases(kernel: jax.Array, stride: Pair) -> bool:
-    """Whether a stride has too many phases to compile, most of them without a tap: `spread_taps` is for these."""
+    """Whether a stride has too many phases to compile, most of them without a tap."""
     phases = math.prod(stride)
     return phases > MOST_PHASES and kernel.shape[0] * kernel.shape[1] < phases
 
@@ -106,7 +106,10 @@ def taps_are_fewer_than_phases(kernel: jax.Array, stride: Pair) -> bool:
 def spread_taps(
     parts: Sequence[jax.Array], kernel_size: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
-    """Return an input gradient as the sum of its `parts`, dy times every tap: each with its pixels `stride` apart."""
+    """Return an input gradient as the sum of its `parts`, dy times every tap: each with its pixels `stride` apart.
+
+    For a single tap, for few pixels, and for strides far longer than the kernel.
+    """
 
     def spread(part: jax.Array, a: int, b: int) -> jax.Array:
         first = [tap * d - lo for tap, d, (lo, _) in zip((a, b), dilation, padding, strict=True)]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.ops import reference
 
+USES = ["plan", "values", "cotangents", "direction", "compiler"]
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}
 BATCHES = [1, 2, 3, 8, 9]  # from 8 images on, kernel gradients take another form
 CHANNELS = [1, 2, 3, 4, 6, 8, 17, 32]
@@ -30,35 +31,47 @@ class Case:
     options: dict[str, Any]
     dtype: str
     seed: int
-    redraw: Callable[[int], "Case"]  # the same call with other values, by number; ties in every other one
+    number: int  # of the values, of which a call may be given several
+    redraw: Callable[[int], "Case"]  # the same call with the values of another number
 
     def _repr_pretty_(self, printer, cycle):
         """What Hypothesis reports of a failure: shapes instead of numbers."""
-        given = {name: array.shape for name, array in self.arrays.items()} | self.options | {"seed": self.seed}
+        given = (
+            {name: array.shape for name, array in self.arrays.items()}
+            | self.options
+            | {"seed": self.seed, "number": self.number}
+        )
         printer.text(f"{self.dtype}: {', '.join(f'{name}={value!r}' for name, value in given.items())}")
+
+    def rng(self, use):
+        return stream(use, self.seed, self.number)
 
     @property
     def floats(self):
         return [name for name, array in self.arrays.items() if array.dtype == float]
 
 
+def stream(use, seed, number=0):
+    """Random numbers of their own for every use of a seed: one that shares them would choose by the same draws."""
+    return np.random.default_rng((USES.index(use) + 1, seed, number))
+
+
 def cases(plan, fill=None):
     """Cases whose shapes and options are `plan(rng)`, with arrays of values `fill(rng, name, shape, options)`.
 
-    Values are normal by default, or small integers, so that ties and zeros are common.
+    Where it gives none they are normal, or, in every other number, small integers, so that ties and zeros are common.
     """
 
     def make(dtype, repeat, seed, number=0):
-        shapes, options = plan(np.random.default_rng(seed))
-        rng = np.random.default_rng((seed, number))
+        shapes, options = plan(stream("plan", seed))
+        rng = stream("values", seed, number)
         arrays = {}
         for name, shape in shapes.items():
             values = fill(rng, name, shape, options) if fill else None
             if values is None:
                 values = rng.integers(-2, 3, shape) if repeat ^ number % 2 else rng.standard_normal(shape)
-            integers = np.issubdtype(values.dtype, np.int32)
-            arrays[name] = values if integers else values.astype(DTYPES[dtype]).astype(float)
-        return Case(arrays, options, dtype, seed, lambda number: make(dtype, repeat, seed, number))
+            arrays[name] = values if name == "indices" else values.astype(DTYPES[dtype]).astype(float)
+        return Case(arrays, options, dtype, seed, number, lambda number: make(dtype, repeat, seed, number))
 
     dtypes = st.sampled_from(["float32", "bfloat16", "float32", "float64"])
     return st.builds(make, dtypes, st.booleans(), st.integers(0, 2**32 - 1))

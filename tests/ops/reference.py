@@ -48,6 +48,7 @@ def conv2d(
     (sh, sw), (dh, dw) = pair(stride), pair(dilation)
     height, width = (x.shape[1] - dh * (kh - 1) - 1) // sh + 1, (x.shape[2] - dw * (kw - 1) - 1) // sw + 1
     y = np.zeros((len(x), height, width, outs), np.result_type(x, kernel))
+    groups = int(groups)  # which NumPy does not take from True
     taps = kernel.reshape(kh, kw, depth, groups, outs // groups)
     for i, j in np.ndindex(height, width):
         seen = x[:, i * sh : i * sh + dh * (kh - 1) + 1 : dh, j * sw : j * sw + dw * (kw - 1) + 1 : dw]

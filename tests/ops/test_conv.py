@@ -1,11 +1,44 @@
 """conv2d by example, and its messages; `test_properties` compares it with a direct sum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax import ops
+from cnnjax.ops import conv_cpu, conv_primitives
+
+SIDES = ((2, 1), (0, 3))
+FORMS = [  # image, kernel, stride, sides: where the CPU's forms differ
+    ((9, 13, 14, 3), (5, 5, 3, 4), (2, 2), SIDES),  # phases as channels
+    ((2, 24, 20, 3), (4, 4, 3, 5), (4, 4), ((0, 0), (0, 0))),
+    ((2, 12, 9, 7), (7, 7, 7, 2), (2, 1), SIDES),
+    ((1, 17, 19, 3), (5, 5, 3, 2), (6, 6), SIDES),
+    ((2, 30, 30, 1), (11, 11, 1, 3), (4, 4), SIDES),
+    ((3, 4, 4, 5), (3, 3, 5, 32), (1, 1), SIDES),  # few pixels a channel
+    ((9, 5, 7, 40), (3, 3, 40, 33), (2, 2), ((1, 1), (1, 1))),
+    ((2, 11, 11, 3), (9, 9, 3, 16), (1, 1), ((0, 0), (0, 0))),  # few, of too many taps
+    ((8, 9, 9, 17), (1, 1, 17, 6), (2, 2), ((0, 0), (0, 0))),
+]
+
+
+@pytest.mark.parametrize(("image", "kernel", "stride", "sides"), FORMS)
+def test_the_cpu_s_forms_as_users_have_them_compiled_are_lax_s(image, kernel, stride, sides):
+    x, weights = (jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate((image, kernel)))
+    params = {"stride": stride, "padding": sides, "dilation": (1, 1), "groups": 1}
+    y = conv_primitives.reference_forward(x, weights, **params)
+    dy = jax.random.normal(jax.random.key(2), y.shape)
+    calls = {
+        "forward": ((x, weights), {}),
+        "input_gradient": ((dy, weights), {"input_size": image[1:3]}),
+        "kernel_gradient": ((x, dy), {"kernel_size": kernel[:2]}),
+    }
+    for name, (arrays, sizes) in calls.items():
+        ours = jax.jit(functools.partial(getattr(conv_cpu, name), **params, **sizes))(*arrays)
+        expected = getattr(conv_primitives, f"reference_{name}")(*arrays, **params, **sizes)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Every operation against direct sums in double precision, its gradients against their complex step, and both torch's.
 
-`pytest --long tests/ops/test_properties.py` runs 5,000 random cases of each. torch is compared where it is installed.
-Most of a case's time is its compilation: every program is called with several draws of values, ties in every other one.
+`pytest --long tests/ops/test_properties.py` makes 5,000 random calls of each. torch is compared where it is installed.
+Most of a call's time would be its compilation: every program is called with several draws of values, and where these
+may repeat they do so in every other draw.
 """
 
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 
 from cnnjax import ops
 from tests.ops import cases
@@ -50,7 +51,7 @@ def check_sums(operation, case, expected, whole, cotangents, ours):
             excess = np.abs(mine - theirs) - tolerance * np.abs(bound)
             assert (excess <= 0).all(), f"values are off by {np.abs(mine - theirs).max()}, {(excess > 0).sum()} of them"
 
-    rng = np.random.default_rng(case.seed)
+    rng = case.rng("direction")
     for name in case.floats:
         direction = rng.standard_normal(arrays[name].shape)
         moved = derivative(operation.reference, arrays, options, name, direction)
@@ -64,7 +65,7 @@ def check_sums(operation, case, expected, whole, cotangents, ours):
 
 
 def random_cotangents(operation, case, expected):
-    rng = np.random.default_rng(case.seed + 1)
+    rng = case.rng("cotangents")
     dtype = np.float32 if operation.at_least_float32 and case.dtype == "bfloat16" else cases.DTYPES[case.dtype]
     return [rng.standard_normal(value.shape).astype(dtype) for value in expected]
 
@@ -74,24 +75,24 @@ def random_cotangents(operation, case, expected):
 def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operation, pytestconfig):
     calls = CALLS["long" if pytestconfig.getoption("long") else "ordinary"]
 
-    @settings(max_examples=settings.default.max_examples // calls)
-    @given(operation.cases)
     def holds(case):
         program = None
-        for number in range(calls):
-            case = case.redraw(number)
-            expected, whole = leaves(operation.reference(**case.arrays, **case.options))
-            if operation.sizes and (size := operation.sizes(**case.arrays, **case.options)):
-                channels_first = case.options.get("layout") == "NCHW"
+        for values in map(case.redraw, range(calls)):
+            note(f"of the values number {values.number}")
+            expected, whole = leaves(operation.reference(**values.arrays, **values.options))
+            if operation.sizes and (size := operation.sizes(**values.arrays, **values.options)):
+                channels_first = values.options.get("layout") == "NCHW"
                 assert (expected[0].shape[2:] if channels_first else expected[0].shape[1:3]) == size
-            cotangents = random_cotangents(operation, case, expected)
-            program = program or values_and_gradients(operation.compute, case, cotangents)
-            ours = program(case, cotangents)
-            check_sums(operation, case, expected, whole, cotangents, ours)
-            if reference_torch and reference_torch.takes(operation, case):
-                reference_torch.check(operation, case, cotangents, ours)
+            cotangents = random_cotangents(operation, values, expected)
+            program = program or values_and_gradients(operation.compute, values, cotangents)
+            ours = program(values, cotangents)
+            check_sums(operation, values, expected, whole, cotangents, ours)
+            if reference_torch and reference_torch.takes(operation, values):
+                reference_torch.check(operation, values, cotangents, ours)
 
-    holds()
+    # Of its name Hypothesis makes its seed: every operation has shapes of its own.
+    holds.__name__ = operation.name.replace(" ", "_")
+    settings(max_examples=settings.default.max_examples // calls)(given(operation.cases)(holds))()
     jax.clear_caches()  # what a thousand programs leave behind are gigabytes
 
 
