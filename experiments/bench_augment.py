@@ -50,7 +50,7 @@ PEERS: dict[str, Callable[[Any], Any]] = {  # of torchvision.transforms.v2, the 
 class Options:
     """Time every augmentation."""
 
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, at least 0; 3 calls at least.")] = 1.0
+    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, at least 0.")] = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self, {"seconds": NOT_NEGATIVE})

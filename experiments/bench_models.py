@@ -68,9 +68,7 @@ class Options:
 
     models: Annotated[str, tyro.conf.arg(help="Shell pattern of the networks to measure.")] = "*"
     sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
-    seconds: Annotated[
-        float, tyro.conf.arg(help="Time for every contender and measure, at least 0; three calls at least.")
-    ] = 2.0
+    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least 0.")] = 2.0
     skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
     again: Annotated[bool, tyro.conf.arg(help="Measure what is there already, too.")] = False
 

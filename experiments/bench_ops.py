@@ -51,9 +51,7 @@ class Options:
     """Time the primitives against plain lax and torch."""
 
     rows: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the rows to time match.")] = "*"
-    seconds: Annotated[
-        float, tyro.conf.arg(help="Time for every contender, row and direction, at least 0; 3 calls at least.")
-    ] = 1.0
+    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, row and direction, at least 0.")] = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self, {"seconds": NOT_NEGATIVE})
