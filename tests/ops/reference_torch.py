@@ -139,10 +139,14 @@ def run(operation, case, arrays, cotangents):
 
 
 def magnitudes(operation, case, values, gradients, cotangents):
-    """What errors are relative to: sums of absolute products, or else 10 times the largest value."""
+    """What errors are relative to: sums of absolute products, or else 10 times the largest value.
+
+    The gradient of a bias is a sum of cotangents, of which next to nothing may be left: that of their absolute values.
+    """
     if operation.magnitude:
-        largest = [10 * np.abs(value).max() for value in values]
-        return largest, {name: 10 * np.abs(gradient).max() for name, gradient in gradients.items()}
+        absolute = run(operation, case, case.arrays, [np.abs(g) for g in cotangents])[2]
+        slopes = {name: 10 * np.abs([gradient, absolute[name]]).max() for name, gradient in gradients.items()}
+        return [10 * np.abs(value).max() for value in values], slopes
     signed = operation.signed
     arrays = {k: a if signed or k not in case.floats else np.abs(a) for k, a in case.arrays.items()}
     values, _, gradients = run(operation, case, arrays, [np.abs(g) for g in cotangents])
