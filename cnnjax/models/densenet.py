@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.fusion import stored_on_cpu
 from cnnjax.models.images import check_images
 from cnnjax.nn import Activation, AvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 
@@ -49,7 +50,9 @@ class DenseBlock(Sequential):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self:
-            x = jnp.concatenate([x, layer(x)], axis=-1)
+            # Stored, or XLA:CPU puts the parts together again inside every kernel that reads them: a training step of
+            # densenet121 took a tenth longer, and that of densenet201 65 s to compile, not 54.
+            x = stored_on_cpu(lambda *parts: jnp.concatenate(parts, axis=-1), x, layer(x))
         return x
 
 
