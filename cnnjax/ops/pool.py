@@ -107,7 +107,7 @@ def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None
     """Return the p-norm of each window, `(sum |x|^p)^(1/p)`; its gradient is zero where a window or a value is zero.
 
     Args:
-        x: images (batch, height, width, channels).
+        x: images (batch, height, width, channels); arithmetic is in float32 at least, the result in x's dtype.
         window: taps, an integer or (height, width).
         p: exponent, positive; 2 is the Euclidean norm.
         stride: pixels between two windows; default: the window.
@@ -120,7 +120,9 @@ def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None
     p = arguments.real("p", p, positive=True)
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, 0)
-    return _power(window_sums(_power(jnp.abs(x), p), rows, columns), 1 / p)
+    # In half precision powers would overflow, and 1 / p be rounded itself.
+    powers = _power(jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32))), p)
+    return _power(window_sums(powers, rows, columns), 1 / p).astype(x.dtype)
 
 
 def _power(x: jax.Array, exponent: float) -> jax.Array:

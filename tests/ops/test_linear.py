@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import geometry, ops
+from tests.ops import reference_pools
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
 KERNEL = jax.random.normal(jax.random.key(1), (3, 2, 4, 6))
@@ -37,6 +38,15 @@ def test_conv_transpose2d_is_the_gradient_of_conv2d(stride, padding, groups):
         y, kernel.swapaxes(2, 3), stride=stride, padding=padding, output_padding=extra, groups=groups
     )
     np.testing.assert_allclose(backward, pull(y)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("p", [0.5, 1.5, 3.0])
+def test_lp_pool_rounds_once_in_half_precision(dtype, p):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 16)) * 100, dtype)  # 100 ** 3 is beyond float16
+    expected = reference_pools.lp_pool2d(np.asarray(x, float), 2, p)
+    mine = np.asarray(ops.lp_pool2d(x, 2, p), float)
+    np.testing.assert_allclose(mine, expected, rtol=1.01 * float(jnp.finfo(dtype).eps) / 2)
 
 
 def test_lp_pool_has_a_finite_gradient_at_zero():
