@@ -14,7 +14,7 @@ ALLOWED = {
     "ops": {"fusion"},
     "data": {"errors", "fusion"},
     "nn": {"ops", "geometry", "errors"},
-    "models": {"nn", "ops", "geometry", "errors"},
+    "models": {"nn", "ops", "geometry", "errors", "fusion"},
     "interop": {"models", "nn", "ops", "geometry", "errors"},
     "viz": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
     "train": {"models", "interop", "nn", "ops", "geometry", "data", "errors", "__version__"},
