@@ -154,6 +154,23 @@ def test_peak_memory_is_the_programs_own_not_its_parents():
     assert int(printed) < len(held)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("", ["", "glibc.malloc.hugetlb=1"]),
+        ("glibc.malloc.perturb=0", ["glibc.malloc.perturb=0", "glibc.malloc.perturb=0:glibc.malloc.hugetlb=1"]),
+        ("glibc.malloc.hugetlb=0", ["glibc.malloc.hugetlb=0"]),
+    ],
+)
+def test_launch_starts_over_once_with_huge_pages(tmp_path, given, seen):
+    (tmp_path / "sitecustomize.py").write_text("import os; print(os.environ['GLIBC_TUNABLES'], flush=True)")
+    environment = {**os.environ, "GLIBC_TUNABLES": given, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "launch.py"), "--help"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.partition("Start an experiment")[0].splitlines() == seen
+
+
 def test_a_finished_run_has_all_its_files(finished):
     out, printed = finished
     for name in ("config.json", "metrics.jsonl", "summary.json", "report.md", "figures/curves.png", "checkpoints"):
