@@ -6,8 +6,10 @@ Layers are named and nested as torchvision's, so that its weights fit.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.fusion import stored_on_cpu
 from cnnjax.nn import Activation, BatchNorm, Conv, GlobalAvgPool, Identity, Module, Sequential, StochasticDepth
 
 Function = Callable[[jax.Array], jax.Array]
@@ -120,7 +122,10 @@ class Residual(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.block(x)
-        return x + self.stochastic_depth(y) if self.shortcut else y
+        if not self.shortcut:
+            return y
+        # XLA:CPU would compute the sum again in whatever reads it: EfficientNet-B0's training step in 174 ms, not 135.
+        return stored_on_cpu(jnp.add, x, self.stochastic_depth(y))
 
 
 class InvertedResidual(Residual):

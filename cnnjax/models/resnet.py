@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.fusion import stored_on_cpu
 from cnnjax.nn import BatchNorm, Conv, GlobalAvgPool, Identity, Linear, MaxPool, Module, Sequential
 
 STEMS = ("imagenet", "cifar")
@@ -48,7 +49,7 @@ class BasicBlock(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return nnx.relu(y + self.downsample(x))
+        return stored_on_cpu(_relu_of_sum, y, self.downsample(x))
 
 
 class Bottleneck(Module):
@@ -81,7 +82,15 @@ class Bottleneck(Module):
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = nnx.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return nnx.relu(y + self.downsample(x))
+        return stored_on_cpu(_relu_of_sum, y, self.downsample(x))
+
+
+def _relu_of_sum(y: jax.Array, shortcut: jax.Array) -> jax.Array:
+    """The output of a block; not stored, XLA:CPU would add up all the blocks before once more in whatever reads it.
+
+    That made ResNet-152's training step take 2.0 s instead of 1.2.
+    """
+    return nnx.relu(y + shortcut)
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, rngs: nnx.Rngs) -> Module:

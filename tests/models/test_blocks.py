@@ -1,11 +1,13 @@
 """The building blocks that several networks share do what their definitions say."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from cnnjax.models.blocks import Residual, channel_shuffle, make_divisible
+from cnnjax.models.resnet import BasicBlock
 from cnnjax.nn import Identity, Sequential
 
 
@@ -33,3 +35,18 @@ def test_drop_path_leaves_whole_images_out_in_training_only():
     assert 100 < (scale == 1).sum() < 190
     layer.eval()
     np.testing.assert_array_equal(layer(x), 2 * x)
+
+
+def operands_of_the_largest_loop(model):
+    """In the compiled gradient of a network: it grows with the depth if a block adds up the blocks before again."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    gradient = jax.jit(jax.grad(lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x).sum()))
+    program = gradient.lower(params, jnp.zeros((8, 8, 8, 16))).compile().as_text()
+    return max(line.count("%") for line in program.splitlines() if " fusion(" in line and "kind=kLoop" in line)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA:CPU")
+def test_a_residual_block_does_not_add_up_the_blocks_before():
+    rngs = nnx.Rngs(0)
+    shallow, deep = (Sequential(*[BasicBlock(16, 16, 1, rngs=rngs) for _ in range(depth)]) for depth in (2, 5))
+    assert operands_of_the_largest_loop(deep) == operands_of_the_largest_loop(shallow)
