@@ -41,7 +41,7 @@ usage: python launch.py EXPERIMENT [--option VALUE ...]   run an experiment, or 
        python launch.py list                              what there is
        python launch.py verify                            check the lectures' claims, write results/CLAIMS.md; exit 1
                                                           if one fails
-       python launch.py report                            write the published runs' reports and site, README's options
+       python launch.py report                            write the published runs' reports and site, README's tables
        python launch.py publish RUN                       replace results/EXPERIMENT by a finished run
        python launch.py bench ops                         time the primitives against plain lax and torch
        python launch.py bench train                       time whole training steps against plain Flax, Keras and torch
@@ -118,7 +118,7 @@ def verify(arguments: list[str]) -> int:
 
 
 def report(arguments: list[str]) -> int:
-    """Write the published runs as `results/README.md` and as a site, and README's option table."""
+    """Write the published runs as `results/README.md` and as a site, and README's two tables."""
     _no_arguments("report", arguments)
     importlib.import_module("experiments.reporting").report(RESULTS, README)
     return 0

@@ -1,7 +1,7 @@
 """Every network of the zoo: how large, how exact, and how fast beside plain Flax and torch.
 
-    python launch.py bench models                                 # all; a night on two cores
-    python launch.py bench models --models "resnet*" --sizes 96   # some, at 96x96 pixels alone
+    python launch.py bench models                                       # all; a night on two cores
+    python launch.py bench models --models "resnet*,vgg11" --sizes 96   # some, at 96x96 pixels alone
 
 For each network, at its own image size and at 96x96 pixels: parameters, multiply-adds, milliseconds for a single image
 and images a second in batches of 16 in `eval`, a training step of 16 images (SGD with momentum; cross-entropy,
@@ -18,7 +18,7 @@ On two cores a network takes one or two minutes at an image size, and about a mi
 of its images (efficientnet_b7 38 of them at its own size), much of it plain Flax's, which --skip-flax leaves out; what
 is left of all is estimated before each. Every row is written to results/bench/models.json (models-gpu.json on a GPU)
 when it is done: stopped, the same command goes on where it was, and measures nothing that is there unless --again says
-so. At the end the whole file becomes results/bench/models.md and a chart.
+so. At the end the whole file becomes results/bench/models.md and a chart; `report` puts the rows at 96x96 into README.
 
 Needs torch, torchvision and timm:
 
@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -66,7 +67,7 @@ TEN_TIMES = {  # the networks that plain Flax is to take ten times as long for
 class Options:
     """Measure networks."""
 
-    models: Annotated[str, tyro.conf.arg(help="Shell pattern of the networks to measure.")] = "*"
+    models: Annotated[str, tyro.conf.arg(help="Networks to measure: names or shell patterns, with commas.")] = "*"
     sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
     seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least 0.")] = 2.0
     skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
@@ -76,8 +77,9 @@ class Options:
         check_ranges(self, {"seconds": NOT_NEGATIVE})
         if not set(self.sizes.split(",")) <= {"own", str(SMALL)}:
             raise UserError(f"--sizes takes own, {SMALL} or own,{SMALL}, got {self.sizes!r}")
-        if not fnmatch.filter(zoo.networks(), self.models):
-            raise UserError(f"--models {self.models!r} matches none of {', '.join(zoo.networks())}")
+        for pattern in self.models.split(","):
+            if not fnmatch.filter(zoo.networks(), pattern):
+                raise UserError(f"--models {pattern!r} matches none of {', '.join(zoo.networks())}")
 
 
 def main(arguments: list[str]) -> int:
@@ -108,7 +110,8 @@ def _missing(options: Options) -> list[tuple[Network, int]]:
             there.add((row["name"], row["size"]))
     chosen = [
         (found[name], found[name].size if size == "own" else SMALL)
-        for name in fnmatch.filter(found, options.models)
+        for pattern in options.models.split(",")
+        for name in fnmatch.filter(found, pattern)
         for size in options.sizes.split(",")
     ]
     return [(network, size) for network, size in dict.fromkeys(chosen) if (network.name, size) not in there]
@@ -220,6 +223,16 @@ HEAD = (
     "creation, s",
     "without numbers, s",
 )
+IN_README = (
+    "network",
+    "parameters",
+    "multiply-adds, 10^9",
+    "parity error",
+    "images a second",
+    "training step, ms",
+    "/ torch's",
+    "plain Flax's /",
+)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -249,7 +262,19 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the results as a page."""
     summary = _markdown_table([("what", "measured", "aim"), *aims(rows)])
     table = _markdown_table([HEAD, *map(cells, rows)])
-    return f"# The zoo, measured\n\nWritten by `python launch.py bench models`.\n\n{summary}\n\n{table}\n"
+    here = _here()
+    there = "{count} {kind} of a machine with {cpu_cores} cores ({machine})".format(**here["device"])
+    libraries = ", ".join(f"{name} {number}" for name, number in (here["versions"] | here["peers"]).items())
+    return (
+        "# The zoo, measured\n\n"
+        f"Written by `python launch.py bench models` on {there}, with {libraries}.\n\n{summary}\n\n{table}\n"
+    )
+
+
+def readme_table(path: Path) -> str:
+    """Return README's table of the networks, of what was measured at 96x96 pixels and written to a file."""
+    rows = [row for row in (train.read_json(path) or {"rows": []})["rows"] if row["size"] == SMALL]
+    return _markdown_table([[line[HEAD.index(name)] for name in IN_README] for line in (HEAD, *map(cells, rows))])
 
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> str:

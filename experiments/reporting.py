@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ from cnnjax import data, train
 from cnnjax.errors import UserError
 from cnnjax.train.devices import use_compilation_cache
 from experiments import EXPERIMENTS, Claim, load_experiment, site
+from experiments.bench_models import readme_table
 from experiments.command_line import say
 from experiments.running import claims_table, describe, figures_in, report_page
 
-OPTIONS_BEGIN, OPTIONS_END = "<!-- options: written by launch.py report -->", "<!-- end of options -->"
 NOTHING = (
     "Nothing is published yet: run an experiment, for example `python launch.py fcn-vs-cnn --data shapes`, then "
     "`python launch.py publish results/runs/RUN`, and build this page again."
@@ -105,7 +106,7 @@ def _fingerprint(results: Path, name: str) -> str | None:
 
 
 def report(results: Path, readme: Path) -> None:
-    """Write every published run's `report.md`, `results/README.md`, the site, and README's option table."""
+    """Write every published run's `report.md`, `results/README.md`, the site, and README's two tables."""
     entries: list[site.Entry] = []
     notices: list[str] = []
     for name in EXPERIMENTS:
@@ -123,12 +124,13 @@ def report(results: Path, readme: Path) -> None:
     for entry in entries:
         train.write_text(results / entry.name / "report.md", report_page(entry))
     train.write_text(results / "README.md", _readme(entries))
-    head, _, rest = readme.read_text().partition(OPTIONS_BEGIN)
-    train.write_text(readme, f"{head}{OPTIONS_BEGIN}\n{option_table()}\n{OPTIONS_END}{rest.partition(OPTIONS_END)[2]}")
+    text = with_table(readme.read_text(), "options", option_table())
+    text = with_table(text, "networks", readme_table(results / "bench" / "models.json"))
+    train.write_text(readme, text)
     shown = {entry.name for entry in entries}
     others = [claim for name in EXPERIMENTS if name not in shown for claim in _known_claims(results, name)]
     _write_site(results / "site", entries, others, notices)
-    print(f"wrote {results / 'README.md'}, the option table of {readme}, and {results / 'site' / 'index.html'}")
+    print(f"wrote {results / 'README.md'}, the tables in {readme}, and {results / 'site' / 'index.html'}")
 
 
 def _entry(results: Path, name: str, notices: list[str]) -> site.Entry | None:
@@ -171,6 +173,12 @@ def _write_site(folder: Path, entries: Sequence[site.Entry], others: Sequence[Cl
             target = folder / site.figure_path(entry, figure)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(figure, target)
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Return README's text with what stands between the two comments of a table replaced; without these, as it is."""
+    begin, end = f"<!-- {name}: written by launch.py report -->", f"<!-- end of {name} -->"
+    return re.sub(f"{begin}\n.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
 
 
 def option_table() -> str:

@@ -14,7 +14,7 @@ import pytest
 
 import launch
 from cnnjax import train
-from experiments import fcn_vs_cnn, reporting, running
+from experiments import bench_models, fcn_vs_cnn, reporting, running
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["fcn-vs-cnn", "--data", "digits", "--epochs", "2", "--batch-size", "256"]
@@ -214,7 +214,7 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     monkeypatch.setattr(launch, "RESULTS", tmp_path)
     monkeypatch.setattr(launch, "README", tmp_path / "front.md")
     monkeypatch.setattr(reporting, "EXPERIMENTS", ("fcn-vs-cnn", "augmentations"))  # the others compute for a minute
-    launch.README.write_text(f"above\n{reporting.OPTIONS_BEGIN}\nold\n{reporting.OPTIONS_END}\nbelow\n")
+    launch.README.write_text("<!-- options: written by launch.py report -->\nold\n<!-- end of options -->\n")
     assert call(capsys, "publish", str(out))[0] == 0
     assert (tmp_path / "fcn-vs-cnn" / "summary.json").exists()
     assert not (tmp_path / "fcn-vs-cnn" / "checkpoints").exists()
@@ -229,8 +229,7 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     page = (tmp_path / "CLAIMS.md").read_text()
     for id, verdict in {"A1": "holds", "A2": "holds", "A3": "**not run**", "A5": "**not run**"}.items():
         assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", page, re.MULTILINE), id
-    front = f"above\n{reporting.OPTIONS_BEGIN}\n{reporting.option_table()}\n{reporting.OPTIONS_END}\nbelow\n"
-    assert launch.README.read_text() == front
+    assert reporting.option_table() in launch.README.read_text()
 
 
 @pytest.mark.parametrize("experiment", ["../thesis", "{parent}/thesis", "", None, ["a"]])
@@ -433,8 +432,10 @@ def test_a_directory_taken_away_under_a_run_ends_it_with_one_message(tmp_path, c
     assert "Traceback" not in error
 
 
-def test_readme_has_the_option_table_of_the_code():
-    assert reporting.option_table() in (ROOT / "README.md").read_text()
+def test_readme_has_the_tables_of_the_code_and_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert reporting.option_table() in readme
+    assert bench_models.readme_table(ROOT / "results" / "bench" / "models.json") in readme
 
 
 def test_a_report_repeats_every_option_that_was_given():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import models, nn
+from cnnjax import models, nn, train
 from cnnjax.errors import RunError, UserError
 from cnnjax.models.blocks import SqueezeExcitation
 from cnnjax.models.resnet_cifar import CifarResNet
@@ -92,6 +92,13 @@ def test_the_page_has_ratios_means_and_the_worst():
     assert "| the same, the worst | 2.00 (vgg11) | <= 2 |" in page
 
 
+def test_readme_s_table_has_the_rows_at_96x96(results):
+    train.write_json(results / "models.json", {"rows": [ROW, ROW | {"name": "vgg11", "size": 224}]})
+    table = bench_models.readme_table(results / "models.json")
+    assert "| resnet18 | 11,689,512 | 0.333 | 2e-06 | 1600 | 10 | 0.50 | 8.0 |" in table
+    assert "vgg11" not in table
+
+
 def test_the_aims_count_whoever_has_the_peer():
     without_torch = training("shufflenet_v1_g1", cnnjax=1.0, **{zoo.FLAX: 12.0}) | {"parity_error": None, "params": 1}
     families = [training(f"efficientnet_b{n}", torch=1.0, cnnjax=1.0, **{zoo.FLAX: 20.0 - n}) for n in range(2)]
@@ -127,7 +134,7 @@ def test_what_is_there_is_not_measured_again(results, monkeypatch):
 
     monkeypatch.setattr(bench_models, "measure", measure)
     monkeypatch.setattr(references, "installed", lambda: True)
-    arguments = ["--models", "resnet[24]?", "--sizes", "96", "--skip-flax"]
+    arguments = ["--models", "resnet2?,resnet[24]?", "--sizes", "96", "--skip-flax"]
     assert bench_models.main(arguments) == 1  # says that one failed, and goes on
     assert measured == [("resnet20", 96), ("resnet44", 96)]
     assert bench_models.main(arguments) == 1
@@ -139,7 +146,7 @@ def test_what_is_there_is_not_measured_again(results, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": "resnet19"}, "--models 'resnet19' matches none of alexnet"),
+        ({"models": "resnet18,resnet19"}, "--models 'resnet19' matches none of alexnet"),
         ({"sizes": "64"}, "--sizes takes own, 96"),
     ],
 )

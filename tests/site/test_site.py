@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from experiments import Claim, check, reporting, site
+from experiments import Claim, bench_models, check, reporting, site
 from experiments.site import Entry
 
 CLAIMS = [
@@ -18,6 +18,17 @@ CLAIMS = [
     Claim("B1", "one <b>", "1", "7", "exact", "erratum: the deck says 1, right is 7"),
     Claim("Z1", "zero", "", "", "", "not run: needs a run"),
 ]
+
+README = """above
+<!-- options: written by launch.py report -->
+{}
+<!-- end of options -->
+between
+<!-- networks: written by launch.py report -->
+{}
+<!-- end of networks -->
+below
+"""
 
 
 class Links(HTMLParser):
@@ -38,7 +49,7 @@ class Experiments:
 
     def __init__(self, monkeypatch, results):
         self.results, self.readme, self.computed = results, results / "front.md", []
-        self.readme.write_text(f"above\n{reporting.OPTIONS_BEGIN}\nold\n{reporting.OPTIONS_END}\nbelow\n")
+        self.readme.write_text(README.format("old", "old"))
         self.modules = {}
         monkeypatch.setattr(reporting, "EXPERIMENTS", self.modules)
         monkeypatch.setattr(reporting, "load_experiment", self.modules.__getitem__)
@@ -180,8 +191,8 @@ def test_a_report_replaces_what_an_earlier_one_left(lab):
     del lab.modules["two"]
     assert "two.html" not in lab.report()
     assert not (lab.results / "site" / "figures" / "two").exists()
-    assert lab.readme.read_text().startswith(f"above\n{reporting.OPTIONS_BEGIN}\n| option |")
-    assert lab.readme.read_text().endswith(f"{reporting.OPTIONS_END}\nbelow\n")
+    networks = bench_models.readme_table(lab.results / "bench" / "models.json")
+    assert lab.readme.read_text() == README.format(reporting.option_table(), networks)
 
 
 def test_report_takes_what_verify_found_until_a_summary_changes(lab, capsys):
