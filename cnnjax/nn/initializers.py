@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 Shape = tuple[int, ...]
 Initializer = Callable[[jax.Array, Shape], jax.Array]  # of a key and a shape, at JAX's default precision
@@ -33,6 +34,13 @@ class Scheme(NamedTuple):
 
     kernel: Initializer
     bias: Callable[[int], Initializer]
+
+
+def next_key(stream: nnx.RngStream) -> jax.Array:
+    """Return `stream()`, in time that does not grow with what was traced before: see `BatchNorm`."""
+    key = jax.random.fold_in(stream.key[...], stream.count[...])
+    stream.count.set_value(stream.count[...] + 1)
+    return key
 
 
 def filled(value: float, shape: Shape) -> jax.Array:

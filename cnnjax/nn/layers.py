@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from cnnjax import ops
-from cnnjax.nn.initializers import scheme
+from cnnjax.nn.initializers import next_key, scheme
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import Ints, Padding, integer, pair
 
@@ -54,8 +54,8 @@ class Conv(Module):
         self.init = init
         fan_in = math.prod(self.kernel_size) * in_channels // groups
         shape = (*self.kernel_size, in_channels // groups, out_channels)
-        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), shape))
-        self.bias = nnx.Param(scheme(init).bias(fan_in)(rngs.params(), (out_channels,))) if bias else None
+        self.kernel = nnx.Param(scheme(init).kernel(next_key(rngs.params), shape))
+        self.bias = nnx.Param(scheme(init).bias(fan_in)(next_key(rngs.params), (out_channels,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.conv2d(
@@ -138,9 +138,9 @@ class ConvTranspose(Module):
         # torch counts as inputs of a tap what its weight (in, out / groups, kh, kw) has behind the first axis.
         fan_in = math.prod(self.kernel_size) * out_channels // groups
         shape = (*self.kernel_size, in_channels, out_channels // groups)
-        swapped = scheme(init).kernel(rngs.params(), (*self.kernel_size, out_channels // groups, in_channels))
+        swapped = scheme(init).kernel(next_key(rngs.params), (*self.kernel_size, out_channels // groups, in_channels))
         self.kernel = nnx.Param(swapped.swapaxes(2, 3).reshape(shape))
-        self.bias = nnx.Param(scheme(init).bias(fan_in)(rngs.params(), (out_channels,))) if bias else None
+        self.bias = nnx.Param(scheme(init).bias(fan_in)(next_key(rngs.params), (out_channels,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.conv_transpose2d(
@@ -180,8 +180,8 @@ class Linear(Module):
         self.in_features = integer("in_features", size, 1)
         self.out_features = integer("out_features", out_features, 1)
         self.init = init
-        self.kernel = nnx.Param(scheme(init).kernel(rngs.params(), (size, out_features)))
-        self.bias = nnx.Param(scheme(init).bias(size)(rngs.params(), (out_features,))) if bias else None
+        self.kernel = nnx.Param(scheme(init).kernel(next_key(rngs.params), (size, out_features)))
+        self.bias = nnx.Param(scheme(init).bias(size)(next_key(rngs.params), (out_features,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.image_shape and x.shape[1:] == self.image_shape:

@@ -53,7 +53,9 @@ class BatchNorm(Module):
             count *= lax.axis_size(self.axis_name)
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
-            running[...] = (1 - self.momentum) * running[...] + self.momentum * lax.stop_gradient(batch)
+            # Not `running[...] =`: Flax asks a tracer for its sharding, and JAX writes an error message about all that
+            # was traced before: a third of the time in which EfficientNet-B7's training step is traced and lowered.
+            running.set_value((1 - self.momentum) * running[...] + self.momentum * lax.stop_gradient(batch))
         return mean, var
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.nn.initializers import next_key
 from cnnjax.nn.module import Module
 
 
@@ -28,7 +29,7 @@ class Dropout(Module):
             raise ValueError(f"rate must be in [0, 1), got {rate}")
         self.rate = rate
         # A stream of that name, also where `rngs` has but a default one: `nnx.reseed` finds streams by their names.
-        self.dropout = nnx.Dropout(rate, rngs=nnx.Rngs(dropout=rngs.dropout()))
+        self.dropout = nnx.Dropout(rate, rngs=nnx.Rngs(dropout=next_key(rngs.dropout)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.dropout(x)

@@ -165,3 +165,15 @@ def test_a_model_shares_its_batch_statistics_or_not():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_tracing_does_not_ask_for_what_tracers_lack(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.core.Tracer, "sharding", property(lambda tracer: asked.append(tracer)))
+
+    def train(x):
+        convolution, norm = nn.Conv(3, 4, 3, rngs=nnx.Rngs(0)), nn.BatchNorm(4)
+        return norm(convolution(x)), norm.mean[...]
+
+    jax.eval_shape(train, jnp.ones((2, 8, 8, 3)))
+    assert asked == []
