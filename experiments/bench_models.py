@@ -12,7 +12,8 @@ median counts. Plain Flax is the same network with Flax's own convolutions, pool
 far the logits are apart is the network's parity error. Networks that neither has are measured without torch.
 
 Memory is, of ours and of plain Flax, what XLA plans for the step's arguments, results and temporaries; of torch, by how
-much a process that does nothing else grows, or what it holds of a GPU.
+much a process that does nothing else grows, or what it holds of a GPU. A network whose step needs more than the machine
+has is named at the end, and left out.
 
 On two cores a network takes one or two minutes at an image size, and about a minute more for every 10^9 multiply-adds
 of its images (efficientnet_b7 38 of them at its own size), much of it plain Flax's, which --skip-flax leaves out; what
@@ -152,9 +153,8 @@ def measure(network: Network, size: int, options: Options) -> dict[str, Any]:
     Raises:
         RunError: the process that measured failed.
     """
-    torch_bytes = _apart(zoo.torch_memory, network.name, size) if zoo.has_peer(network.name) else None
     row: dict[str, Any] = _apart(zoo.measure, network.name, size, options.seconds, options.skip_flax)
-    if torch_bytes is not None:
+    if zoo.has_peer(network.name) and (torch_bytes := _apart(zoo.torch_memory, network.name, size)) is not None:
         row["memory"][TORCH] = torch_bytes
     return row
 

@@ -7,6 +7,7 @@ network left in memory changes what this one seems to need.
 
 import contextlib
 import json
+import os
 import resource
 import signal
 import sys
@@ -96,6 +97,7 @@ def measure(name: str, size: int, seconds: float, skip_flax: bool) -> dict[str, 
             params = models.count_params(model)
             macs = sum(row.macs for row in models.layer_rows(model, (size, size, 3)))
         contenders[who] = _jax(plain_flax(model) if who == FLAX else model, images, labels)
+        _check_memory(contenders[who].memory)
     logits = {who: contender.logits() for who, contender in contenders.items()}
     milliseconds = {}
     for what in MEASURES:
@@ -138,6 +140,13 @@ def _seconds_to_create(name: str, options: Mapping[str, Any]) -> dict[str, float
     cleared = time.perf_counter()
     jax.block_until_ready(nnx.state(models.create_model(name, **options)))
     return {"tracing_seconds": traced - started, "creation_seconds": time.perf_counter() - cleared}
+
+
+def _check_memory(needed: int) -> None:
+    """End this process where a step needs more memory than the machine has: the system would end it, or another."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if jax.default_backend() == "cpu" and needed > there:
+        sys.exit(f"a step of {BATCH} images needs {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f}")
 
 
 def _parity_error(ours: np.ndarray, theirs: np.ndarray) -> float:

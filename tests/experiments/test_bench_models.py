@@ -196,6 +196,12 @@ def test_a_process_that_fails_is_an_error_of_the_run(capfd):
     assert "KeyError: 'resnet19'" in capfd.readouterr().err
 
 
+def test_a_step_that_does_not_fit_into_memory_is_not_tried():
+    zoo._check_memory(10**6)
+    with pytest.raises(SystemExit, match=r"^a step of 16 images needs 1000000000 GB, and this machine has \d+$"):
+        zoo._check_memory(10**18)
+
+
 def test_torch_s_mode_is_set_outside_the_timed_calls():
     torch = pytest.importorskip("torch")
     modes = []
