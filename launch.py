@@ -12,12 +12,16 @@ from typing import TextIO
 
 if __name__ == "__main__":  # before the libraries below are read
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C meanwhile leaves no stack trace
-    # XLA:CPU allocates the temporaries of every step anew, from threads whose large blocks glibc maps afresh each time,
-    # and Linux hands them out 4 KB at a time: a tenth to a quarter of many networks' training step. That it is to ask
-    # for huge pages glibc reads only as a process starts, so this one starts over.
+    # XLA:CPU allocates the temporaries of every step anew, from its own threads. glibc returns them to Linux at once,
+    # which hands them out again zeroed, 4 KB at a time: a tenth to a quarter of many networks' training step. So: huge
+    # pages, one heap for all threads, and what is freed stays. Blocks above 1 GiB are still returned: a heap that
+    # kept them would grow to several times a large network's step. glibc reads this as a process starts, so this one
+    # starts over; of what is said twice the last counts, which is yours.
+    heap = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    heap += f":glibc.malloc.mmap_threshold={1 << 30}:glibc.malloc.trim_threshold={1 << 40}"
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
+    if sys.platform == "linux" and not tunables.startswith(heap):
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (heap, tunables)))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 from rich.console import Console

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax.data import augment
-from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from experiments import bench_train
 from experiments.augmentations import LECTURE, TOGETHER
@@ -59,7 +58,6 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Time the augmentations, print the table and write the results."""
     options = tyro.cli(Options, args=arguments, prog="launch.py bench augment", description=__doc__)
-    keep_freed_memory()
     with Console(stderr=True).status("timing"):
         milliseconds = race(contenders(), options.seconds)
     step = milliseconds.pop("step")

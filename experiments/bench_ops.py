@@ -27,7 +27,6 @@ from rich.table import Table
 from cnnjax import ops, viz
 from cnnjax.errors import UserError
 from cnnjax.ops.conv_primitives import reference_input_gradient
-from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from experiments.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
@@ -223,7 +222,6 @@ def main(arguments: list[str]) -> int:
     chosen = [row for row in ROWS if fnmatch.fnmatch(row.name, options.rows)]
     if not chosen:
         raise UserError(f"no row matches --rows {options.rows!r}: there are {', '.join(row.name for row in ROWS)}")
-    keep_freed_memory()
     results = [_time_row(row, options.seconds) for row in track(chosen, "timing", console=Console(stderr=True))]
     summary = {
         "rows": results,

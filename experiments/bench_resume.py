@@ -32,7 +32,7 @@ from rich.progress import Progress
 from cnnjax import data, models, train
 from cnnjax.errors import RunError
 from cnnjax.train.advance import make_advance
-from cnnjax.train.devices import keep_freed_memory, use_compilation_cache
+from cnnjax.train.devices import use_compilation_cache
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.options import COUNT, check_ranges
 from cnnjax.train.step import Constants, make_train_step
@@ -82,7 +82,6 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Measure, print the table and write the results."""
     options = tyro.cli(Options, args=arguments, prog="launch.py bench resume", description=__doc__)
-    keep_freed_memory()
     use_compilation_cache()
     with tempfile.TemporaryDirectory(prefix="cnnjax-resume-") as folder:
         results: dict[str, Any] = {"data": options.data}

@@ -45,7 +45,6 @@ from rich.table import Table
 from cnnjax import data, models, train
 from cnnjax.errors import UserError
 from cnnjax.train import loop
-from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.options import COUNT, check_ranges
 from cnnjax.train.step import Constants, make_train_step
@@ -103,7 +102,6 @@ class Contender(NamedTuple):
 def main(arguments: list[str]) -> int:
     """Run the contenders, measure the overhead, print the table and write the results."""
     options = tyro.cli(Options, args=arguments, prog="launch.py bench run", description=__doc__)
-    keep_freed_memory()
     chosen = _choose(options.contenders)
     config = fcn_vs_cnn.Config(data=options.data, epochs=options.epochs, stream="never")
     try:

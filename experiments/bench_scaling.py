@@ -31,7 +31,6 @@ from rich.table import Table
 from cnnjax import models, train
 from cnnjax.errors import RunError, UserError
 from cnnjax.train import hosts
-from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.options import NOT_NEGATIVE, check_ranges
 from cnnjax.train.step import Constants, make_train_step
@@ -63,7 +62,6 @@ def main(arguments: list[str]) -> int:
     chosen = fnmatch.filter(NETWORKS, options.networks)
     if not chosen:
         raise UserError(f"no network matches --networks {options.networks!r}: there are {', '.join(NETWORKS)}")
-    keep_freed_memory()
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     rows = [_time_network(name, options.seconds) for name in chosen]
     _print(rows)
@@ -145,7 +143,6 @@ class Processes:
 
 def serve(network: str, *place: str) -> None:
     """Take a step for every line of standard input, and say so."""
-    keep_freed_memory()
     hosts.join(place, 60)
     with hosts.together():
         step = make_step(network, train.Parallel())

@@ -40,7 +40,7 @@ from cnnjax.data import shapes
 from cnnjax.data.dataset import Batches
 from cnnjax.errors import UserError
 from cnnjax.train.advance import make_advance
-from cnnjax.train.devices import keep_freed_memory, use_compilation_cache
+from cnnjax.train.devices import use_compilation_cache
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.step import Constants, make_train_step
 from experiments.timing import print_aims, write_results
@@ -82,7 +82,6 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="launch.py bench stream", description=__doc__)
     if not Path("/proc/self/status").exists():
         raise UserError("bench stream reads its memory from /proc/self/status, which this system does not have")
-    keep_freed_memory()
     use_compilation_cache()
     default = data.cache_dir() / "stream" / f"shapes-{shapes.VERSION}-{IMAGE_SIZE}-{options.images}"
     dataset = load_set(options.folder or default, options.images, options.workers)

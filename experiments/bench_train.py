@@ -32,7 +32,6 @@ from rich.table import Table
 
 from cnnjax import models, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.devices import keep_freed_memory
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.options import COUNT, NOT_NEGATIVE, check_ranges
 from cnnjax.train.seeds import over_seeds, stack
@@ -73,7 +72,6 @@ def main(arguments: list[str]) -> int:
     if not chosen:
         names = ", ".join(workload.name for workload in WORKLOADS)
         raise UserError(f"no network matches --networks {options.networks!r}: there are {names}")
-    keep_freed_memory()
     rows = [_time_workload(workload, options) for workload in track(chosen, "timing", console=Console(stderr=True))]
     seeds = [_time_seeds(workload, options.seconds) for workload in chosen]
     summary = {"rows": rows, "seeds": seeds, "matrix_product_gflops": matrix_product_gflops()}

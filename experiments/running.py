@@ -21,7 +21,6 @@ from cnnjax.train.checkpoints import hide_late_complaints
 from cnnjax.train.devices import (
     describe_device,
     describe_versions,
-    keep_freed_memory,
     peak_memory,
     use_compilation_cache,
 )
@@ -47,7 +46,6 @@ def run_experiment(name: str, arguments: list[str]) -> int:
             if hosts.from_first(partial(_finished_before, experiment, run, directory.overwrite)):
                 return 0
             use_compilation_cache()
-            keep_freed_memory()
             hide_late_complaints()
             parallel = train.Parallel(execution.parallel)
             if isinstance(config, train.Recipe):

@@ -23,7 +23,7 @@ import optax
 from flax import nnx
 
 from cnnjax import interop, models
-from cnnjax.train.devices import keep_freed_memory, peak_memory
+from cnnjax.train.devices import peak_memory
 from experiments import references
 from experiments.plain_flax import plain_flax
 from experiments.published_networks import read
@@ -304,6 +304,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started this says that it was stopped
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the disk would count as compiled
     function, arguments = json.loads(sys.argv[1])
-    if function == "measure":
-        keep_freed_memory()
     print(json.dumps(FUNCTIONS[function](*arguments)))

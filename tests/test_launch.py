@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -155,20 +156,37 @@ def test_peak_memory_is_the_programs_own_not_its_parents():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-@pytest.mark.parametrize(
-    ("given", "seen"),
-    [
-        ("", ["", "glibc.malloc.hugetlb=1"]),
-        ("glibc.malloc.perturb=0", ["glibc.malloc.perturb=0", "glibc.malloc.perturb=0:glibc.malloc.hugetlb=1"]),
-        ("glibc.malloc.hugetlb=0", ["glibc.malloc.hugetlb=0"]),
-    ],
-)
-def test_launch_starts_over_once_with_huge_pages(tmp_path, given, seen):
+@pytest.mark.parametrize("given", ["", "glibc.malloc.perturb=0", "glibc.malloc.hugetlb=0:glibc.malloc.arena_max=4"])
+def test_launch_starts_over_once_with_a_heap_that_keeps_its_memory(tmp_path, given):
     (tmp_path / "sitecustomize.py").write_text("import os; print(os.environ['GLIBC_TUNABLES'], flush=True)")
     environment = {**os.environ, "GLIBC_TUNABLES": given, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, str(ROOT / "launch.py"), "--help"]
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert printed.partition("Start an experiment")[0].splitlines() == seen
+    before, after = printed.partition("Start an experiment")[0].splitlines()
+    ours = {"hugetlb": 1, "arena_max": 1, "mmap_threshold": 2**30, "trim_threshold": 2**40}
+    assert before == given
+    assert after == ":".join([f"glibc.malloc.{name}={value}" for name, value in ours.items()] + [given] * bool(given))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's")
+def test_a_step_faults_no_page_in_again_with_the_heap_of_readme():
+    readme = (ROOT / "README.md").read_text()
+    environment = {**os.environ, "GLIBC_TUNABLES": re.search("export GLIBC_TUNABLES=(.*)", readme).group(1)}
+    script = """
+import jax, resource
+from jax import numpy as jnp
+x = jnp.ones((2048, 2048))
+step = jax.jit(lambda x: ((jnp.sin(x) @ x @ x) @ jnp.cos(x)).sum())
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    before = faults()
+    step(x).block_until_ready()
+print(faults() - before)
+"""
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert int(printed) < 1000  # 10,000 and more without it, 4 KB each
 
 
 def test_a_finished_run_has_all_its_files(finished):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.models.blocks import gelu
 from cnnjax.models.images import check_images
 from cnnjax.nn import (
     Activation,
@@ -24,6 +25,7 @@ from cnnjax.nn import (
     Sequential,
     StochasticDepth,
 )
+from cnnjax.ops.norm import spread
 
 norm = partial(LayerNorm, eps=1e-6)
 conv = partial(Conv, init="normal_0.02")
@@ -46,15 +48,16 @@ class ConvNeXtBlock(Module):
             Identity(),  # where torchvision moves the channels to the last axis
             norm(channels),
             linear(channels, 4 * channels, rngs=rngs),
-            Activation(partial(nnx.gelu, approximate=False)),
+            Activation(gelu),
             linear(4 * channels, channels, rngs=rngs),
         )
         self.layer_scale = nnx.Param(layer_scale * jnp.ones((channels, 1, 1)))  # torchvision's shape
         self.stochastic_depth = StochasticDepth(drop_path, rngs=rngs) if drop_path else Identity()
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        added = self.block(x)
         scale = self.layer_scale[...].reshape(-1).astype(x.dtype)
-        return x + self.stochastic_depth(scale * self.block(x))
+        return x + self.stochastic_depth(spread(scale, added) * added)
 
 
 class ConvNeXt(Module):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from cnnjax.models.blocks import InvertedResidual, Norm, Residual, SqueezeExcitation, conv_norm, make_divisible
+from cnnjax.models.blocks import InvertedResidual, Norm, Residual, SqueezeExcitation, conv_norm, make_divisible, silu
 from cnnjax.nn import BatchNorm, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 
@@ -50,9 +50,9 @@ class MBConv(InvertedResidual):
             out_channels,
             kernel_size,
             stride,
-            excitation=SqueezeExcitation(expanded, max(1, in_channels // 4), activation=nnx.silu, rngs=rngs),
+            excitation=SqueezeExcitation(expanded, max(1, in_channels // 4), activation=silu, rngs=rngs),
             norm=norm,
-            activation=nnx.silu,
+            activation=silu,
             drop_path=drop_path,
             rngs=rngs,
         )
@@ -76,7 +76,7 @@ class FusedMBConv(Residual):
         drop_path: float,
         rngs: nnx.Rngs,
     ):
-        conv_norm_silu = partial(conv_norm, norm=norm, activation=nnx.silu, rngs=rngs)
+        conv_norm_silu = partial(conv_norm, norm=norm, activation=silu, rngs=rngs)
         if expansion == 1:
             layers = [conv_norm_silu(in_channels, out_channels, kernel_size, stride)]
         else:
@@ -149,7 +149,7 @@ class EfficientNet(Module):
         drop_path: float = 0.2,
         rngs: nnx.Rngs,
     ):
-        conv_norm_silu = partial(conv_norm, norm=norm, activation=nnx.silu, rngs=rngs)
+        conv_norm_silu = partial(conv_norm, norm=norm, activation=silu, rngs=rngs)
         layers = [conv_norm_silu(in_channels, stem, 3, 2)]
         channels, total = stem, sum(stage.depth for stage in stages)
         rates = iter(drop_path * index / total for index in range(total))

@@ -91,8 +91,8 @@ def _sum_per_channel(x: jax.Array) -> jax.Array:
     return lax.optimization_barrier(x.sum(1)).sum((0, 1))
 
 
-def _spread(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector of channels over every pixel, in two steps so that its transpose is `_sum_per_channel`."""
+def spread(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """Return a vector of channels at every pixel of `like`: in two steps, whose transpose is `_sum_per_channel`."""
     n, _, w, c = like.shape
     row = lax.optimization_barrier(jnp.broadcast_to(vector, (n, w, c)))
     return lax.broadcast_in_dim(row, like.shape, (0, 2, 3))
@@ -123,8 +123,8 @@ def _centred_affine_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Arra
     (x, mean, gain, bias), (x_dot, mean_dot, gain_dot, bias_dot) = primals, tangents
     # The small vectors are combined before they meet the activations: the transpose has two sums, sum(g) and
     # sum(g * x). x and not x - mean meets the sum, see _guarded_variance.
-    constant = _spread(bias_dot - gain * mean_dot - mean * gain_dot, x)
-    tangent = x_dot.astype(mean.dtype) * gain + constant + x.astype(mean.dtype) * _spread(gain_dot, x)
+    constant = spread(bias_dot - gain * mean_dot - mean * gain_dot, x)
+    tangent = x_dot.astype(mean.dtype) * gain + constant + x.astype(mean.dtype) * spread(gain_dot, x)
     return _centred_affine(x, mean, gain, bias), tangent.astype(x.dtype)
 
 
@@ -258,4 +258,4 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 
     centred = wide - wide.mean(3, keepdims=True)
     var = jnp.square(centred).mean(3, keepdims=True)
     gain = lax.rsqrt(var + arguments.real("eps", eps, positive=True))
-    return (centred * gain * scale + bias).astype(x.dtype)
+    return (centred * gain * spread(scale, x) + spread(bias, x)).astype(x.dtype)

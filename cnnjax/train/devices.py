@@ -1,7 +1,6 @@
 """What is set once for the devices at hand."""
 
 import contextlib
-import ctypes
 import os
 import platform
 import resource
@@ -41,21 +40,6 @@ def use_compilation_cache() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, instead of returning it to the system at once.
-
-    XLA:CPU allocates the temporaries of every call anew. glibc maps blocks above 32 MB afresh and unmaps them when
-    freed, so every step faults each page in again (measured: a quarter of the time of a transposed convolution's
-    gradient). Elsewhere than on Linux with glibc nothing is done.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
-    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20)):
-        libc.mallopt(option, value)
 
 
 def peak_flops(devices: Sequence[jax.Device], precision: str) -> float | None:
