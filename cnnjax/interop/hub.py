@@ -93,7 +93,10 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
     if name not in list_models():
         raise unknown_name("model", name, WEIGHTS)
     if name not in WEIGHTS:
-        raise UserError(f"there are no published weights for {name!r}; there are for {', '.join(sorted(WEIGHTS))}")
+        raise UserError(
+            f"from_pretrained knows no weights for {name!r} on the hub, but for {', '.join(sorted(WEIGHTS))}; a .pth "
+            "file of torchvision or timm is read by load_pth"
+        )
     weights = WEIGHTS[name]
     path = fetch(weights.repository) if file is None else Path(file)
     model = _without_values(name, overrides)

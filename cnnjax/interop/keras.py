@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax.errors import UserError
 from cnnjax.interop.keras_files import read
-from cnnjax.interop.keras_names import FAMILIES, Family
+from cnnjax.interop.keras_names import Family, family_of
 from cnnjax.interop.names import rename
 from cnnjax.interop.preprocess import MEAN, STD
 from cnnjax.interop.slots import Slot, check, configure, slots
@@ -52,7 +52,7 @@ def load_keras(model: Module, source: Any) -> None:
         UserError: the source is none of these, or Keras has no such network.
         ValueError: an array is missing, unknown or of another shape, or holds a NaN or infinity; each is listed.
     """
-    family = _family(model)
+    family = family_of(model)
     given = read(source)
     targets = {_key(family.renames(model), path, slot): slot for path, slot in _slots(model)}
     filled = {key: slot for key, slot in targets.items() if family.scaled or not key.endswith("/gamma")}
@@ -90,7 +90,7 @@ def as_keras(model: Module) -> None:
     Raises:
         UserError: Keras has no such network.
     """
-    family = _family(model)
+    family = family_of(model)
     configure(model, family.settings)
     network: Any = model
     if hasattr(model, "aux_logits"):
@@ -108,11 +108,13 @@ def keras_preprocess(model: Module, images: Any) -> jax.Array:
         images: (..., height, width, 3), red, green and blue from 0 to 255.
 
     Raises:
-        UserError: Keras has no such network.
+        UserError: Keras has no such network, or the images have other than three channels.
     """
     x = jnp.asarray(images)
+    if x.ndim < 3 or x.shape[-1] != 3:
+        raise UserError(f"expected images (..., height, width, 3), got shape {x.shape}")
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-    kind = _family(model).preprocessing
+    kind = family_of(model).preprocessing
     if kind == "caffe":  # blue first, and only shifted
         return x[..., ::-1] - jnp.asarray(_CAFFE_MEAN, x.dtype)
     if kind == "tf":
@@ -120,13 +122,6 @@ def keras_preprocess(model: Module, images: Any) -> jax.Array:
     if kind == "torch":
         return (x / 255 - jnp.asarray(MEAN, x.dtype)) / jnp.asarray(STD, x.dtype)
     return x
-
-
-def _family(model: Module) -> Family:
-    name = type(model).__name__
-    if name not in FAMILIES:
-        raise UserError(f"keras.applications has no {name}: its networks here are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
 
 
 def _slots(model: Module) -> list[tuple[str, Slot]]:

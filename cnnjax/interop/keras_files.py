@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.interop.keras_names import automatic
+from cnnjax.interop.keras_names import KERAS_1, automatic
 from cnnjax.interop.slots import as_numpy
 
 # Keras's names of the classifier's layer in files that it has published.
 _CLASSIFIERS = ("probs", "fc1000", "Logits")
-_AUTOMATIC = r"(conv2d|batch_normalization|normalization)(?:_(\d+))?"
+_AUTOMATIC = rf"(conv2d|batch_normalization|normalization|{'|'.join(KERAS_1)})(?:_(\d+))?"
 
 
 def read(source: Any) -> dict[str, np.ndarray]:
@@ -23,7 +23,7 @@ def read(source: Any) -> dict[str, np.ndarray]:
     A model's `Rescaling` layers count as one, "rescaling/scale".
 
     Raises:
-        UserError: it is none of these, or there is no such file, or h5py is not installed.
+        UserError: it is none of these, there is no such file, it is damaged, or h5py is not installed.
         ValueError: two arrays have one name.
     """
     if isinstance(source, Mapping):
@@ -63,10 +63,17 @@ def _read_file(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(f"there is no file {path} to load weights from") from None
     except OSError as error:
         raise UserError(f"{path} is no HDF5 file that can be read ({error})") from error
-    with file:
-        for layer, arrays in (_layers if "layers" in file else _legacy_layers)(path, file):
-            for name, array in zip(_weights(arrays), arrays, strict=True):
-                yield f"{layer}/{name}", array
+    try:
+        with file:
+            for layer, arrays in (_layers if "layers" in file else _legacy_layers)(path, file):
+                for name, array in zip(_weights(arrays), arrays, strict=True):
+                    yield f"{layer}/{name}", array
+    except UserError:
+        raise
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged, or no file of Keras's weights ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _layers(path: Path, file: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -125,16 +132,18 @@ def _usual_names(arrays: list[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return arrays as Keras 3 would name them in a process that has built nothing else."""
     split = [_split(key) for key, _ in arrays]
     separable = {layer for layer, weight in split if weight == "pointwise_kernel"}
-    smallest: defaultdict[str, int] = defaultdict(lambda: 2**31)
+    numbers: defaultdict[str, set[int]] = defaultdict(set)
     for layer, _ in split:
         if match := re.fullmatch(_AUTOMATIC, layer):
-            smallest[match[1]] = min(smallest[match[1]], int(match[2] or 0))
+            numbers[match[1]].add(int(match[2] or 0))
     named: dict[str, np.ndarray] = {}
     for (layer, weight), (_, array) in zip(split, arrays, strict=True):
         if weight == "depthwise_kernel" and layer not in separable:
             weight = "kernel"  # Keras 2's name
         if match := re.fullmatch(_AUTOMATIC, layer):
-            layer = automatic(match[1], int(match[2] or 0) - smallest[match[1]])
+            number = int(match[2] or 0) - min(numbers[match[1]])
+            names = KERAS_1.get(match[1], ())
+            layer = names[number] if number < len(names) else automatic(match[1], number)
         key = f"{layer}/{weight}"
         if key in named:
             raise ValueError(f"these weights have {key} twice")

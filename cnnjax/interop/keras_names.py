@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax import ops
+from cnnjax.errors import UserError
 from cnnjax.interop.names import Renames
 from cnnjax.interop.slots import Setting
 from cnnjax.models import mobilenet_v1
@@ -25,6 +26,7 @@ class Family(NamedTuple):
     """How Keras has the networks of a class.
 
     Attributes:
+        networks: their names here.
         renames: from layers here, "layer1.0.conv1/", to Keras's, "conv2_block1_1_conv/". Automatic names, whose numbers
             go on from model to model, count from 0 in each.
         preprocessing: how Keras's `preprocess_input` scales images, one of `keras_preprocess`'s.
@@ -33,8 +35,10 @@ class Family(NamedTuple):
         scaled: whether batch normalisations have a scale.
         classifier_is_conv: whether the classifier is a 1x1 convolution.
         normalizes: whether the network itself scales images, by a layer "normalization".
+        known: whether a network of the class is one of these.
     """
 
+    networks: str
     renames: Callable[[Any], Renames]
     preprocessing: str
     settings: tuple[Setting, ...] = ()
@@ -42,6 +46,7 @@ class Family(NamedTuple):
     scaled: bool = True
     classifier_is_conv: bool = False
     normalizes: bool = False
+    known: Callable[[Any], bool] = lambda model: True
 
 
 def same_max_pool2d(x: jax.Array, window: Ints, *, stride: Ints, **_: Any) -> jax.Array:
@@ -56,6 +61,30 @@ def same_max_pool2d(x: jax.Array, window: Ints, *, stride: Ints, **_: Any) -> ja
 def automatic(name: str, number: int) -> str:
     """Return the name that Keras gives to the layer of that number of a kind: conv2d, conv2d_1, conv2d_2, ..."""
     return f"{name}_{number}" if number else name
+
+
+def _xception_of_keras_1() -> dict[str, list[str]]:
+    """Return today's names of Xception's layers by what Keras 1 called their kind, in the order of their creation."""
+    blocks = {block: 3 if 5 <= block <= 12 else 2 for block in range(2, 15)}  # separable convolutions
+    convolutions = ["block1_conv1", "block1_conv2"]
+    normalizations = [f"{name}_bn" for name in convolutions]
+    separable = []
+    for block, depth in blocks.items():
+        if block in (2, 3, 4, 13):  # the shortcut comes first
+            normalizations.append(automatic("batch_normalization", len(convolutions) - 2))
+            convolutions.append(automatic("conv2d", len(convolutions) - 2))
+        separable += [f"block{block}_sepconv{number + 1}" for number in range(depth)]
+        normalizations += [f"{name}_bn" for name in separable[-depth:]]
+    return {
+        "convolution2d": convolutions,
+        "separableconvolution2d": separable,
+        "batchnormalization": normalizations,
+        "dense": ["predictions"],
+    }
+
+
+# Xception's published file is as Keras 1 wrote it, with automatic names alone.
+KERAS_1 = _xception_of_keras_1()
 
 
 def _eps(value: float) -> Setting:
@@ -202,9 +231,16 @@ def _efficientnet(model: Any) -> Renames:
     )
 
 
+def _is_bottleneck_resnet(model: Any) -> bool:
+    """Whether a ResNet is neither of two convolutions a block, nor wide or in groups."""
+    block = model.layer1[0]
+    return hasattr(block, "conv3") and block.conv2.out_channels == 64
+
+
 FAMILIES = {
-    "VGG": Family(_vgg, "caffe"),
+    "VGG": Family("vgg16, vgg19", _vgg, "caffe", known=lambda model: len(model.features) in (31, 37)),
     "ResNet": Family(
+        "resnet50, resnet101, resnet152",
         _resnet,
         "caffe",
         (
@@ -213,18 +249,50 @@ FAMILIES = {
             Setting(Conv, {"stride": 1}, r"^layer[234]\.0\.conv2$"),
         ),
         biased=True,
+        known=_is_bottleneck_resnet,
     ),
-    "DenseNet": Family(_densenet, "torch", (_eps(1.001e-5),)),
+    "DenseNet": Family(
+        "densenet121, densenet169, densenet201",
+        _densenet,
+        "torch",
+        (_eps(1.001e-5),),
+        known=lambda model: model.features[0].out_channels == 64,
+    ),
     "InceptionV3": Family(
-        _inception_v3, "tf", (_eps(1e-3), Setting(AvgPool, {"count_include_pad": False})), scaled=False
+        "inception_v3",
+        _inception_v3,
+        "tf",
+        (_eps(1e-3), Setting(AvgPool, {"count_include_pad": False})),
+        scaled=False,
     ),
-    "Xception": Family(_xception, "tf", (_eps(1e-3), Setting(MaxPool, {"pool": same_max_pool2d}))),
+    "Xception": Family("xception", _xception, "tf", (_eps(1e-3), Setting(MaxPool, {"pool": same_max_pool2d}))),
     "MobileNetV1": Family(
+        "mobilenet_v1",
         _mobilenet,
         "tf",
         (_eps(1e-3), _SAME, Setting(Conv, {"padding": ((0, 1), (0, 1))}, r"^blocks\.[1-4]\.0\.conv_dw$")),
         classifier_is_conv=True,
     ),
-    "MobileNetV2": Family(_mobilenet_v2, "tf", (_eps(1e-3), _SAME)),
-    "EfficientNet": Family(_efficientnet, "none", (_eps(1e-3), _SAME), normalizes=True),
+    "MobileNetV2": Family("mobilenet_v2", _mobilenet_v2, "tf", (_eps(1e-3), _SAME)),
+    "EfficientNet": Family(
+        "efficientnet_b0 to _b7",
+        _efficientnet,
+        "none",
+        (_eps(1e-3), _SAME),
+        normalizes=True,
+        known=lambda model: len(set(model.features.names) - {"normalization"}) == 9,  # EfficientNetV2 has 8
+    ),
 }
+
+
+def family_of(model: Module) -> Family:
+    """Return how Keras has a network.
+
+    Raises:
+        UserError: it has none such.
+    """
+    name = type(model).__name__
+    if name not in FAMILIES or not FAMILIES[name].known(model):
+        networks = ", ".join(family.networks for family in FAMILIES.values())
+        raise UserError(f"keras.applications has no such {name}: its networks here are {networks}")
+    return FAMILIES[name]

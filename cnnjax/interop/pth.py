@@ -32,13 +32,18 @@ def load_pth(model: Module, path: str | Path) -> None:
     except torch.serialization.pickle.UnpicklingError as error:
         # The rest of torch's message recommends to read the file in a way that runs code in it.
         reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or str(error).partition(".")[0]
+        reason = reason.partition(" Please use")[0]
         if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
             raise UserError(f"{path} is no torch file that can be read ({reason})") from error
         raise UserError(
             f"{path} was refused: it holds something else than arrays, and a pickle can run any code. Nothing in it "
             f"was run ({reason})"
         ) from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except Exception as error:  # of any kind, from torch's readers of several formats
+        if "TorchScript" in str(error):
+            raise UserError(f"{path} holds a TorchScript program: load_torch takes its state_dict()") from error
+        if "legacy .tar" in str(error):
+            raise UserError(f"{path} is in torch's oldest format, .tar: save it anew with torch") from error
         raise UserError(f"{path} is no torch file that can be read ({error})") from error
     if isinstance(state, Mapping):
         state = next((state[key] for key in _INSIDE if isinstance(state.get(key), Mapping)), state)

@@ -42,7 +42,7 @@ def load_safetensors(model: Module, path: str | Path) -> None:
             text = (file.metadata() or {}).get(SETTINGS)
     except FileNotFoundError:
         raise UserError(f"there is no file {path} to load weights from") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError) as error:  # the last of a dtype that NumPy does not have
         raise UserError(f"{path} is no safetensors file that can be read ({error})") from error
     try:
         attributes = {} if text is None else settings.parse(model, text)

@@ -8,6 +8,7 @@ from flax import nnx
 from cnnjax.errors import UserError
 from cnnjax.interop.keras import Normalization
 from cnnjax.interop.slots import some
+from cnnjax.models import resnet_cifar
 from cnnjax.nn import AvgPool, BatchNorm, Conv, GroupNorm, LayerNorm, MaxPool, Module, path_name
 from cnnjax.ops.arguments import PADDING_NAMES
 
@@ -20,7 +21,9 @@ _ATTRIBUTES: dict[type[nnx.Module], tuple[str, ...]] = {
     AvgPool: ("count_include_pad",),
     MaxPool: ("pool",),
     Normalization: ("mean", "std"),
+    resnet_cifar.Block: ("residual",),
 }
+_FIXED = ("residual",)  # a network with another value is another network
 
 
 def describe(model: Module) -> str:
@@ -70,6 +73,8 @@ def _attributes(model: Module) -> dict[str, dict[str, Any]]:
 
 
 def _value(name: str, given: Any, own: Any) -> Any:
+    if name.endswith(_FIXED) and given != own:
+        raise UserError(f"{name} is {given!r}, where the model has {own!r}: it is of another network")
     if isinstance(given, list):
         return tuple(_value(name, part, None) for part in given)
     if given in PADDING_NAMES or (isinstance(given, int | float) and 0 <= given <= LARGEST):

@@ -75,12 +75,17 @@ def check(
             key
             for key, array in given.items()
             if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
-            or not np.isfinite(array).all()
+            or not _finite(array)
         ],
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
         raise ValueError(f"these are not the weights of this {type(model).__name__}: {listed}{hint}")
+
+
+def _finite(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())  # as the model will have them
 
 
 def configure(model: Module, settings: Iterable[Setting]) -> None:

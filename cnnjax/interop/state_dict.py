@@ -29,7 +29,9 @@ def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
 
     Every key is used exactly once, and every shape is checked before anything is changed. torch's counters
     `num_batches_tracked` have no place here and are passed over. Where timm's network has another constant beside its
-    variances than torchvision's (MobileNetV3 and EfficientNet), its names set it too.
+    variances than torchvision's (MobileNetV3 and EfficientNet), its names set it too. Nothing else that weights of an
+    earlier load or `as_keras` have set is undone: load weights of another origin into a new model. timm's networks
+    ported from TensorFlow (tf_...) have the names of its others, and compute otherwise: `from_pretrained` sets that.
 
     Args:
         model: the network; its parameters and batch statistics are replaced.

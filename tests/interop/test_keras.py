@@ -1,5 +1,6 @@
 """With weights of keras.applications, networks compute what Keras's compute."""
 
+import collections
 import os
 import sys
 import warnings
@@ -166,8 +167,8 @@ def test_what_does_not_fit_is_listed_and_nothing_changed(arrays):
 
 def test_mistakes_are_told(arrays, tmp_path, monkeypatch):
     model = nnx.eval_shape(lambda: models.create_model("mobilenet_v1"))
-    with pytest.raises(UserError, match=r"keras\.applications has no AlexNet"):
-        interop.load_keras(nnx.eval_shape(lambda: models.create_model("alexnet")), arrays)
+    with pytest.raises(UserError, match=r"expected images \(\.\.\., height, width, 3\), got shape \(1, 8, 8, 1\)"):
+        interop.keras_preprocess(model, np.zeros((1, 8, 8, 1)))
     with pytest.raises(UserError, match=r"takes a keras\.Model, a mapping .* got a list"):
         interop.load_keras(model, [])
     with pytest.raises(ValueError, match="have predictions/kernel twice"):
@@ -185,6 +186,81 @@ def test_mistakes_are_told(arrays, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match="needs h5py: pip install h5py"):
         interop.load_keras(model, tmp_path / "text.h5")
+
+
+OTHERS = ("alexnet", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "vgg11", "vgg16_bn", "densenet161")
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "efficientnet_v2_s"])
+def test_networks_that_keras_does_not_have_are_refused(name):
+    model = nnx.eval_shape(lambda: models.create_model(name))
+    for function in (interop.as_keras, lambda model: interop.load_keras(model, {})):
+        with pytest.raises(UserError, match=r"keras\.applications has no such .* here are vgg16, vgg19, resnet50"):
+            function(model)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda file: file.create_dataset("layers", data=np.zeros(3)), "AttributeError"),
+        (lambda file: file.create_group("layers/conv/vars").attrs.update(name="conv1"), None),
+        (lambda file: file.attrs.update(layer_names=["conv1"], keras_version="1"), None),
+        (lambda file: _variables(file, "1"), "KeyError"),
+        (lambda file: _legacy(file, "conv1/kernel:0"), "KeyError"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, write, reason):
+    import h5py
+
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        write(file)
+    model = nnx.eval_shape(lambda: models.create_model("mobilenet_v1"))
+    damaged = rf"weights\.h5 is damaged, or no file of Keras's weights \({reason}"
+    with pytest.raises(UserError if reason else ValueError, match=damaged if reason else "MobileNetV1: missing: "):
+        interop.load_keras(model, tmp_path / "weights.h5")
+
+
+def _variables(file, number):
+    variables = file.create_group("layers/conv/vars")
+    variables.attrs["name"] = "conv1"
+    variables[number] = np.zeros(3)
+
+
+def _legacy(file, missing):
+    file.attrs["layer_names"] = ["conv1"]
+    file.create_group("conv1").attrs["weight_names"] = [missing]
+
+
+def test_the_file_of_xception_that_keras_1_wrote_is_read(applications, tmp_path, monkeypatch):
+    """keras.applications publishes it with automatic names alone, which count layers in the order of their calls."""
+    import h5py
+    import keras
+
+    called, call = [], keras.layers.Layer.__call__
+    monkeypatch.setattr(
+        keras.layers.Layer, "__call__", lambda self, *args, **kwargs: called.append(self) or call(self, *args, **kwargs)
+    )
+    network = build(applications, "Xception", 96)
+    kinds = {"Conv2D": "convolution2d", "SeparableConv2D": "separableconvolution2d"}
+    kinds |= {"BatchNormalization": "batchnormalization", "Dense": "dense"}
+    counted = collections.Counter(dense=1)
+    with h5py.File(tmp_path / "xception.h5", "w") as file:
+        for layer in (layer for layer in called if layer.weights):
+            kind = kinds[type(layer).__name__]
+            counted[kind] += 1
+            group = file.create_group(f"{kind}_{counted[kind]}")
+            group.attrs["weight_names"] = [f"{group.name[1:]}_{weight.name}:0" for weight in layer.weights]
+            for name, weight in zip(group.attrs["weight_names"], layer.weights, strict=True):
+                group[name] = np.asarray(weight.value)
+        file.attrs["layer_names"] = sorted(file)
+    assert counted == {"convolution2d": 6, "separableconvolution2d": 34, "batchnormalization": 40, "dense": 2}
+    results = []
+    for source in (network, tmp_path / "xception.h5"):
+        model = nnx.eval_shape(lambda: models.create_model("xception"))
+        interop.load_keras(model, source)
+        results.append(interop.to_torch(model))
+    for key, value in results[0].items():
+        np.testing.assert_array_equal(results[1][key], value)
 
 
 def test_sources_say_how_efficientnet_normalises_images(applications):

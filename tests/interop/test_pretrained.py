@@ -3,6 +3,8 @@
 import dataclasses
 import pickle
 import sys
+import tarfile
+import warnings
 import zipfile
 from importlib.util import find_spec
 
@@ -64,7 +66,7 @@ def test_a_pretrained_network_has_the_hub_s_weights_settings_and_preprocessing(w
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("xception", "there are no published weights for 'xception'; there are for convnext_tiny, densenet121"),
+        ("xception", "knows no weights for 'xception' on the hub, but for convnext_tiny, densenet121, .*; a .pth file"),
         ("resnet5", r"^unknown model 'resnet5': did you mean resnet50 or [^,]*\?$"),
     ],
 )
@@ -213,6 +215,51 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(UserError, match="holds no weights by name but a list"):
         interop.load_pth(model, tmp_path / "list.pth")
+
+
+def _script(path):
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(torch.nn.Linear(2, 3)).save(path)
+
+
+def _tar(path):
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+
+
+def _cut(path):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _module(path):
+    import torch
+
+    torch.save(torch.nn.Linear(2, 3), path)
+
+
+@pytest.mark.parity
+@needs_torch
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_script, r"holds a TorchScript program: load_torch takes its state_dict\(\)$"),
+        (_tar, r"is in torch's oldest format, \.tar: save it anew with torch$"),
+        (_cut, r"is no torch file that can be read \("),
+        (_module, r"was refused: it holds something else than arrays.*Linear"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
+def test_no_file_of_torch_s_is_said_to_be_readable_in_a_way_that_runs_code(tmp_path, write, message):
+    write(tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=message) as error:
+        interop.load_pth(empty(), tmp_path / "weights.pth")
+    assert not any(word in str(error.value) for word in ("weights_only", "safe_globals", "trust"))
 
 
 def test_without_torch_it_is_said_what_to_do(monkeypatch):

@@ -84,8 +84,14 @@ def test_keys_of_another_program_are_listed(model, state, tmp_path):
 
 @pytest.mark.parametrize(
     "bias",
-    [np.array([np.nan] + [0.0] * 31), np.array([0.0] * 31 + [-np.inf]), np.array(["a word"] * 32), np.full(32, 1j)],
-    ids=["NaN", "infinity", "words", "imaginary"],
+    [
+        np.array([np.nan] + [0.0] * 31),
+        np.array([0.0] * 31 + [-np.inf]),
+        np.full(32, 1e300),
+        np.array(["a word"] * 32),
+        np.full(32, 1j),
+    ],
+    ids=["NaN", "infinity", "infinity in float32", "words", "imaginary"],
 )
 def test_what_is_not_a_number_is_named(model, state, bias):
     with pytest.raises(ValueError, match=r"LectureCNN: not all finite numbers: conv1\.bias$"):
@@ -112,6 +118,20 @@ def test_weights_for_other_classes_are_refused(model):
     other = models.create_model("lecture-cnn", num_classes=5, image_size=16)
     with pytest.raises(ValueError, match=r"of another shape: .*weight \(5, \d+\) instead of \(4, \d+\)"):
         interop.load_torch(model, interop.to_torch(other))
+
+
+def test_a_network_with_shortcuts_is_not_the_plain_one_with_the_same_layers(tmp_path):
+    interop.save_safetensors(models.create_model("resnet20", num_classes=4), tmp_path / "model.safetensors")
+    plain = models.create_model("plain20", num_classes=4)
+    with pytest.raises(UserError, match=r"layer1\.0\.residual is True, where the model has False: .* another network"):
+        interop.load_safetensors(plain, tmp_path / "model.safetensors")
+
+
+def test_numbers_that_numpy_does_not_have_are_named(model, tmp_path):
+    header = json.dumps({"conv1.bias": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "small.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(UserError, match=r"small\.safetensors is no safetensors file that can be read \(.*float8"):
+        interop.load_safetensors(model, tmp_path / "small.safetensors")
 
 
 @pytest.mark.parametrize("given", [None, [1.0], {3: np.ones(3)}])
