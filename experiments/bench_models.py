@@ -18,8 +18,9 @@ has is named at the end, and left out.
 On two cores a network takes one or two minutes at an image size, and about a minute more for every 10^9 multiply-adds
 of its images (efficientnet_b7 38 of them at its own size), much of it plain Flax's, which --skip-flax leaves out; what
 is left of all is estimated before each. Every row is written to results/bench/models.json (models-gpu.json on a GPU)
-when it is done: stopped, the same command goes on where it was, and measures nothing that is there unless --again says
-so. At the end the whole file becomes results/bench/models.md and a chart; `report` puts the rows at 96x96 into README.
+when it is done: stopped, the same command goes on where it was, and measures nothing that is there; with --again it
+begins anew. At the end the whole file becomes results/bench/models.md and a chart; `report` puts the rows at 96x96 into
+README.
 
 Needs torch, torchvision and timm:
 
@@ -28,6 +29,7 @@ Needs torch, torchvision and timm:
 
 import fnmatch
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -106,8 +108,8 @@ def main(arguments: list[str]) -> int:
 def _missing(options: Options) -> list[tuple[Network, int]]:
     """Return the networks and image sizes to measure, without those that are there with every contender."""
     found, there = zoo.networks(), set()
-    for row in [] if options.again else _rows():
-        if options.skip_flax or FLAX in row["milliseconds"]["training"]:
+    for row in _rows():  # which are of this machine, or nothing is measured
+        if not options.again and (options.skip_flax or FLAX in row["milliseconds"]["training"]):
             there.add((row["name"], row["size"]))
     chosen = [
         (found[name], found[name].size if size == "own" else SMALL)
@@ -319,8 +321,8 @@ def _like(values: Mapping[str, float], pattern: str) -> dict[str, float]:
 
 
 def _named(choose: Callable[..., str], values: Mapping[str, float], form: str = ".2f") -> str:
-    """Return the largest or smallest value and whose it is; nothing of nothing."""
-    who = choose(values, key=values.__getitem__, default="")
+    """Return the largest or smallest value and whose it is, NaN as the largest; nothing of nothing."""
+    who = choose(values, key=lambda name: (math.isnan(values[name]), values[name]), default="")
     return f"{values[who]:{form}} ({who})" if who else ""
 
 

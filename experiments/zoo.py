@@ -35,6 +35,7 @@ WITHOUT_AUXILIARY = {"inception_v3": ({"auxiliary": False}, {"aux_logits": False
 BUILT_FOR_A_SIZE = ("lecture-cnn", "lecture-fcn", "conv_autoencoder", "denoising_autoencoder")
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 OURS, FLAX, TORCH = "cnnjax", "plain Flax", "torch"
+PARITY = 1e-4  # how far logits may be apart, of the largest
 MEASURES = ("latency", "throughput", "training")  # milliseconds of an image, of a batch, of a step
 
 
@@ -100,6 +101,9 @@ def measure(name: str, size: int, seconds: float, skip_flax: bool) -> dict[str, 
         if jax.default_backend() == "cpu":
             _check_memory(contenders[who].memory)
     logits = {who: contender.logits() for who, contender in contenders.items()}
+    # A GPU's products of matrices are rounded otherwise from one form to another.
+    if FLAX in logits and jax.default_backend() == "cpu" and not _parity_error(logits[OURS], logits[FLAX]) <= PARITY:
+        sys.exit(f"the logits of plain Flax's {name} are not those of ours")
     milliseconds = {}
     for what in MEASURES:
         for contender in contenders.values():

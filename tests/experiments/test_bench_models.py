@@ -1,5 +1,6 @@
 """The peers of the zoo's benchmark are the same networks; a measured network replaces its row and no other."""
 
+import math
 import os
 import subprocess
 import sys
@@ -90,6 +91,17 @@ def test_the_page_has_ratios_means_and_the_worst():
     assert " | 100 | 200 | 12.0 | 3.00 | 0.25 |" in page
     assert "cnnjax / torch: geometric mean of 2 networks | 1.00 | <= 1.2 |" in page
     assert "| the same, the worst | 2.00 (vgg11) | <= 2 |" in page
+
+
+def test_a_parity_error_that_is_no_number_is_the_largest():
+    rows = [ROW | {"name": name, "parity_error": error} for name, error in (("a", 1e-6), ("b", math.nan), ("c", 1e-5))]
+    assert bench_models.aims(rows)[-1][1] == "nan (b at 96x96)"
+
+
+def test_a_plain_flax_network_that_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setattr(zoo, "plain_flax", lambda model: models.create_model("plain20", num_classes=10, seed=1))
+    with pytest.raises(SystemExit, match="the logits of plain Flax's plain20 are not those of ours"):
+        zoo.measure("plain20", 8, 0.0, False)
 
 
 def test_readme_s_table_has_the_rows_at_96x96(results):
