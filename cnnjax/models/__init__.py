@@ -37,6 +37,7 @@ from cnnjax.models.heads import replace_head
 from cnnjax.models.lecture import LectureCNN, LectureFCN
 from cnnjax.models.summary import LayerRow, count_params, layer_rows, summary
 from cnnjax.nn import Module
+from cnnjax.ops.arguments import integer
 
 __all__ = [
     "LayerRow",
@@ -108,4 +109,6 @@ def create_model(
     """
     if name not in _MODELS:
         raise unknown_name("model", name, list_models())
+    integer("num_classes", num_classes, 1)
+    integer("in_channels", in_channels, 1)
     return _MODELS[name](num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **overrides)

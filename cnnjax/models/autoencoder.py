@@ -14,6 +14,7 @@ from flax import nnx
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
 from cnnjax.nn import Activation, Conv, ConvTranspose, Linear, Module, Sequential
+from cnnjax.ops.arguments import integer
 
 WIDTHS = (32, 64, 128)  # channels after each halving of the size
 
@@ -22,6 +23,8 @@ class GaussianNoise(Module):
     """Add noise N(0, deviation^2) in training; in `eval` the identity."""
 
     def __init__(self, deviation: float, *, rngs: nnx.Rngs):
+        if not 0 <= deviation < float("inf"):
+            raise ValueError(f"noise must be at least 0 and finite, got {deviation}")
         self.deviation = deviation
         self.rngs = nnx.Rngs(dropout=rngs.dropout())
         self.deterministic = False  # set by train() and eval()
@@ -57,6 +60,7 @@ class Autoencoder(Module):
         noise: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        image_size, code_size = integer("image_size", image_size, 1), integer("code_size", code_size, 1)
         self.image_shape = (image_size, image_size, in_channels)
         self.noise = GaussianNoise(noise, rngs=rngs)
         encoder: list[Module] = []

@@ -129,8 +129,8 @@ class EfficientNet(Module):
         in_channels: channels of the images.
         norm: after each convolution.
         dropout: share left out before the classifier.
-        drop_path: share of the images that pass a block by its shortcut alone in training: none at the first block,
-            and linearly more, up to this share, towards the last.
+        drop_path: times i / n, the share of the images that pass block i of n, counted from 0, by its shortcut alone
+            in training.
         rngs: source of the initial parameters.
     """
 

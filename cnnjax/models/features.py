@@ -11,7 +11,9 @@ from cnnjax.nn import Module, path_name, watch_calls
 
 
 def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any]:
-    """Return the outputs of the named layers for images x; jit and grad apply.
+    """Return the outputs of the named layers for images x; jit and grad apply, and the network stays as it is.
+
+    In training mode, as `create_model` returns it, they are those of a step: of this batch's statistics, with dropout.
 
     Args:
         model: the network.
@@ -22,6 +24,7 @@ def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any
     Raises:
         UserError: no list, no layer of that name (the nearest are suggested), or one that is not called.
     """
+    model = nnx.merge(*nnx.split(model), copy=True)  # whose batch statistics may be those of a trace
     layers = {path_name(path): module for path, module in nnx.iter_modules(model) if isinstance(module, Module)}
     if isinstance(names, str):
         raise UserError(f"names must be a list of layers, got {names!r}: write [{names!r}]")

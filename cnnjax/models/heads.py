@@ -18,13 +18,15 @@ def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
         seed: of the initial parameters.
 
     Raises:
-        UserError: the network has no classifier.
+        UserError: the network has no classifier, or not the one that its `heads` name.
         ValueError: num_classes is below 1.
     """
     if not model.heads:
         raise UserError(f"{type(model).__name__} has no classifier whose last layer could be replaced")
     paths = {path_name(path): path for path, _ in nnx.iter_modules(model)}
     modules = dict(nnx.iter_modules(model))
+    if model.heads[0] not in paths:
+        raise UserError(f"{type(model).__name__}.heads names {model.heads[0]!r}, and it has no such layer")
     rngs = nnx.Rngs(seed)
     for name in model.heads:
         if name in paths:  # auxiliary classifiers can be left out

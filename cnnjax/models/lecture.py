@@ -9,6 +9,7 @@ from flax import nnx
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
 from cnnjax.nn import Conv, Flatten, Linear, MaxPool, Module
+from cnnjax.ops.arguments import integer
 
 
 class LectureFCN(Module):
@@ -35,6 +36,7 @@ class LectureFCN(Module):
         init: str = "keras",
         rngs: nnx.Rngs,
     ):
+        image_size = integer("image_size", image_size, 1)
         sizes = (image_size * image_size * in_channels, *hidden, num_classes)
         self.heads = (f"dense.{len(hidden)}",)
         self.image_shape = (image_size, image_size, in_channels)
@@ -59,7 +61,7 @@ class LectureCNN(Module):
     Args:
         num_classes: number of logits.
         in_channels: channels of the images.
-        image_size: height and width of the images.
+        image_size: height and width of the images, at least 12.
         init: name in `nn.SCHEMES`; the lecture uses Keras's.
         rngs: source of the initial parameters.
     """
@@ -69,6 +71,7 @@ class LectureCNN(Module):
     def __init__(
         self, *, num_classes: int, in_channels: int, image_size: int = 32, init: str = "keras", rngs: nnx.Rngs
     ):
+        image_size = integer("image_size", image_size, 12)  # of which a single pixel is left
         self.image_shape = (image_size, image_size, in_channels)
         self.conv1 = Conv(in_channels, 32, 3, init=init, rngs=rngs)
         self.pool = MaxPool(2)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.errors import UserError
 from cnnjax.models.blocks import channel_shuffle, conv_norm, stage
 from cnnjax.nn import AvgPool, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 
@@ -54,11 +55,16 @@ class ShuffleNetV1(Module):
         num_classes: number of logits.
         in_channels: channels of the images.
         rngs: source of the initial parameters.
+
+    Raises:
+        UserError: a number of groups that the paper does not have.
     """
 
     heads = ("fc",)
 
     def __init__(self, groups: int, *, num_classes: int, in_channels: int, rngs: nnx.Rngs):
+        if groups not in CHANNELS:
+            raise UserError(f"groups must be one of {', '.join(map(str, CHANNELS))}, got {groups!r}")
         self.conv1 = conv_norm(in_channels, STEM, 3, 2, rngs=rngs)
         self.maxpool = MaxPool(3, 2, 1)
         unit, stages, channels = partial(ShuffleUnit, groups=groups, rngs=rngs), [], STEM

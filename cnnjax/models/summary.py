@@ -22,30 +22,35 @@ class LayerRow(NamedTuple):
 
 
 def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
-    """Return a row for every layer without sub-layers, in the order of their calls for one image.
+    """Return a row for every layer without sub-layers or with parameters beside them, in the order of their calls.
 
-    Nothing is computed: shapes are traced. A layer that is called twice has two rows, its parameters in the first.
+    Nothing is computed: shapes are traced, for one image. A layer that is called twice has two rows, its parameters in
+    the first. Of a layer that returns several arrays the first one's shape counts.
 
     Args:
         model: the network.
         input_shape: (height, width, channels).
     """
     graphdef, state = nnx.split(model)
-    names: dict[int, str] = {}  # of the layers without sub-layers
+    layers: dict[int, tuple[str, int]] = {}  # names and parameters
     rows: list[LayerRow] = []
 
     def watch(module: Module, x: Any, y: Any) -> None:
-        if id(module) not in names:
+        if id(module) not in layers:
             return
-        name = names[id(module)]
-        params = 0 if any(row.name == name for row in rows) else count_params(module)
-        rows.append(LayerRow(name, type(module).__name__, y.shape[1:], params, _macs(module, x, y.shape)))
+        name, params = layers[id(module)]
+        shape = jax.tree.leaves(y)[0].shape
+        params = 0 if any(row.name == name for row in rows) else params
+        rows.append(LayerRow(name, type(module).__name__, shape[1:], params, _macs(module, x, shape)))
 
     def trace(state: Any, x: jax.Array) -> None:
         copy = nnx.merge(graphdef, state)  # whose batch statistics may be those of a trace
         modules = {path: module for path, module in nnx.iter_modules(copy) if isinstance(module, Module)}
         outer = {path[:depth] for path in modules for depth in range(len(path))}
-        names.update({id(module): path_name(path) for path, module in modules.items() if path not in outer})
+        for path, module in modules.items():
+            own = sum(param.size for param in vars(module).values() if isinstance(param, nnx.Param))
+            if own or path not in outer:
+                layers[id(module)] = path_name(path), own if path in outer else count_params(module)
         with watch_calls(watch):
             copy(x)
 

@@ -4,12 +4,14 @@ Jetley, Lord, Lee & Torr, "Learn to pay attention" (2018): the network for CIFAR
 (VGG-att3)-concat-pc, with the dropout of the authors' code. Claims H1 and H6.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax.errors import UserError
 from cnnjax.models.features import features
 from cnnjax.models.images import check_images
 from cnnjax.nn import (
@@ -53,6 +55,9 @@ def vector_unit(width: int, dropout: float, out_features: int | None, rngs: nnx.
 class Attention(Module):
     """Where to look: `softmax(u . (l_i + g) + b)` over the pixels i of local features l, given a global descriptor g.
 
+    What the paper calls parametrised compatibility. Its softmax takes off again what g adds to each pixel, u . g, so
+    that the map depends on the local features alone, and g and what makes it get no gradient but rounding.
+
     Args:
         channels: of the local features.
         dropout: share of the global descriptor left out before it is mapped to as many, where it has more.
@@ -78,6 +83,9 @@ class VGGAttention(Module):
         dropout: shares left out after convolutions with 64 channels, after wider ones, and of vectors. Before a pooling
             or an attention estimator there is none.
         rngs: source of the initial parameters.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     heads = ("fc",)
@@ -90,6 +98,8 @@ class VGGAttention(Module):
         dropout: tuple[float, float, float] = (0.3, 0.4, 0.5),
         rngs: nnx.Rngs,
     ):
+        if not isinstance(dropout, Sequence) or len(dropout) != 3:
+            raise UserError(f"dropout takes three shares, as (0.3, 0.4, 0.5), got {dropout!r}")
         narrow, wide, vector = dropout
         stages, channels = [], in_channels
         for number, stage in enumerate(STAGES):

@@ -41,7 +41,7 @@ def freeze(transform: optax.GradientTransformation, patterns: Sequence[str]) -> 
     """
 
     def labels(params: Tree) -> Tree:
-        return _by_name(params, dict.fromkeys(patterns, "frozen"), "learned")
+        return _by_name("parameter or layer", params, dict.fromkeys(patterns, "frozen"), "learned")
 
     return optax.partition({"learned": transform, "frozen": optax.set_to_zero()}, labels)
 
@@ -52,22 +52,25 @@ def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
     Patterns are as `freeze` has them.
 
     Raises:
-        UserError: a pattern matches nothing.
+        UserError: a pattern matches nothing that is updated.
     """
 
     def scale(updates: Tree, _: Tree) -> Tree:
-        return jax.tree.map(lambda factor, update: factor * update, _by_name(updates, factors, 1.0), updates)
+        chosen = _by_name("parameter or layer that is not frozen", updates, factors, 1.0)
+        return jax.tree.map(lambda factor, update: factor * update, chosen, updates)
 
     return optax.stateless(scale)
 
 
-def _by_name(params: Tree, values: Mapping[str, Any], default: Any) -> Tree:
-    """A tree like `params` with the value of the first pattern that each one's name matches."""
+def _by_name(what: str, params: Tree, values: Mapping[str, Any], default: Any) -> Tree:
+    """A tree like `params`, called `what`, with the value of the first pattern that each one's name matches."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [path_name(tuple(getattr(key, "key", key) for key in path)) for path in paths]
     found = [[p for p in values if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")] for name in names]
     for pattern in values:
         if not any(pattern in patterns for patterns in found):
-            raise unknown_name("parameter", pattern, names)
+            parts = [name.split(".") for name in names]
+            known = {".".join(path[:depth]) for path in parts for depth in range(1, len(path) + 1)}
+            raise unknown_name(what, pattern, known)
     chosen = [values[patterns[0]] if patterns else default for patterns in found]
     return jax.tree.unflatten(jax.tree.structure(params), chosen)

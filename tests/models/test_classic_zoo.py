@@ -8,7 +8,8 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.errors import UserError
-from cnnjax.models import autoencoder, fractalnet, resnet_cifar
+from cnnjax.models import autoencoder, fractalnet, resnet_cifar, vgg_attention
+from cnnjax.nn import Dropout, LocalResponseNorm, path_name
 from tests.models.tracing import eval_shape
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -390,24 +391,69 @@ def test_rates_of_drop_path_are_probabilities(rate):
         fractal_net(**{rate: 1.5})
 
 
+# ---------------------------------------------------------------- what is left out, and normalised
+
+CLASSIFIER = {f"classifier.{number}": 0.5 for number in (2, 5)}
+CONVOLUTIONS = [f"{part}unit.dropout" for part in ("", "first.", "second.")]
+COLUMNS = [f"{part}{unit}" for part in ("first.", "second.") for unit in CONVOLUTIONS] + ["unit.dropout"]
+RATES = {
+    # Zeiler & Fergus (2013), section 3.1.
+    "zfnet": CLASSIFIER,
+    # Springenberg et al. (2014), section 3.1: of the image, and after what stands for a pooling.
+    "all_cnn_a": {"features.0": 0.2, "features.5": 0.5, "features.10": 0.5},
+    "all_cnn_c": {"features.0": 0.2, "features.7": 0.5, "features.14": 0.5},
+    # Larsson et al. (2016), section 4.1: 0, 10, 20, 30 and 40 % in the five blocks.
+    "fractalnet": {f"blocks.{block}.fractal.{unit}": block / 10 for block in (1, 2, 3, 4) for unit in COLUMNS},
+    # He et al. (2015), section 3.4, and Zhang et al. (2017), which name none.
+    "resnet20": {},
+    "plain20": {},
+    "shufflenet_v1_g3": {},
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_networks_without_a_reference_leave_out_what_their_papers_do(name):
+    layers = traced(lambda model: dict(nnx.iter_modules(model)), name)
+    rates = {path_name(path): layer.rate for path, layer in layers.items() if isinstance(layer, Dropout)}
+    assert {layer: rate for layer, rate in rates.items() if rate} == pytest.approx(RATES[name])
+
+
+def test_the_networks_of_zeiler_and_fergus_normalise_twice_with_krizhevsky_s_formula():
+    layers = traced(lambda model: [layer for layer in model.features if isinstance(layer, LocalResponseNorm)], "zfnet")
+    assert len(layers) == 2
+    x = 100 * np.random.default_rng(0).normal(size=(1, 2, 2, 7))
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 0), (2, 2)))
+    squares = sum(padded[..., shift : shift + 7] ** 2 for shift in range(5))
+    for layer in layers:
+        np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), x / (2 + 1e-4 * squares) ** 0.75, rtol=1e-4)
+
+
 # ---------------------------------------------------------------- attention
 
 
-def test_attention_maps_are_weights_of_the_image_s_pixels():
+def test_attention_maps_are_of_the_image_s_pixels_at_three_depths():
     x = jnp.ones((2, 32, 32, 3))
     maps = traced(lambda model: model.attention_maps(x), "vgg16_attention", num_classes=10)
     assert [y.shape for y in maps] == [(2, 32, 32), (2, 16, 16), (2, 8, 8)]
 
 
-def test_attention_picks_the_pixel_that_agrees_with_the_global_descriptor():
-    from cnnjax.models.vgg_attention import WIDTH, Attention
+def test_attention_is_the_softmax_of_scores_whatever_the_global_descriptor():
+    """The paper's formula adds the descriptor's score to every pixel's, and its softmax takes it off again."""
+    attention = vgg_attention.Attention(vgg_attention.WIDTH, 0.0, rngs=nnx.Rngs(0))
+    local, kernel = (
+        np.random.default_rng(0).normal(0, 0.03, (2, 3, 3, vgg_attention.WIDTH)),
+        attention.score.kernel[...],
+    )
+    scores = np.exp(local @ np.asarray(kernel, np.float64)[0, 0])[..., 0]
+    expected = scores / scores.sum((1, 2), keepdims=True)
+    for descriptor in (0.0, 3.0):
+        weights = attention(jnp.asarray(local, jnp.float32), jnp.full((2, vgg_attention.WIDTH), descriptor))
+        np.testing.assert_allclose(weights, expected, rtol=1e-3)
 
-    attention = Attention(WIDTH, 0.0, rngs=nnx.Rngs(0))
-    attention.score.kernel[...] = jnp.ones((1, 1, WIDTH, 1))
-    local = jnp.zeros((1, 3, 3, WIDTH)).at[0, 1, 2].set(1.0)
-    weights = attention(local, jnp.ones((1, WIDTH)))
-    assert float(weights.sum()) == pytest.approx(1)
-    assert float(weights[0, 1, 2]) == pytest.approx(1)
+
+def test_dropout_of_attention_takes_three_shares():
+    with pytest.raises(UserError, match=r"dropout takes three shares, as \(0.3, 0.4, 0.5\), got 0.5"):
+        models.create_model("vgg16_attention", dropout=0.5)
 
 
 # ---------------------------------------------------------------- autoencoders
@@ -430,6 +476,12 @@ def test_a_denoising_autoencoder_disturbs_images_in_training_alone():
     assert not jnp.array_equal(noise(x), noise(x))
     noise.eval()
     np.testing.assert_array_equal(noise(x), x)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_noise_is_a_deviation(noise):
+    with pytest.raises(ValueError, match="noise must be at least 0 and finite"):
+        traced(lambda model: model, "denoising_autoencoder", noise=noise)
 
 
 def test_an_autoencoder_refuses_images_of_another_shape():

@@ -62,6 +62,13 @@ def test_an_autoencoder_has_no_head(name):
         models.replace_head(models.create_model(name), 3)
 
 
+def test_a_head_that_is_not_there_is_named():
+    model = models.create_model("resnet20", num_classes=5)
+    model.heads = ("head",)
+    with pytest.raises(UserError, match="heads names 'head', and it has no such layer"):
+        models.replace_head(model, 3)
+
+
 def test_no_classes_are_refused():
     with pytest.raises(ValueError, match="out_features must be"):
         models.replace_head(models.create_model("resnet20"), 0)

@@ -114,6 +114,18 @@ def test_features_have_the_gradients_of_what_comes_before_them():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_features_in_training_are_jitted_and_leave_the_network_as_it_is():
+    model = models.create_model("vgg16_attention", num_classes=4)
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    maps = jax.jit(lambda x: models.features(model, x, ["attention3"])["attention3"])(jnp.ones((1, 17, 17, 3)))
+    assert float(maps.sum()) == pytest.approx(1, rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, _numbers(nnx.state(model)), _numbers(before))
+
+
+def _numbers(state):
+    return nnx.filter_state(state, nnx.Any(nnx.Param, nnx.BatchStat, nnx.RngCount))
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 64, 3), (1, 28, 28, 3), (1, 32, 32, 1), (32, 32, 3)])
 @pytest.mark.parametrize("name", [*LECTURE, "conv_autoencoder"])
 def test_a_network_for_one_shape_of_images_names_it(name, shape):
@@ -127,6 +139,30 @@ def test_a_network_for_one_shape_of_images_names_it(name, shape):
 def test_an_unknown_model_suggests_the_nearest():
     with pytest.raises(UserError, match="unknown model 'lecture-cnnn': did you mean lecture-cnn"):
         models.create_model("lecture-cnnn")
+    with pytest.raises(UserError, match="unknown model None: there are alexnet, all_cnn_a"):
+        models.create_model(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet20", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ("resnet20", {"num_classes": 2.5}, "num_classes must be an integer, got 2.5"),
+        ("resnet20", {"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ("lecture-fcn", {"image_size": -32}, "image_size must be at least 1, got -32"),
+        ("lecture-cnn", {"image_size": 11}, "image_size must be at least 12, got 11"),
+        ("conv_autoencoder", {"image_size": (32, 48)}, r"image_size must be an integer, got \(32, 48\)"),
+        ("conv_autoencoder", {"code_size": 0}, "code_size must be at least 1, got 0"),
+    ],
+)
+def test_sizes_that_no_network_has_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.create_model(name, **options)
+
+
+def test_the_smallest_image_of_the_lecture_s_network_is_12_pixels_wide():
+    model = models.create_model("lecture-cnn", num_classes=2, image_size=12)
+    assert model(jnp.ones((1, 12, 12, 3))).shape == (1, 2)
 
 
 def test_a_network_in_training_has_the_rows_it_has_in_eval_and_keeps_its_statistics():
@@ -136,6 +172,18 @@ def test_a_network_in_training_has_the_rows_it_has_in_eval_and_keeps_its_statist
     model.eval()
     assert models.layer_rows(model, (32, 32, 3)) == rows
     assert sum(row.params for row in rows) == models.count_params(model)
+
+
+def test_parameters_beside_sub_layers_have_a_row():
+    model = nnx.eval_shape(lambda: models.create_model("convnext_tiny"))
+    rows = models.layer_rows(model, (32, 32, 3))
+    assert sum(row.params for row in rows) == models.count_params(model)
+    assert models.LayerRow("features.1.0", "ConvNeXtBlock", (8, 8, 96), 96, 0) in rows
+
+
+def test_of_a_layer_with_several_outputs_the_first_one_s_shape_counts():
+    model = nn.Sequential(nn.MaxPool(2, return_indices=True))
+    assert [row.output_shape for row in models.layer_rows(model, (8, 8, 3))] == [(4, 4, 3)]
 
 
 def test_layers_that_take_several_inputs_have_rows():

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from cnnjax import models, nn
 from cnnjax.errors import UserError
+from cnnjax.models.shufflenet_v1 import ShuffleNetV1, ShuffleUnit
 from cnnjax.nn import Conv
 from tests.models.tracing import eval_shape
 
@@ -57,6 +59,29 @@ def test_shufflenet_v1_is_the_paper_s(groups, complexity, params):
     counted, rows = layer_rows(f"shufflenet_v1_g{groups}", 224)
     assert round(sum(row.macs for row in rows if row.kind == Conv.__name__) / 1e6) == complexity
     assert params is None or round(counted / 1e6, 1) == params
+
+
+@pytest.mark.parametrize(("stride", "in_channels"), [(1, 24), (2, 16)])
+def test_a_shuffle_unit_is_the_paper_s_figure_2(stride, in_channels):
+    """Shuffled between the first two convolutions; added to its input, or beside the averages of its 3x3 windows."""
+    unit = ShuffleUnit(in_channels, 24 if stride == 1 else 40, stride, 2, rngs=nnx.Rngs(0))
+    unit.eval()
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, in_channels))
+    y = unit.conv1(x)
+    half = y.shape[-1] // 2
+    y = unit.conv3(unit.conv2(jnp.stack([y[..., :half], y[..., half:]], -1).reshape(y.shape)))
+    if stride == 1:
+        expected = x + y
+    else:
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = [[padded[0, i : i + 3, j : j + 3].mean((0, 1)) for j in (0, 2)] for i in (0, 2)]
+        expected = np.concatenate([np.asarray(windows)[None], y], -1)
+    np.testing.assert_allclose(unit(x), np.maximum(expected, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_the_paper_does_not_have_are_refused():
+    with pytest.raises(UserError, match="groups must be one of 1, 2, 3, 4, 8, got 5"):
+        ShuffleNetV1(5, num_classes=10, in_channels=3, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.published

@@ -67,10 +67,18 @@ def test_the_average_covers_frozen_parameters_too():
     np.testing.assert_array_equal(averaged_params(state, params)["fc"]["kernel"], PARAMS["fc"]["kernel"])
 
 
-@pytest.mark.parametrize("option", [{"freeze": "layer3"}, {"lr_factors": "layer3=2"}])
-def test_a_pattern_that_matches_nothing_is_named_with_the_nearest(option):
-    with pytest.raises(UserError, match=r"unknown parameter 'layer3'"):
-        updates(**option)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": "layer3"}, "unknown parameter or layer 'layer3': did you mean layer1 or layer10"),
+        ({"freeze": "head"}, "unknown parameter or layer 'head': there are fc, layer1, layer10$"),
+        ({"lr_factors": "layer3=2"}, "unknown parameter or layer that is not frozen 'layer3': did you mean layer1"),
+        ({"lr_factors": "fc=2", "freeze": "fc"}, "that is not frozen 'fc': there are layer1, layer10$"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_named_with_the_nearest(options, message):
+    with pytest.raises(UserError, match=message):
+        updates(**options)
 
 
 @pytest.mark.parametrize("text", ["fc", "fc=", "=2", "fc=0", "fc=-1", "fc=nan", "fc=many"])
