@@ -14,6 +14,8 @@ from cnnjax.train.step import Constants, make_train_step
 
 CLASSES, BATCH, STEPS = 10, 8, 12
 LR, FASTER = 3e-4, 3  # of Adam, whose first step moves a parameter by the learning rate; of one layer so many times it
+# Of networks whose loss first rises to many times itself with that one, and has fallen after 12 steps only by chance.
+SLOWER = {"_bn": 3e-5, "efficientnet_b": 1e-4}
 AUTOENCODERS = ("conv_autoencoder", "denoising_autoencoder")
 # Compiled in seconds; the others take up to half a minute each.
 QUICK = ("lecture-cnn", "resnet20", "squeezenet1_1", "conv_autoencoder")
@@ -39,14 +41,14 @@ def parameters(state):
     return {path_name(tuple(getattr(key, "key", key) for key in path)): np.asarray(leaf) for path, leaf in leaves}
 
 
-def check_moves(before, first, last, frozen, faster):
+def check_moves(before, first, last, frozen, faster, lr=LR):
     """What is frozen stays and nothing else; Adam's first step is the learning rate, of one layer three times it."""
     still = {key for key in last if np.array_equal(before[key], last[key])}
     assert still == {key for key in last if key.startswith(f"{frozen}.")} != set()
     moves = {key: np.abs(first[key] - before[key]).max() for key in set(first) - still}
     quick = {key for key in moves if key.startswith(f"{faster}.")}
-    assert max(moves[key] for key in quick) == pytest.approx(FASTER * LR, rel=0.01)
-    assert max(moves[key] for key in moves.keys() - quick) == pytest.approx(LR, rel=0.01)
+    assert max(moves[key] for key in quick) == pytest.approx(FASTER * lr, rel=0.01)
+    assert max(moves[key] for key in moves.keys() - quick) == pytest.approx(lr, rel=0.01)
 
 
 @pytest.mark.parametrize("name", networks(name for name in models.list_models() if name not in AUTOENCODERS))
@@ -57,7 +59,8 @@ def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
     model.eval()
     stem = next(row.name for row in models.layer_rows(model, images.images.shape[1:]) if row.params)
     model.train()
-    recipe = train.Recipe(freeze=stem, lr=LR, lr_factors=f"{model.heads[0]}={FASTER}")
+    lr = next((rate for part, rate in SLOWER.items() if part in name), LR)
+    recipe = train.Recipe(freeze=stem, lr=lr, lr_factors=f"{model.heads[0]}={FASTER}")
     optimizer = make_optimizer(recipe, STEPS, 1)
     structure, state = train.split_model(model, optimizer)
     step = one_device.map(make_train_step(structure, optimizer, recipe))
@@ -70,7 +73,7 @@ def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
         if number == 0:
             first = parameters(state.params)
     assert np.mean(losses[-3:]) < np.mean(losses[:2]), losses
-    check_moves(before, first, parameters(state.params), stem, model.heads[0])
+    check_moves(before, first, parameters(state.params), stem, model.heads[0], lr)
 
 
 def test_an_autoencoder_is_not_trained_on_classes(one_device):
