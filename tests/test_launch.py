@@ -105,7 +105,7 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["fcn-vs-cnn", "--data", "digits", "--batch-size", "4000"], "larger than the 1006 images"),
         (["fcn-vs-cnn", "--data", "digits", "--batch-size", "20"], "cannot be split over 8 devices"),
         (["fcn-vs-cnn", "--data", "digits", "--accumulate", "10000"], "--accumulate 10000 is more than the 160 steps"),
-        (["fcn-vs-cnn", "--data", "digits", "--freeze", "dense.0"], "lecture-cnn: unknown parameter 'dense.0'"),
+        (["fcn-vs-cnn", "--data", "digits", "--freeze", "dense.0"], "lecture-cnn: unknown parameter or layer"),
         (["fcn-vs-cnn", "--data", "digits", "--augment", "random-crop:size=24"], "lecture-fcn: this LectureFCN takes"),
         (["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"], "did you mean pmap"),
         (["verify", "everything"], "verify takes no arguments"),

@@ -41,8 +41,8 @@ def check(network, data=None, **options):
         (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with --augment 'ra"),
         (Single, {}, "other cannot be trained .*--loss cross-entropy .logits must have at least two classes"),
         (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; --augment is 'random-crop:size=20'$"),
-        (Small, {"freeze": "norm"}, "plain: unknown parameter 'norm'"),
-        (Single, {"lr_factors": "dense=2 norm=0.1"}, "plain: unknown parameter 'norm'"),
+        (Small, {"freeze": "norm"}, "plain: unknown parameter or layer 'norm': there are conv, dense$"),
+        (Single, {"lr_factors": "dense=2 norm=0.1"}, "or layer that is not frozen 'norm': there are conv, dense$"),
         (Small, {"accumulate": 6}, "--accumulate 6 is more than the 5 steps"),
     ],
 )
@@ -53,7 +53,7 @@ def test_options_that_a_network_cannot_follow_are_refused(network, options, mess
 
 def test_what_only_the_second_network_cannot_follow_is_refused_as_soon():
     builds = {"small": lambda seed: Small(nnx.Rngs(seed)), "plain": lambda seed: Plain(nnx.Rngs(seed))}
-    with pytest.raises(UserError, match=r"^plain: unknown parameter 'norm'"):
+    with pytest.raises(UserError, match=r"^plain: unknown parameter or layer 'norm'"):
         train.check_training(builds, train.Recipe(batch_size=16, freeze="norm"), images(72))
 
 
