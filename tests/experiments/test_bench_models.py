@@ -86,11 +86,14 @@ def training(name, **milliseconds):
 
 
 def test_the_page_has_ratios_means_and_the_worst():
-    page = bench_models.markdown([ROW, training("vgg11", torch=1.0, cnnjax=2.0)])
+    own = [training(name, torch=1.0, cnnjax=ratio) | {"size": 224, "own": True} for name, ratio in (("a", 1), ("b", 4))]
+    page = bench_models.markdown([ROW, training("vgg11", torch=1.0, cnnjax=2.0), *own])
     assert "| resnet18 | 96 | 11,689,512 | 0.333 | 2e-06 | 10.0 | 1600 | 10 | 0.50 | 8.0 | 100 | 200 |" in page
     assert " | 100 | 200 | 12.0 | 3.00 | 0.25 |" in page
     assert "cnnjax / torch: geometric mean of 2 networks | 1.00 | <= 1.2 |" in page
     assert "| the same, the worst | 2.00 (vgg11) | <= 2 |" in page
+    assert "images of their own sizes, cnnjax / torch: geometric mean of 2 networks | 2.00 |  |" in page
+    assert "| the same, the worst | 4.00 (b) |  |" in page
 
 
 def test_a_parity_error_that_is_no_number_is_the_largest():
