@@ -289,8 +289,8 @@ def aims(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     to_torch = {name: step[TORCH] for name, step in steps.items() if TORCH in step}
     gains = {name: 1 / step[FLAX] for name, step in steps.items() if FLAX in step}
     labels = {f"{row['name']} at {row['size']}x{row['size']}": row for row in rows}
-    own = {row["name"]: ratios(row, "training") for row in rows if row["own"]}
-    own_to_torch = {name: step[TORCH] for name, step in own.items() if TORCH in step}
+    own_steps = {row["name"]: ratios(row, "training") for row in rows if row["own"]}
+    own_to_torch = {name: step[TORCH] for name, step in own_steps.items() if TORCH in step}
     step_title = f"training step of {BATCH} images of {SMALL}x{SMALL}"
     own_title = f"training step of {BATCH} images of their own sizes"
     largest = max(rows, key=lambda row: row["params"])
