@@ -14,11 +14,10 @@ if __name__ == "__main__":  # before the libraries below are read
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C meanwhile leaves no stack trace
     # XLA:CPU allocates the temporaries of every step anew, from its own threads. glibc returns them to Linux at once,
     # which hands them out again zeroed, 4 KB at a time: a tenth to a quarter of many networks' training step. So: huge
-    # pages, one heap for all threads, and what is freed stays. Blocks above 1 GiB are still returned: a heap that
-    # kept them would grow to several times a large network's step. Of small blocks every thread keeps 2,000 of a size
-    # to itself, or XLA's compiler, in two threads, waits for the heap. glibc reads this as a process starts, so this
-    # one starts over; of what is said twice the last counts, which is yours.
-    heap = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.tcache_count=2000"
+    # pages, and what is freed stays. Blocks above 1 GiB are still returned: a heap that kept them would grow to several
+    # times a large network's step. glibc reads this as a process starts, so this one starts over; of what is said twice
+    # the last counts, which is yours.
+    heap = "glibc.malloc.hugetlb=1"
     heap += f":glibc.malloc.mmap_threshold={1 << 30}:glibc.malloc.trim_threshold={1 << 40}"
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and not tunables.startswith(heap):
