@@ -22,11 +22,11 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cnnjax import ops, train, viz
+from cnnjax import ops, runs, train, viz
+from cnnjax.lab.claims import Claim, check, holds_or_erratum
+from cnnjax.options import SEED, check_ranges
 from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
-from cnnjax.train.options import SEED, check_ranges
 from cnnjax.viz import Lines
-from experiments import Claim, check
 
 LAYERS, CHANNELS, SIZE, IMAGES = 50, 16, 8, 4  # of the stack: 3x3 convolutions of 8x8 images, borders joined
 VANISHED, EXPLODED = 1e-3, 1e3  # what is left at the first layer's input of the gradient at the last layer's
@@ -66,7 +66,7 @@ def load(config: Config) -> None:
     """Return nothing: all numbers are drawn."""
 
 
-def run(config: Config, nothing: None, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, nothing: None, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Measure, draw the figures, and return the summary."""
     usual = {name: gradients(name, unit.initialization, config.seed) for name, unit in UNITS.items()}
     alike = {kind: {name: gradients(name, kind, config.seed) for name in UNITS} for kind in VARIANCES}
@@ -221,14 +221,16 @@ def _gradient_claim(name: str, unit: Unit) -> Claim:
     deck = "lead to vanishing gradients" if unit.lecture else "rectifiers are more suitable: do not vanish"
     right = f"that with {kernels} they {'do' if unit.found else 'do not'}"
     vanished, kept = ends["signals"] < VANISHED, VANISHED <= ends["signals"] <= EXPLODED
-    verdict = "holds" if unit.found == unit.lecture else f"erratum: the deck says {deck}; right is {right}"
-    return Claim(
+    measured = vanished if unit.found else kept
+    return holds_or_erratum(
         "G1",
         f"{name}: {'gradients vanish' if unit.lecture else 'gradients do not vanish'} with depth",
         deck,
         f"first over last of {LAYERS} layers: kernels {ends['kernels']:.2g}, inputs {ends['signals']:.2g} ({kernels})",
         f"vanished: inputs' below {VANISHED:g}; kept: up to {EXPLODED:g}",
-        verdict if (vanished if unit.found else kept) else "fails",
+        holds=measured and unit.found == unit.lecture,
+        confirmed=measured,
+        correction=f"the deck says {deck}; right is {right}",
     )
 
 

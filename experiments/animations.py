@@ -18,11 +18,11 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from cnnjax import geometry, train, viz
+from cnnjax import geometry, runs, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.options import SEED, Range, check_ranges
+from cnnjax.lab.claims import Claim
+from cnnjax.options import SEED, Range, check_ranges
 from cnnjax.viz.animation import Slide
-from experiments import Claim
 
 FORMATS = ("gif", "svg")
 
@@ -80,7 +80,7 @@ def load(config: Config) -> dict[str, Slide]:
     }
 
 
-def run(config: Config, slides: dict[str, Slide], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, slides: dict[str, Slide], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the animations, and return the output's size of each beside the formula's."""
     for number, (name, slide) in enumerate(slides.items(), 1):
         path = run.figures / f"{number}-{name}.{config.format}"

@@ -23,12 +23,12 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import track
 
-from cnnjax import models, train, viz
+from cnnjax import models, runs, train, viz
 from cnnjax.errors import UserError
+from cnnjax.lab.claims import Claim, check, holds_or_erratum, not_run
 from cnnjax.models.fractalnet import Fractal
 from cnnjax.nn import Conv, GlobalAvgPool, Linear
-from experiments import Claim, check
-from experiments.published_networks import Published, read
+from experiments.bench.published_networks import Published, read
 
 CONVOLUTIONS_ONLY = "shufflenet_v1"  # whose paper counts no other layer
 TORCHVISION_DROPOUT = 0.2  # of its GoogLeNet, where the paper has 0.4
@@ -66,7 +66,7 @@ def load(config: Config) -> list[Published]:
     return [published[name] for name in fnmatch.filter(published, config.models)]
 
 
-def run(config: Config, networks: list[Published], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, networks: list[Published], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Count every network, and draw accuracy against multiply-adds."""
     rows = {network.name: count(network) for network in track(networks, "counting", console=Console(stderr=True))}
     points = {
@@ -132,7 +132,7 @@ def _structure(title: str, names: tuple[str, ...], counted: Mapping[str, Any]) -
     theirs = "; ".join(_numbers(network.params, network.gmacs) for network in networks)
     tolerance = "parameters exact, multiply-adds 1 % or the last published digit"
     if not all(name in counted for name in names):
-        return Claim("H1", statement, theirs, "", tolerance, "not run: needs python launch.py architectures, published")
+        return not_run("H1", statement, "needs python launch.py architectures, published")
     ours = "; ".join(_numbers(counted[n.name]["params"], counted[n.name]["macs"] / 1e9) for n in networks)
     return check("H1", statement, theirs, ours, tolerance, all(_agrees(n, counted[n.name]) for n in networks))
 
@@ -167,13 +167,15 @@ def _output_classifier() -> list[Claim]:
     right = parts and net.fc.in_features == 1024 and net.fc.out_features == 1000
     heads = [name for name in net.heads if name.startswith("aux")]
     return [
-        Claim(
+        holds_or_erratum(
             "H3",
             "Inception's output classifier: global average pooling, dropout, one fully connected layer",
             "a fully connected layer of 1,024 outputs",
             f"{net.fc.in_features:,} inputs, {net.fc.out_features:,} outputs",
             "exact",
-            "erratum: 1,024 are the layer's inputs, its outputs are the classes" if right else "fails",
+            holds=False,
+            confirmed=right,
+            correction="1,024 are the layer's inputs, its outputs are the classes",
         ),
         check(
             "H3",

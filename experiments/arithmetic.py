@@ -19,13 +19,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cnnjax import train, viz
+from cnnjax import runs, train, viz
 from cnnjax.errors import UserError
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.lab.worked import Case, output_size, uses
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
 from experiments.arithmetic_claims import RELATIONSHIPS, claims, conv_layer, dense_layer, params, transposed_size
-from experiments.windows import Case, output_size, uses
-from experiments.worked import markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -60,7 +60,7 @@ def load(config: Config) -> Case:
     return Case(config.size, config.kernel, config.stride, config.padding)
 
 
-def run(config: Config, yours: Case, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, yours: Case, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the figures, and return sizes and parameters."""
     cases = {f"({number})": relationship.case for number, relationship in RELATIONSHIPS.items()} | {"yours": yours}
     sizes = {side: (params(conv_layer(1, 100, 10)), params(dense_layer((side, side, 1), 100))) for side in SIDES}

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from cnnjax import geometry, nn, ops
-from experiments import Claim, check, erratum
-from experiments.windows import Case, output_size, uses
+from cnnjax.lab.claims import Claim, check, erratum
+from cnnjax.lab.worked import Case, output_size, uses
 
 SIZES, KERNELS = (5, 6, 8), (1, 2, 3, 4)
 

@@ -22,13 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cnnjax import data, train, viz
+from cnnjax import data, runs, train, viz
 from cnnjax.data import augment, shapes
 from cnnjax.errors import UserError
-from cnnjax.train.options import SEED, check_ranges
+from cnnjax.lab.claims import Claim, check, not_run
+from cnnjax.options import SEED, check_ranges
 from cnnjax.viz.figures import COLOURS
-from experiments import Claim, check
-from experiments.timing import result_path
+from experiments.bench.timing import result_path
 
 TOGETHER = "the lecture's together"  # in the results of `bench augment`
 LECTURE = "translate random-crop zoom rotate:degrees=90 mirror rgb-intensity salt-and-pepper"
@@ -94,7 +94,7 @@ def _pieces() -> np.ndarray:
     return pieces.reshape(len(pieces), SIDE, side // SIDE, SIDE, side // SIDE, 3).mean((2, 4)).astype(np.uint8)
 
 
-def run(config: Config, images: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, images: np.ndarray, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the figures, and return how far each augmentation changes an image and whether annotations kept up."""
     keys = iter(jax.random.split(jax.random.key(config.seed), 100))  # one a row
     floats = jnp.asarray(images / np.float32(255))
@@ -209,9 +209,9 @@ def table(summary: dict[str, Any]) -> str:
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
     """Return claim G7, read from the results of `bench augment`."""
     statement = "augmentation can be done with minimal computation cost inside the training process"
-    measured = train.read_json(result_path("augment", ".json"))
+    measured = runs.read_json(result_path("augment", ".json"))
     if measured is None:
-        return [Claim("G7", statement, "", "", "", "not run: needs python launch.py bench augment")]
+        return [not_run("G7", statement, "needs python launch.py bench augment")]
     together = next(row for row in measured["rows"] if row["name"] == TOGETHER)
     return [
         check(

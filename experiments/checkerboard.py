@@ -28,11 +28,11 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
-from cnnjax import ops, train, viz
+from cnnjax import ops, runs, train, viz
 from cnnjax.data import shapes
-from cnnjax.train.options import SEED, check_ranges
+from cnnjax.lab.claims import Claim, check, holds_or_erratum, not_run
+from cnnjax.options import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
-from experiments import Claim, check
 
 KERNELS, STRIDES = (2, 3, 4, 5, 6), (2, 3)
 ONES = 8  # side of the input whose windows are counted
@@ -81,7 +81,7 @@ def load(config: Config) -> np.ndarray:
     return shapes.generate(IMAGES + UNSEEN, size=32, seed=config.seed).images.astype(np.float32) / 255 - 0.5
 
 
-def run(config: Config, images: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, images: np.ndarray, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Count, draw weights, train, draw the figures, and return the summary."""
     maps = overlaps()
     drawn = {name: [random_outputs(name, seed) for seed in _seeds(config)] for name in DECODERS}
@@ -340,16 +340,18 @@ def _reduced(weights: str, measured: Mapping[str, Mapping[str, float]]) -> Claim
     """Judged by the share of the power; the peak over near frequencies, which smooth outputs raise, stands beside."""
     statement = f"checkerboards, seen as power at the stride's frequency, {weights}: 2x2 and 4x4 fix or reduce them"
     if not measured:
-        return Claim("F3", statement, "", "", "", "not run: needs a finished run")
+        return not_run("F3", statement, "needs a finished run")
     uneven, resized = (measured[name]["share"] for name in ("transposed 3x3", "resize, then 3x3"))
     reduced = [measured[name]["share"] <= REDUCED * uneven for name in EVEN]
-    correction = f"erratum: deck says 2x2, 4x4 reduce it; with {weights} they even the overlap only: right is to resize"
-    return Claim(
+    correction = f"deck says 2x2, 4x4 reduce it; with {weights} they even the overlap only: right is to resize"
+    return holds_or_erratum(
         "F3",
         statement,
         "fixed or reduced by 2x2 or 4x4 with stride 2",
         "share of the power (and its peak over near frequencies): "
         + ", ".join(f"{name} {row['share']:.2g} ({row['peak']:.1f})" for name, row in measured.items()),
         f"reduced: at most {REDUCED:g} of 3x3's share, means of {SEEDS} seeds",
-        "holds" if all(reduced) else correction if not any(reduced) and resized < uneven / 2 else "fails",
+        holds=all(reduced),
+        confirmed=not any(reduced) and resized < uneven / 2,
+        correction=correction,
     )

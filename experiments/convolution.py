@@ -17,12 +17,13 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from cnnjax import ops, train, viz
+from cnnjax import ops, runs, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.options import SEED, check_ranges
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.lab.worked import computed, convolve, correlate, parse
+from cnnjax.options import SEED, check_ranges
 from cnnjax.viz import Grid
 from experiments.convolution_claims import EXAMPLES, SHIFT, Layer, claims, move_an_image, small_photograph
-from experiments.worked import computed, convolve, correlate, markdown, parse
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -56,7 +57,7 @@ def load(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(
-    config: Config, drawn: tuple[np.ndarray, np.ndarray], run: train.Run, parallel: train.Parallel
+    config: Config, drawn: tuple[np.ndarray, np.ndarray], run: runs.Run, parallel: train.Parallel
 ) -> dict[str, Any]:
     """Draw the figures, and return what was computed and measured."""
     moved = move_an_image(config.seed)
@@ -73,7 +74,7 @@ def run(
 # ---------------------------------------------------------------- figures
 
 
-def _draw(drawn: tuple[np.ndarray, np.ndarray], moved: dict[str, Layer], run: train.Run) -> None:
+def _draw(drawn: tuple[np.ndarray, np.ndarray], moved: dict[str, Layer], run: runs.Run) -> None:
     figures = {
         "worked-examples": viz.number_grids([_equation(e.image, e.kernel, e.lecture) for e in EXAMPLES]),
         "step-by-step": viz.number_grids(_steps(*drawn)),

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import signal
 
 from cnnjax import data, geometry, ops
-from experiments import Claim, check, erratum
-from experiments.worked import computed, convolve, correlate, distance, parse, s0_sum, s2_sum, show
+from cnnjax.lab.claims import Claim, check, erratum
+from cnnjax.lab.worked import computed, convolve, correlate, distance, parse, s0_sum, s2_sum, show
 
 SHIFT = (5, 9)  # pixels down and to the right
 ROUNDING = 1e-5  # of float32 sums, relative to the largest of them

@@ -23,11 +23,11 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from cnnjax import data, models, train, viz
+from cnnjax import data, models, runs, train, viz
 from cnnjax.data import KINDS
 from cnnjax.errors import UserError
+from cnnjax.lab.claims import Claim, check, not_run
 from cnnjax.viz.figures import Curve
-from experiments import Claim, check
 
 MODELS = ("lecture-fcn", "lecture-cnn")
 LECTURE_ACCURACY = {"lecture-fcn": 0.496, "lecture-cnn": 0.6647}
@@ -65,7 +65,7 @@ def load(config: Config) -> data.Dataset:
     return dataset
 
 
-def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
     trained = {name: _train(name, config, dataset, run, parallel) for name in MODELS}
     if run.writes:
@@ -91,7 +91,7 @@ def _build(name: str, dataset: data.Dataset, seed: int) -> models.Module:
 
 
 def _train(
-    name: str, config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel
+    name: str, config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel
 ) -> list[tuple[train.Fit, train.Evaluation]]:
     training, validation = data.hold_out(dataset.train, config.validation_split)
     build = partial(_build, name, dataset)
@@ -153,7 +153,7 @@ def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[tra
 
 def lecture_curves() -> dict[str, dict[str, np.ndarray]]:
     """Return the curves of the lecture's training log: by network, then "train/loss", ..., a value an epoch."""
-    with (Path(__file__).parent / "fcn_vs_cnn_lecture.csv").open() as file:
+    with (Path(__file__).parent / "fcn_vs_cnn.csv").open() as file:
         rows = list(csv.DictReader(file))
     keys = [key for key in rows[0] if "/" in key]
     return {
@@ -187,8 +187,8 @@ def claims(summary: dict[str, Any] | None) -> list[Claim]:
     """Return claims A1 to A6: structure recomputed here, accuracies read from a finished run on CIFAR-10."""
     checked = [_structure(*row) for row in STRUCTURES]
     if summary is None or summary["data"]["name"] != "cifar10":
-        reason = "not run: needs a finished run with --data cifar10"
-        return checked + [Claim(id, text, "", "", "", reason) for id, text in MEASURED.items()]
+        reason = "needs a finished run with --data cifar10"
+        return checked + [not_run(id, text, reason) for id, text in MEASURED.items()]
     results = summary["models"]
     fcn, cnn = results["lecture-fcn"], results["lecture-cnn"]
     for name in MODELS:

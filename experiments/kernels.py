@@ -19,21 +19,13 @@ import tyro
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from cnnjax import data, ops, train, viz
-from cnnjax.errors import UserError
+from cnnjax import data, ops, runs, train, viz
+from cnnjax.lab.claims import Claim, check, erratum
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.lab.worked import KERNELS, computed, correlate, distance, grey, parse, show
 from cnnjax.viz import Grid
 from cnnjax.viz.grids import SIGNED
-from experiments import Claim, check, erratum
-from experiments.worked import computed, correlate, distance, markdown, parse, show
 
-KERNELS = {
-    "vertical": parse("1 0 -1/1 0 -1/1 0 -1"),
-    "horizontal": parse("1 1 1/0 0 0/-1 -1 -1"),
-    "Sobel": parse("-1 0 1/-2 0 2/-1 0 1"),
-    "Scharr": parse("3 0 -3/10 0 -10/3 0 -3"),
-    "blur": np.full((3, 3), 1 / 9, np.float32),
-    "edge": parse("1 0 -1/0 0 0/1 0 -1"),
-}
 LECTURE = {name: "S2" if name in ("blur", "edge") else "S1" for name in KERNELS}
 AS_PRINTED = {"Sobel": parse("-1 0 1/-2 0 2/-1 0 -1"), "Scharr": parse("3 0 3/10 0 -10/3 0 -3")}
 
@@ -47,7 +39,6 @@ STEPS = (  # what it is, the image, the kernel, and the result that S1 prints
     ("dark to light", LIGHT_TO_DARK[:, ::-1], "vertical", parse("0 -30 -30 0/0 -30 -30 0/0 -30 -30 0/0 -30 -30 0")),
     ("four quadrants", QUADRANTS, "horizontal", parse("0 0 0 0/30 10 -10 -30/30 10 -10 -30/0 0 0 0")),
 )
-HEIGHT = 80  # of the photographs, in pixels
 ROUNDING = 1e-5  # of float32 sums, relative to the largest of them
 
 
@@ -66,25 +57,7 @@ def load(config: Config) -> dict[str, np.ndarray]:
     return {name: grey(name) for name in names}
 
 
-def grey(name: str, height: int = HEIGHT) -> np.ndarray:
-    """Return a photograph as (height, width) in [0, 1]: the mean of its channels, and of blocks of its pixels.
-
-    Raises:
-        UserError: it cannot be read, or is smaller than that.
-    """
-    picture = data.photograph(name).mean(-1, dtype=np.float32) / 255
-    block = picture.shape[0] // height
-    if block == 0 or picture.shape[1] < block * height // 2:
-        raise UserError(
-            f"photograph {name!r} has {picture.shape[1]}x{picture.shape[0]} pixels: expected at least {height} rows "
-            "and half as many columns"
-        )
-    width = min(picture.shape[1] // block, 2 * height)
-    picture = picture[: height * block, : width * block]
-    return picture.reshape(height, block, width, block).mean((1, 3))
-
-
-def run(config: Config, photographs: dict[str, np.ndarray], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, photographs: dict[str, np.ndarray], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the figures, and return each kernel's response to steps and surfaces."""
     viz.save(
         viz.number_grids([_equation(image, KERNELS[name], what) for what, image, name, _ in STEPS]),

@@ -22,15 +22,15 @@ import optax
 import tyro
 from matplotlib.figure import Figure
 
-from cnnjax import ops, train, viz
+from cnnjax import ops, runs, train, viz
 from cnnjax.errors import UserError
-from cnnjax.train.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
+from cnnjax.lab.claims import Claim, check
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.lab.worked import KERNELS, computed, grey, parse, show
+from cnnjax.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
 from cnnjax.viz.grids import SIGNED
-from experiments import Claim, check
-from experiments.kernels import KERNELS, grey
-from experiments.worked import computed, markdown, parse, show
 
 HIDDEN = ("Sobel", "Scharr")
 LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 0 0 0 45 23/0 3 0 12 34 32")  # S1
@@ -137,7 +137,7 @@ def learn(task: Task, steps: int, lr: float, momentum: float, seed: int = 0) -> 
     return Path(*map(np.asarray, path))
 
 
-def run(config: Config, task: Task, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, task: Task, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Learn with and without momentum, draw the figures, and return how it went."""
     bowl = curvatures(task)
     lr = 1 / bowl[-1] if config.lr is None else config.lr

@@ -21,9 +21,10 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cnnjax import data, train, viz
+from cnnjax import data, runs, train, viz
 from cnnjax.errors import unknown_name
-from cnnjax.train.options import SEED, check_ranges
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.options import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 from experiments.pooling_claims import (
     BACKGROUNDS,
@@ -45,7 +46,6 @@ from experiments.pooling_claims import (
     uses,
     worked_examples,
 )
-from experiments.worked import markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -68,7 +68,7 @@ def load(config: Config) -> np.ndarray:
     return grey(config.photograph)
 
 
-def run(config: Config, image: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, image: np.ndarray, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Measure, draw the figures, and return the summary."""
     moved, lost = translation(image), detail(image)
     viz.save(_draw_worked(), run.figures / "worked-examples.png")

@@ -11,8 +11,8 @@ from flax import nnx
 
 from cnnjax import data, nn, ops
 from cnnjax.data import shapes
-from experiments import Claim, check
-from experiments.worked import show
+from cnnjax.lab.claims import Claim, check, holds_or_erratum
+from cnnjax.lab.worked import show
 
 D1_INPUT = np.array([[1, 3, 6, 2], [9, 5, 6, 5], [9, 1, 1, 2], [0, 2, 8, 2]])
 D2_INPUT = np.array([[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]])
@@ -195,18 +195,18 @@ def _kinds() -> list[Claim]:
     light, dark = (left[name] for name in BACKGROUNDS)
     right_way_round = dark["max"] > light["max"] and light["min"] > dark["min"]
     reverse = light["max"] > 0.8 and dark["min"] > 0.8 and dark["max"] < 0.2 and light["min"] < 0.2
-    correction = (
-        "erratum: deck says max for dark objects on white; right is max for light on dark, min for dark on light"
-    )
+    correction = "deck says max for dark objects on white; right is max for light on dark, min for dark on light"
     return [
-        Claim(
+        holds_or_erratum(
             "D3",
             "which pooling keeps an object: max on a white background, min on a dark one",
             "max: dark on white; min: light on dark",
             f"contrast left of thin lines: light on dark max {light['max']:.0%}, min {light['min']:.0%}; dark on light "
             f"max {dark['max']:.0%}, min {dark['min']:.0%}",
             "kept: over 80 %; lost: under 20 %",
-            "holds" if right_way_round else correction if reverse else "fails",
+            holds=right_way_round,
+            confirmed=reverse,
+            correction=correction,
         ),
         check(
             "D3",

@@ -25,12 +25,12 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
-from cnnjax import data, geometry, models, nn, ops, train, viz
+from cnnjax import data, geometry, models, nn, ops, runs, train, viz
 from cnnjax.errors import UserError
+from cnnjax.lab.markdown import table as markdown
 from cnnjax.viz import Lines, Picture
 from cnnjax.viz.figures import Curve
 from experiments.receptive_field_claims import CHANNELS, NETWORKS, SIZE, STACKS, claims, extent, measured, weights_of
-from experiments.worked import markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -77,7 +77,7 @@ def build(kernels: Sequence[int], dataset: data.Dataset, seed: int) -> models.Mo
     )
 
 
-def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Measure the fields, train both networks with every seed, draw the figures, and return the summary."""
     fields, effective = measured(), {depth: effective_field(depth, config.seed) for depth in EFFECTIVE_DEPTHS}
     fits = {name: _train(name, config, dataset, run, parallel) for name in NETWORKS}
@@ -93,7 +93,7 @@ def run(config: Config, dataset: data.Dataset, run: train.Run, parallel: train.P
 
 
 def _train(
-    name: str, config: Config, dataset: data.Dataset, run: train.Run, parallel: train.Parallel
+    name: str, config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel
 ) -> list[train.Fit]:
     network = partial(build, NETWORKS[name], dataset)
     tag = name.replace(" ", "-")

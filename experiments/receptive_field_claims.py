@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import geometry, ops
-from experiments import Claim, check
+from cnnjax.lab.claims import Claim, check, not_run
 
 Stack = tuple[tuple[int, int, int], ...]  # (kernel, stride, dilation) from input to output, as `geometry` takes them
 
@@ -119,7 +119,7 @@ def _three_or_seven(sides: dict[str, list[int]]) -> list[Claim]:
 def _trained(summary: dict[str, Any] | None) -> Claim:
     statement = "trained side by side, three 3x3 layers do what one 7x7 does, with fewer parameters"
     if summary is None:
-        return Claim("E2", statement, "", "", "", "not run: needs a finished run")
+        return not_run("E2", statement, "needs a finished run")
     three, seven = (summary["networks"][name] for name in NETWORKS)
     ours = ", ".join(
         f"{name} {result['test_accuracy']:.1%} with {result['params']:,}"

@@ -19,13 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from cnnjax import geometry, train, viz
+from cnnjax import geometry, runs, train, viz
 from cnnjax.errors import UserError
+from cnnjax.lab.markdown import table as markdown
+from cnnjax.lab.worked import KERNELS, Case, correlate, output_size, uses
 from cnnjax.viz import Grid
-from experiments.kernels import KERNELS
 from experiments.strides_and_padding_claims import PADDING_IMAGE, PADDING_RESULT, STRIDES, claims, square
-from experiments.windows import Case, output_size, uses
-from experiments.worked import correlate, markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -53,7 +52,7 @@ def load(config: Config) -> np.ndarray:
     return square(config.photograph)
 
 
-def run(config: Config, photograph: np.ndarray, run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, photograph: np.ndarray, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the figures, and return sizes and uses of pixels."""
     cases = [Case(config.size, config.kernel, stride) for stride in STRIDES]
     used = uses(cases)

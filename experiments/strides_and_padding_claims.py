@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 
 from cnnjax import geometry
-from experiments import Claim, check, erratum
-from experiments.kernels import KERNELS, grey
-from experiments.windows import Case, output_size, uses
-from experiments.worked import correlate, distance, parse, s0_sum, show
+from cnnjax.lab.claims import Claim, check, erratum
+from cnnjax.lab.worked import KERNELS, Case, correlate, distance, grey, output_size, parse, s0_sum, show, uses
 
 STRIDES = (1, 2, 3)
 ROUNDING = 1e-5  # of float32 sums, relative to the largest of them

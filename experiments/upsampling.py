@@ -20,8 +20,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cnnjax import data, ops, train, viz
+from cnnjax import data, ops, runs, train, viz
 from cnnjax.errors import unknown_name
+from cnnjax.lab.markdown import table as markdown
 from cnnjax.viz import Lines, Picture
 from experiments.upsampling_claims import (
     INPUT,
@@ -41,7 +42,6 @@ from experiments.upsampling_claims import (
     transposed,
     worked_example,
 )
-from experiments.worked import markdown
 
 __all__ = ["Config", "claims", "load", "run", "table"]
 
@@ -64,7 +64,7 @@ def load(config: Config) -> dict[str, np.ndarray]:
     return greys(config.photograph)
 
 
-def run(config: Config, images: dict[str, np.ndarray], run: train.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, images: dict[str, np.ndarray], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Enlarge, learn, draw the figures, and return the summary."""
     image = images[config.photograph]
     enlarged, learned = gallery(image), learn(image)

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from cnnjax import data, ops
-from experiments import Claim, check
-from experiments.worked import show
+from cnnjax.lab.claims import Claim, check
+from cnnjax.lab.worked import show
 
 SIDE, SCALE = 128, 4  # of the photograph in pixels, and how much it is shrunk and enlarged
 # Zhang et al., "Dive into deep learning", section 14.10, whose figure and caption S0 shows.

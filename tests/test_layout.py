@@ -1,4 +1,4 @@
-"""Imports point one way: experiments -> train, viz -> models, interop -> nn -> ops; data is data."""
+"""Imports point one way: experiments -> lab -> train, viz -> tasks, runs, interop -> models -> nn -> ops."""
 
 import ast
 from pathlib import Path
@@ -7,17 +7,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # What each part may import from cnnjax, besides itself.
+BASE = {"errors", "options"}
+MODELS = {"models", "nn", "ops", "geometry", "fusion", "errors"}
+RUNS = {"runs", "data", "__version__", *BASE}
+TRAIN = {"train", "viz", "tasks", "interop", *RUNS, *MODELS}
 ALLOWED = {
     "errors": set(),
     "geometry": set(),
     "fusion": set(),
+    "options": {"errors"},
     "ops": {"fusion"},
-    "data": {"errors", "fusion"},
+    "data": {"fusion", *BASE},
     "nn": {"ops", "geometry", "errors"},
-    "models": {"nn", "ops", "geometry", "errors", "fusion"},
-    "interop": {"models", "nn", "ops", "geometry", "errors"},
-    "viz": {"models", "interop", "nn", "ops", "geometry", "data", "errors"},
-    "train": {"models", "interop", "nn", "ops", "geometry", "data", "errors", "__version__"},
+    "models": MODELS,
+    "interop": MODELS,
+    "runs": RUNS,
+    "tasks": {"viz", "data", *BASE, *MODELS},
+    "viz": {"data", "interop", *BASE, *MODELS},
+    "train": TRAIN,
+    "lab": {"lab", *TRAIN},
+    "__main__": {"lab"},
 }
 SOURCES = sorted((ROOT / "cnnjax").rglob("*.py"))
 
@@ -52,7 +61,7 @@ def test_ops_needs_jax_alone(path):
 
 
 EXECUTES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-PROGRAM = [*SOURCES, ROOT / "launch.py", *sorted((ROOT / "experiments").glob("*.py"))]
+PROGRAM = [*SOURCES, ROOT / "launch.py", *sorted((ROOT / "experiments").rglob("*.py"))]
 
 
 def calls(path):
@@ -64,7 +73,7 @@ def calls(path):
 
 @pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_is_read_can_execute(path):
-    written = {"cloudpickle"} if path.name == "submit.py" else set()  # submitit's jobs, which it reads itself
+    written = {"cloudpickle"} if path.name == "slurm.py" else set()  # submitit's jobs, which it reads itself
     assert not {module.split(".")[0] for module in imports(path) if module} & EXECUTES - written
     for function, named in calls(path):
         assert function not in ("eval", "exec", "compile", "__import__"), function

@@ -21,9 +21,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnnjax.errors import UserError
-from cnnjax.train import hosts
-from cnnjax.train.devices import describe_versions
-from cnnjax.train.signals import Interrupted
+from cnnjax.runs import processes
+from cnnjax.runs.hardware import describe_versions
+from cnnjax.runs.signals import Interrupted
 from cnnjax.train.state import TrainState, count_steps, tree_sha256
 
 NEWEST_KEPT = 2  # one to go back to where the other is damaged
@@ -81,12 +81,12 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         kept = AnyPreservationPolicy([LatestN(NEWEST_KEPT), best])
-        own = hosts.index()  # each process has a manager to itself: none waits for another's
+        own = processes.index()  # each process has a manager to itself: none waits for another's
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
             best_fn=_score,  # or no score reaches the disk, and a run that goes on forgets the best
-            cleanup_tmp_directories=hosts.is_first(),
-            read_only=not hosts.is_first(),
+            cleanup_tmp_directories=processes.is_first(),
+            read_only=not processes.is_first(),
             create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}),
         )
@@ -101,7 +101,7 @@ class Checkpoints:
         """
         step, self._saved = count_steps(state), time.monotonic()
         self._check()
-        if not hosts.is_first():
+        if not processes.is_first():
             return
         try:
             if step == self._manager.latest_step():
@@ -109,7 +109,7 @@ class Checkpoints:
             self._failed = False
             about = {"sha256": tree_sha256(state), "arrays": _describe(state), "versions": describe_versions()}
             about["own_sha256"] = _sha256(about)
-            if hosts.count() > 1:
+            if processes.count() > 1:
                 state = jax.tree.map(np.array, state)  # Orbax takes what is one process's for a part of a whole
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
             metrics = None if score is None else {"score": float(score)}
@@ -127,7 +127,7 @@ class Checkpoints:
 
     def newest(self) -> int | None:
         """Return the step of the newest state; None if there is none yet."""
-        return hosts.from_first(self._manager.latest_step)
+        return processes.from_first(self._manager.latest_step)
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Return the newest state that is whole, with the placement of `like`; None if there is none yet.
@@ -135,11 +135,11 @@ class Checkpoints:
         Raises:
             UserError: it is of another network or optimiser, or there are states and each is damaged.
         """
-        if hosts.is_first():
+        if processes.is_first():
             state = self._newest_whole(like)
-            hosts.exchange(None if state is None else count_steps(state))
+            processes.exchange(None if state is None else count_steps(state))
             return state
-        (step, *_) = hosts.exchange(None)
+        (step, *_) = processes.exchange(None)
         return None if step is None else self._read(step, like)
 
     def _newest_whole(self, like: TrainState) -> TrainState | None:

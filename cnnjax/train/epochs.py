@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.errors import RunError
+from cnnjax.runs.processes import Wishes
+from cnnjax.runs.progress import Display
+from cnnjax.runs.signals import Interrupted, StopRequest
 from cnnjax.train.advance import Advance
 from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.hosts import Wishes
 from cnnjax.train.parallel import Parallel
-from cnnjax.train.progress import Display
-from cnnjax.train.signals import Interrupted, StopRequest
 from cnnjax.train.soundness import is_sound
 from cnnjax.train.state import TrainState, Tree, count_steps, means
 

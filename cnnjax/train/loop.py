@@ -17,20 +17,20 @@ from cnnjax.data import Examples, augment
 from cnnjax.errors import RunError, UserError
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module, share_batch_statistics
-from cnnjax.train import hosts
+from cnnjax.runs import processes
+from cnnjax.runs.directory import Run
+from cnnjax.runs.hardware import peak_flops
+from cnnjax.runs.metrics import Recorder, read_history
+from cnnjax.runs.progress import Display, Plain, display
+from cnnjax.runs.signals import deferred_signals
 from cnnjax.train.advance import make_advance, traced_once
 from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.devices import peak_flops
 from cnnjax.train.epochs import Epochs
 from cnnjax.train.evaluation import Evaluation, make_evaluator
-from cnnjax.train.metrics import Recorder, read_history
 from cnnjax.train.optimizers import learning_rate, make_optimizer
 from cnnjax.train.parallel import Parallel
-from cnnjax.train.progress import Display, Plain, display
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.run import Run
 from cnnjax.train.seeds import orders, over_seeds, stack, unstack
-from cnnjax.train.signals import deferred_signals
 from cnnjax.train.soundness import make_careful_advance
 from cnnjax.train.state import Network, TrainState, count_steps, means, split_model
 from cnnjax.train.step import AXIS, Constants, make_train_step, scale_pixels
@@ -118,8 +118,8 @@ def fit_together(
     batch_size, count = recipe.batch_size, len(seeds)
     check_batch_size(batch_size, train)
     parallel.check_batch(batch_size)
-    if hosts.count() > 1:
-        hosts.check_same({"training data": _fingerprint(train), "validation data": _fingerprint(validation)})
+    if processes.count() > 1:
+        processes.check_same({"training data": _fingerprint(train), "validation data": _fingerprint(validation)})
     steps = -(-train.size // batch_size)
     optimizer = make_optimizer(recipe, steps, recipe.epochs)
     networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
@@ -173,7 +173,7 @@ def fit_together(
 
 def _ends(network: Network, state: TrainState, tags: Sequence[str], run: Run) -> list[Fit]:
     each = unstack(state, len(tags))
-    histories = hosts.from_first(lambda: [read_history(run.metrics, tag) for tag in tags])
+    histories = processes.from_first(lambda: [read_history(run.metrics, tag) for tag in tags])
     return [Fit(network, one, history) for one, history in zip(each, histories, strict=True)]
 
 

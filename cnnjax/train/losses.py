@@ -13,7 +13,7 @@ import tyro
 from jax import lax
 
 from cnnjax.errors import unknown_name
-from cnnjax.train.options import BETWEEN_0_AND_1, FROM_0_BELOW_1, NOT_NEGATIVE, check_applies, check_ranges
+from cnnjax.options import BETWEEN_0_AND_1, FROM_0_BELOW_1, NOT_NEGATIVE, check_applies, check_ranges
 from cnnjax.train.state import Tree
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets) -> (batch,)

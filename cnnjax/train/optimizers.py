@@ -16,10 +16,7 @@ import tyro
 from optax import contrib
 
 from cnnjax.errors import UserError, unknown_name
-from cnnjax.train.averages import average_params
-from cnnjax.train.groups import freeze, parse_factors, scale_by_name
-from cnnjax.train.losses import kernel_mask
-from cnnjax.train.options import (
+from cnnjax.options import (
     BETWEEN_0_AND_1,
     COUNT,
     FROM_0_BELOW_1,
@@ -28,6 +25,9 @@ from cnnjax.train.options import (
     check_applies,
     check_ranges,
 )
+from cnnjax.train.averages import average_params
+from cnnjax.train.groups import freeze, parse_factors, scale_by_name
+from cnnjax.train.losses import kernel_mask
 from cnnjax.train.schedules import SCHEDULES, Span
 from cnnjax.train.state import Tree
 

@@ -7,9 +7,9 @@ import tyro
 
 from cnnjax.data.augment import listing, parse
 from cnnjax.errors import UserError
+from cnnjax.options import COUNT, LAST_SEED, SEED, check_ranges
 from cnnjax.train.losses import Objective
 from cnnjax.train.optimizers import Optimization, check_epochs
-from cnnjax.train.options import COUNT, LAST_SEED, SEED, check_ranges
 
 CHOICES = {
     "precision": ("float32", "bfloat16"),

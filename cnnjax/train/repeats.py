@@ -14,13 +14,13 @@ import optax
 from cnnjax.data import Examples, Split
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
-from cnnjax.train import hosts
-from cnnjax.train.devices import memory_limit
+from cnnjax.runs import processes
+from cnnjax.runs.directory import Run
+from cnnjax.runs.hardware import memory_limit
 from cnnjax.train.loop import Fit, check_batch_size, fit_together, title_of
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.run import Run
 from cnnjax.train.seeds import over_seeds, stack
 from cnnjax.train.state import Batch, TrainState, split_model
 from cnnjax.train.step import AXIS, Constants, make_train_step
@@ -58,10 +58,10 @@ def fit_seeds(
     """
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     fits = partial(_fits, build, recipe, train, parallel)
-    at_once = hosts.from_first(lambda: _seeds_at_once(recipe, train, parallel, fits))
+    at_once = processes.from_first(lambda: _seeds_at_once(recipe, train, parallel, fits))
     while seeds:
         begun = partial(_begun, run.checkpoints / name, seeds, at_once, fits)
-        count = hosts.from_first(begun) or at_once
+        count = processes.from_first(begun) or at_once
         group, seeds = seeds[:count], seeds[count:]
         models, tags = [build(seed) for seed in group], [f"{name}/seed{seed}" for seed in group]
         yield from fit_together(models, recipe, train, validation, seeds=group, run=run, tags=tags, parallel=parallel)

@@ -102,7 +102,7 @@ def signals(lab: Lab) -> Iterator[Trial]:
         started = time.monotonic()
         ended, error = end_with(process, signum)
         seconds = time.monotonic() - started
-        said = "Go on with: python launch.py" in error
+        said = "Resume with: python launch.py" in error
         trial.count(ended == status and said and seconds < GRACE and lab.ends_as_undisturbed(out), error)
         trial.seen = f"exit status {ended} after {seconds:.1f} s, the line that goes on; same parameters"
         shutil.rmtree(out)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnjax import train
+from cnnjax import runs, train
 from cnnjax.errors import UserError
 from experiments import animations
 from experiments.animations import SETTINGS, Config
@@ -12,7 +12,7 @@ from experiments.animations import SETTINGS, Config
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     config = Config(seconds=0.5)
-    run = train.Run(tmp_path_factory.mktemp("animations") / "run", "animations", train.as_config(config))
+    run = runs.Run(tmp_path_factory.mktemp("animations") / "run", "animations", runs.as_config(config))
     run.create()
     slides = animations.load(config)
     return slides, run, animations.run(config, slides, run, train.Parallel())

@@ -4,7 +4,7 @@ import pytest
 
 from cnnjax import models
 from experiments import architectures
-from experiments.published_networks import read
+from experiments.bench.published_networks import read
 
 PUBLISHED = read()
 

@@ -5,15 +5,15 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import UserError
+from cnnjax.lab.worked import Case, output_size
 from experiments import arithmetic, arithmetic_claims
 from experiments.arithmetic_claims import RELATIONSHIPS
-from experiments.windows import Case, output_size
 
 
 def test_s0_s_formulas_4_5_and_6_are_errata():
-    told = {claim.statement[:14]: claim.verdict for claim in arithmetic_claims._errata() if "erratum" in claim.verdict}
+    told = {claim.statement[:14]: claim.reason for claim in arithmetic_claims._errata() if "erratum" in claim.verdict}
     assert list(told) == ["S0 prints (4) ", "S0 prints (5) ", "S0 prints (6) "]
-    assert told["S0 prints (4) "] == "erratum: the deck says 9, right is 7, by o = i + (k - 1)"
+    assert told["S0 prints (4) "] == "the deck says 9, right is 7, by o = i + (k - 1)"
 
 
 def test_a_relationship_is_checked_on_its_own_kind_of_convolution():

@@ -7,7 +7,8 @@ import pytest
 
 from cnnjax.data import augment
 from cnnjax.train import Run
-from experiments import augmentations, bench_augment
+from experiments import augmentations
+from experiments.bench import augment as bench_augment
 
 
 def test_a_run_draws_every_family_and_says_what_changed(tmp_path, one_device, monkeypatch):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from experiments import load_experiment
+from cnnjax.lab import experiments
 
 # The claims of each experiment; those that are errata of a lecture, as often as they are; those that need a run.
 EXPERIMENTS = {
@@ -30,11 +30,11 @@ def test_the_ledger_s_claims_are_all_there():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_claim_has_a_complete_row_without_a_run_too_and_none_fails(name):
     ids, errata, runs = (text.split() for text in EXPERIMENTS[name])
-    claims = load_experiment(name).claims(None)
+    claims = experiments.load(name).claims(None)
     waiting = [claim for claim in claims if claim.verdict.startswith("not run")]
     computed = [claim for claim in claims if claim not in waiting]
     assert [claim.id for claim in waiting] == runs
     assert {claim.id for claim in claims} == set(ids)
-    assert [claim for claim in computed if not (claim.ok and all(claim))] == []
+    assert [claim for claim in computed if not (claim.ok and all(claim[:6]))] == []
     assert Counter(claim.id for claim in claims if claim.verdict.startswith("erratum")) == Counter(errata)
     assert len({(claim.id, claim.statement) for claim in claims}) == len(claims)

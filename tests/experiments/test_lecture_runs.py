@@ -5,8 +5,8 @@ import json
 import pytest
 from matplotlib.image import imread
 
+from cnnjax.lab import experiments
 from cnnjax.train import Run
-from experiments import load_experiment
 
 SMALLEST = {  # options with which little is drawn
     "convolution": {"image": "5", "kernel": "2"},
@@ -41,7 +41,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_run_leaves_small_figures_a_summary_and_a_table(tmp_path, one_device, monkeypatch, name):
-    experiment = load_experiment(name)
+    experiment = experiments.load(name)
     for attribute, value in CHEAPER.get(name, {}).items():
         monkeypatch.setattr(experiment, attribute, value)
     config = experiment.Config(**SMALLEST[name])

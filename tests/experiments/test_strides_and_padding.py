@@ -5,8 +5,8 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import UserError
+from cnnjax.lab.worked import Case, output_size, uses
 from experiments import strides_and_padding, strides_and_padding_claims
-from experiments.windows import Case, output_size, uses
 
 CASES = [Case(7, 3, 3), Case(6, 3, 2, 1), Case(5, 4, 1, 2), Case(5, 2, 3), Case(4, 1)]
 
@@ -29,7 +29,7 @@ def test_uses_and_sizes_are_those_of_windows_counted_one_by_one():
 
 def test_two_numbers_of_s0_s_padding_example_are_an_erratum():
     (claim,) = (row for row in strides_and_padding_claims._padded_example() if "erratum" in row.verdict)
-    assert claim.verdict == "erratum: the deck says -10 -13 1 / -9 3 0, right is -10 2 1 / -15 3 0"
+    assert claim.reason == "the deck says -10 -13 1 / -9 3 0, right is -10 2 1 / -15 3 0"
 
 
 def test_claims_fail_where_sizes_are_rounded_up(monkeypatch):

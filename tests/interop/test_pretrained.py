@@ -124,7 +124,7 @@ def test_preprocessing_is_a_pure_function_of_images_of_any_size(shape):
 @needs_timm
 @pytest.mark.parametrize("name", sorted(hub.WEIGHTS))
 def test_preprocessing_is_timm_s_configuration(name):
-    from experiments import torchvision_without_ops  # noqa: F401, I001
+    from experiments.bench import torchvision_without_ops  # noqa: F401, I001
     from timm.models import get_pretrained_cfg
 
     weights = hub.WEIGHTS[name]
@@ -144,7 +144,7 @@ def test_images_are_preprocessed_as_timm_does(name):
     import torch
     from timm.data import create_transform
 
-    from experiments import torchvision_without_ops  # noqa: F401
+    from experiments.bench import torchvision_without_ops  # noqa: F401
 
     smaller = dataclasses.replace(hub.WEIGHTS[name].preprocess, size=32)
     transform = create_transform(

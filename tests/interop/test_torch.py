@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import interop, models
-from experiments import references
+from experiments.bench import references
 
 pytestmark = [
     pytest.mark.parity,

@@ -5,7 +5,7 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.nn import Dropout, path_name
-from experiments import references
+from experiments.bench import references
 from tests.models.tracing import eval_shape
 
 pytestmark = [

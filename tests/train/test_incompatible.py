@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import nn, train
+from cnnjax import nn, runs, train
 from cnnjax.data import Split
 from cnnjax.errors import UserError
 from tests.train.test_loop import Plain, Small, images, streamed
@@ -84,7 +84,7 @@ def test_what_can_be_trained_is_not_refused(options):
 def test_a_single_output_tells_two_classes_apart(loss, middle, tmp_path, one_device):
     four = images(72)
     data = Split(four.images, (four.labels > 1).astype(np.int32))
-    run = train.Run(tmp_path, "test", {})
+    run = runs.Run(tmp_path, "test", {})
     run.create()
     recipe = train.Recipe(lr=1e-2, epochs=3, batch_size=16, loss=loss, augment="brightness")
     options = {"seed": 0, "run": run, "tag": "single", "parallel": one_device}

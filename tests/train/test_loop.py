@@ -13,11 +13,12 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from cnnjax import nn, train
+from cnnjax import nn, runs, train
 from cnnjax.data import Split, Stream, epoch_order
 from cnnjax.errors import RunError, UserError
-from cnnjax.train import advance, evaluation, hosts, loop
-from cnnjax.train.metrics import read_rows
+from cnnjax.runs import processes
+from cnnjax.runs.metrics import read_rows
+from cnnjax.train import advance, evaluation, loop
 
 
 class Small(nn.Module):
@@ -84,7 +85,7 @@ def streamed(split):
 
 
 def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
-    run = train.Run(path, "test", {})
+    run = runs.Run(path, "test", {})
     run.create()
     seed = options.pop("seed", 1)
     names = {field.name for field in dataclasses.fields(train.Recipe)}
@@ -198,7 +199,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
     whole, path = undisturbed
     with monkeypatch.context() as patch:
         patch.setattr(loop, "display", lambda *args: StopAfter(steps))
-        with pytest.raises(train.Interrupted) as stop:
+        with pytest.raises(runs.Interrupted) as stop:
             fit(tmp_path, one_device)
     assert (stop.value.signum, stop.value.saved) == (signal.SIGTERM, True)
     at = max(int(state.name) for state in (tmp_path / "checkpoints" / "small").iterdir())
@@ -221,7 +222,7 @@ def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, on
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(train.checkpoints.Manager, "save", lambda *_, **__: (_ for _ in ()).throw(full))
     monkeypatch.setattr(loop, "display", lambda *args: StopAfter(7))
-    with pytest.raises(train.Interrupted) as stop:
+    with pytest.raises(runs.Interrupted) as stop:
         fit(tmp_path, one_device)
     assert not stop.value.saved
 
@@ -229,7 +230,7 @@ def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, on
 def test_a_state_is_saved_within_an_epoch_when_it_is_due(undisturbed, monkeypatch, tmp_path, one_device):
     saved, save = [], train.Checkpoints.save
     monkeypatch.setattr(train.Checkpoints, "save", lambda *args: saved.append(int(args[1].step)) or save(*args))
-    run = train.Run(tmp_path, "test", {}, save_every=1e-9)
+    run = runs.Run(tmp_path, "test", {}, save_every=1e-9)
     run.create()
     whole, _ = undisturbed
     result = fit(tmp_path, one_device, run=run)
@@ -255,7 +256,7 @@ def test_a_state_saved_on_some_devices_goes_on_on_others(first, then, monkeypatc
     first, then = (train.Parallel(mode, jax.local_devices()[:count]) for mode, count in (first, then))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "display", lambda *args: StopAfter(7))
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(runs.Interrupted):
             fit(tmp_path, first, Plain)
     moved = fit(tmp_path, then, Plain)
     for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
@@ -323,8 +324,8 @@ def test_processes_that_read_different_data_are_told(monkeypatch, tmp_path, one_
         told.append(value)
         return [value, value | {"training data": loop._fingerprint(images(72, seed=5))}]
 
-    monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(hosts, "exchange", exchange)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "exchange", exchange)
     message = (
         r"do not agree \(training data: '72 images of 8x8x3 that begin with (\w{8})' in process 0, .* (?!\1)\w{8}' in"
     )
@@ -360,7 +361,7 @@ def test_a_directory_taken_away_ends_training_and_nothing_is_made_in_its_place(t
 
 
 def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(undisturbed, tmp_path, one_device, caplog):
-    run = train.Run(tmp_path, "test", {}, profile=True)
+    run = runs.Run(tmp_path, "test", {}, profile=True)
     run.create()
     (tmp_path / "profile").write_text("in the way")
     result = fit(tmp_path, one_device, run=run, batch_size=8, epochs=2)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from cnnjax import models, nn, train
+from cnnjax import models, nn, runs, train
 from cnnjax.data import augment, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.train import loop
@@ -28,7 +28,7 @@ def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_de
     assert whole.history["validation/accuracy"][-1] > 0.5
     with monkeypatch.context() as patch:
         patch.setattr(loop, "display", lambda *args: StopAfter(7))
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(runs.Interrupted):
             fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     again = fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     plain = fit(tmp_path / "plain", one_device, epochs=3)
@@ -81,7 +81,7 @@ def test_images_a_second_are_those_that_count(tmp_path, one_device, monkeypatch)
     assert rate(whole, 0) == pytest.approx(72)  # in batches of 16, the last of 8
     with monkeypatch.context() as patch:
         patch.setattr(loop, "display", lambda *args: StopAfter(2))
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(runs.Interrupted):
             fit(tmp_path / "again", one_device, model=Plain, epochs=1)
     again = fit(tmp_path / "again", one_device, model=Plain, epochs=1)
     steps = round(again.history["train/seconds"][0] * 1e3 / again.history["train/step_ms"][0])
@@ -241,7 +241,7 @@ def test_a_wrong_option_is_named(options, message):
 
 def test_a_profile_is_written_and_changes_nothing(tmp_path, one_device):
     plain = fit(tmp_path / "plain", one_device, batch_size=4, epochs=1)
-    run = train.Run(tmp_path / "traced", "test", {}, profile=True)
+    run = runs.Run(tmp_path / "traced", "test", {}, profile=True)
     run.create()
     traced = fit(tmp_path / "traced", one_device, batch_size=4, epochs=1, run=run)
     assert train.tree_sha256(traced.state.params) == train.tree_sha256(plain.state.params)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import nn, train
+from cnnjax import nn, runs, train
 from cnnjax.errors import UserError
 from cnnjax.train import loop, repeats
 from tests.train.test_loop import Plain, Small, StopAfter, fit, images, streamed
@@ -17,7 +17,7 @@ SEEDS = [3, 4]
 
 
 def together(path, parallel, model=Small, epochs=2, seeds=SEEDS, **options):
-    run = train.Run(path, "test", {})
+    run = runs.Run(path, "test", {})
     run.create()
     names = {field.name for field in dataclasses.fields(train.Recipe)}
     chosen = {name: options.pop(name) for name in names & options.keys()}
@@ -66,7 +66,7 @@ def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_
     whole = together(tmp_path / "whole", one_device, ema=0.9)
     with monkeypatch.context() as patched:
         patched.setattr(loop, "display", lambda *_: StopAfter(7))
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(runs.Interrupted):
             together(tmp_path / "stopped", one_device, ema=0.9)
     resumed = together(tmp_path / "stopped", one_device, ema=0.9)
     again = together(tmp_path / "stopped", one_device, ema=0.9)
@@ -78,7 +78,7 @@ def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_
 
 
 def seeds_of(path, parallel, source=lambda split: split, **options):
-    run = train.Run(path, "test", {})
+    run = runs.Run(path, "test", {})
     run.create()
     recipe = train.Recipe(lr=1e-2, epochs=1, batch_size=16, seed=3, seeds=3, **options)
     splits = source(images(72)), source(images(20, 1))
@@ -123,7 +123,7 @@ def test_seeds_that_began_in_one_program_go_on_in_it_whatever_fits_now(monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(repeats, "_seeds_at_once", lambda *_: 2)
         patched.setattr(loop, "display", lambda *_: StopAfter(3))
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(runs.Interrupted):
             seeds_of(tmp_path / "run", one_device, **options)
     states = tmp_path / "run" / "checkpoints" / "plain" / "seed3-4"
     assert any(states.iterdir())
@@ -198,6 +198,6 @@ def test_peaks_are_those_of_the_data_sheets(kind, precision, count, expected):
     class Device:
         device_kind = kind
 
-    from cnnjax.train.devices import peak_flops
+    from cnnjax.runs.hardware import peak_flops
 
     assert peak_flops([Device()] * count, precision) == (expected and pytest.approx(expected))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import train
+from cnnjax import runs, train
 from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError
-from cnnjax.train.metrics import read_rows
+from cnnjax.runs.metrics import read_rows
 from cnnjax.train.soundness import is_sound
 from tests.train.damage import rewrite_what_it_is_about
 from tests.train.test_loop import Plain, fit, images
@@ -60,7 +60,7 @@ def test_a_run_stops_at_the_first_step_that_is_not_finite_and_names_it(tmp_path,
 
 
 def test_the_last_good_state_is_named(tmp_path, one_device):
-    run = train.Run(tmp_path, "test", {}, save_every=1e-9)
+    run = runs.Run(tmp_path, "test", {}, save_every=1e-9)
     run.create()
     first = bad_steps(1)[0]
     assert first > 1
@@ -123,7 +123,7 @@ def test_of_seeds_in_one_program_each_leaves_out_its_own_bad_batches(mode, count
     parallel, seeds = train.Parallel(mode, jax.local_devices()[:count]), (SEED, SEED + 1)
     assert not set(bad_steps(2, seeds[0])) & set(bad_steps(2, seeds[1]))
     recipe = train.Recipe(lr=1e-2, epochs=2, batch_size=16, optimizer="momentum", on_nan="rollback")
-    run = train.Run(tmp_path / "together", "test", {})
+    run = runs.Run(tmp_path / "together", "test", {})
     run.create()
     splits, tags = (with_a_black_image(images(72)), images(20, 1)), [f"seed{seed}" for seed in seeds]
     models = [Fragile(nnx.Rngs(0)) for _ in seeds]
@@ -154,7 +154,7 @@ def test_an_epoch_of_which_no_step_is_left_ends_the_run(save_every, tmp_path, on
         def __call__(self, x):
             return super().__call__(x * 0)
 
-    run = train.Run(tmp_path, "test", {}, save_every=save_every)
+    run = runs.Run(tmp_path, "test", {}, save_every=save_every)
     run.create()
     with pytest.raises(RunError, match="no step of epoch 1 ends in finite numbers; try a lower --lr"):
         fit(tmp_path, one_device, Hopeless, on_nan="rollback", run=run)

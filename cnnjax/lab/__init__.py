@@ -1,0 +1,1 @@
+"""Around training: the command line, experiments and their claims, sweeps, SLURM, reports and the site."""

@@ -1,0 +1,344 @@
+"""The command line: `python launch.py` in this repository, `cnnjax` where the package is installed."""
+
+import contextlib
+import dataclasses
+import importlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cnnjax.errors import RunError, UserError, unknown_name
+from cnnjax.lab import experiments, workspace
+
+if TYPE_CHECKING:  # what takes seconds to import is imported where a command needs it
+    from cnnjax import runs
+    from cnnjax.lab.options import Directory, Execution
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    name, rest = (arguments[0], list(arguments[1:])) if arguments else ("list", [])
+    try:
+        status = command(name)(rest)
+        sys.stdout.flush()
+        return status
+    except (UserError, RunError) as error:
+        say(f"{_label()}error: {error}")
+        return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
+        return 0
+    except OSError as error:
+        say(f"error: {problem(error)}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nstopped")
+        return 128 + signal.SIGINT
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _give_up_unwritable(stream)
+
+
+def command(name: str) -> Callable[[list[str]], int]:
+    """Return what runs the command, or the experiment, of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in ("-h", "--help"):
+        return help_page
+    if name in COMMANDS:
+        return COMMANDS[name]
+    known = experiments.files()
+    if name not in known and not name.endswith(".py"):
+        raise unknown_name("experiment or command", name, [*known, *COMMANDS])
+    return partial(run_experiment, name)
+
+
+# ---------------------------------------------------------------- an experiment
+
+
+def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = ()) -> int:
+    """Run an experiment in its directory: start it, resume it, or say that it is finished.
+
+    Args:
+        name: of the experiment, or the path of its file.
+        arguments: its options, as they stand on the command line.
+        callbacks: observers of every training in it.
+    """
+    experiment = experiments.load(name)
+
+    from cnnjax import runs, train
+    from cnnjax.lab import options, report
+    from cnnjax.runs import processes
+    from cnnjax.runs.hardware import use_compilation_cache
+    from cnnjax.train.checkpoints import hide_late_complaints
+
+    parts = (experiment.Config, options.Directory, options.Execution)
+    config, directory, execution = options.parse(name, experiment.__doc__, arguments, *parts)
+    if execution.distributed is not None:
+        _join(name, config, execution)
+    run = options.find_run(name, config, directory, execution)
+    try:
+        with runs.raised_signals(), processes.together():
+            if processes.count() > 1:
+                _check_same(run, directory, execution)
+            if processes.from_first(partial(_finished_before, experiment, run, directory.overwrite)):
+                return 0
+            use_compilation_cache()
+            hide_late_complaints()
+            parallel = train.Parallel(execution.parallel)
+            if isinstance(config, train.Recipe):
+                parallel.check_batch(config.batch_size)
+            data = experiment.load(config)
+            with _opened(run), _told_how_to_resume(run):
+                started = time.perf_counter()
+                summary = experiment.run(config, data, run, parallel)
+                if run.writes:
+                    report.finish(experiment, run, summary, time.perf_counter() - started)
+    except runs.Interrupted as stop:
+        if run.writes:
+            done = "is saved" if stop.saved else "since the last state that could be saved is lost"
+            say(f"\nstopped; what is done {done}. Resume with: {options.resuming([name, *arguments])}")
+        return 128 + stop.signum
+    if run.writes:
+        print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
+    return 0
+
+
+def _join(name: str, config: Any, execution: "Execution") -> None:
+    from cnnjax.lab.options import check_shares
+    from cnnjax.runs import processes
+
+    check_shares(name, type(config))
+    processes.join(execution.distributed or (), execution.distributed_wait)
+    logging.basicConfig(format=f"{processes.label()}%(message)s", level=logging.WARNING, force=True)
+
+
+def _check_same(run: "runs.Run", directory: "Directory", execution: "Execution") -> None:
+    from cnnjax.runs import processes
+    from cnnjax.runs.hardware import describe_versions
+
+    options = dataclasses.asdict(execution) | {"out": str(run.path.absolute()), "overwrite": directory.overwrite}
+    del options["distributed"], options["distributed_wait"]
+    processes.check_same({"experiment": run.experiment, **run.config, **options, **describe_versions()})
+
+
+def _finished_before(experiment: experiments.Experiment, run: "runs.Run", overwrite: bool) -> bool:
+    from cnnjax.lab import report
+
+    if overwrite:
+        run.clear()
+    run.check()
+    summary = run.summary()
+    if summary is not None:
+        report.show(experiment, summary)
+        print(f"\nFinished before: {run.path} (--overwrite starts over)")
+    return summary is not None
+
+
+@contextlib.contextmanager
+def _opened(run: "runs.Run") -> Iterator[None]:
+    """Own the directory inside the block, in the process that writes; the others wait for it."""
+    from cnnjax.runs import processes
+
+    if run.writes:
+        run.create()
+    with run.locked() if run.writes else contextlib.nullcontext():
+        processes.exchange("locked")
+        if not run.figures.exists():
+            raise UserError(f"process 0 made {run.path}, this one does not see it: choose an --out that every host has")
+        yield
+
+
+@contextlib.contextmanager
+def _told_how_to_resume(run: "runs.Run") -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"{problem(error)}. Training is saved up to the newest state in {run.checkpoints}: put this right, and "
+            "the same command resumes from there"
+        ) from error
+
+
+# ---------------------------------------------------------------- other commands
+
+
+def usage() -> str:
+    """Return how every command is called, with a line on what it does."""
+    rows = {
+        "EXPERIMENT [--OPTION VALUE ...]": "Run an experiment, or resume it; --help lists its options.",
+        "PATH/TO/FILE.py [--OPTION VALUE ...]": "Run an experiment of your own.",
+    }
+    for name, function in COMMANDS.items():
+        rows[f"{name} {WORDS.get(name, '')}"] = (function.__doc__ or "").partition("\n")[0]
+    return "\n".join(f"  {workspace.find().command} {words:<43} {what}" for words, what in rows.items())
+
+
+def list_experiments(arguments: list[str]) -> int:
+    """Print every experiment with a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    _no_arguments("list", arguments)
+    print(f"usage:\n{usage()}\n")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("experiment", style="bold", no_wrap=True)
+    table.add_column("what it shows")
+    for name, path in experiments.files().items():
+        table.add_row(name, experiments.first_line(path))
+    Console().print(table)
+    return 0
+
+
+def help_page(arguments: list[str]) -> int:
+    """Print how every command is called."""
+    print("Start an experiment, or look at what experiments produced.\n\nusage:\n" + usage())
+    return 0
+
+
+def verify(arguments: list[str]) -> int:
+    """Check the lectures' claims and write results/CLAIMS.md; exit with 1 if one fails."""
+    from cnnjax.lab import published
+
+    _no_arguments("verify", arguments)
+    return 1 if published.verify(workspace.find().results) else 0
+
+
+def report(arguments: list[str]) -> int:
+    """Write the published runs' reports, the site, and the tables in docs."""
+    from cnnjax.lab import published
+
+    _no_arguments("report", arguments)
+    published.report(workspace.find().results, workspace.find().root / "docs")
+    return 0
+
+
+def publish(arguments: list[str]) -> int:
+    """Replace results/EXPERIMENT by a finished run, without its checkpoints."""
+    from cnnjax.runs.files import read_json
+
+    place = workspace.find()
+    if len(arguments) != 1:
+        raise UserError(f"publish takes one run directory, got {arguments}: {place.command} publish results/runs/RUN")
+    source = Path(arguments[0])
+    summary = read_json(source / "summary.json")
+    if summary is None:
+        raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
+    name, known = str(summary.get("experiment")), experiments.files()
+    if name not in known:  # which might be the path of anything, and what lies there is deleted
+        raise unknown_name(f"experiment in {source / 'summary.json'}", name, known)
+    target = place.results / name
+    if source.resolve() == target.resolve():
+        raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(
+        source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "profile", "slurm", ".*")
+    )
+    print(f"published {source} to {target}")
+    return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """Time something: ops, train, models, augment, run, stream, resume or scaling."""
+    known = benches()
+    if not arguments:
+        raise UserError(f"bench takes what to time: {', '.join(known)}")
+    if arguments[0] not in known:
+        raise unknown_name("bench", arguments[0], known)
+    status: int = importlib.import_module(f"experiments.bench.{arguments[0]}").main(arguments[1:])
+    return status
+
+
+def benches() -> list[str]:
+    """Return what `bench` can time: the files of a checkout's `experiments/bench` that are commands."""
+    folders = [folder / "bench" for folder in workspace.find().experiments]
+    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return [path.stem for path in files if f"bench {path.stem}" in path.read_text().partition('"""\n')[0]]
+
+
+def sweep(arguments: list[str]) -> int:
+    """Run every cell of a grid of options; --help says more."""
+    from cnnjax.lab import sweep
+
+    return sweep.main(arguments)
+
+
+def submit(arguments: list[str]) -> int:
+    """Submit an experiment to SLURM; --help says more."""
+    from cnnjax.lab import slurm
+
+    return slurm.main(arguments)
+
+
+def _no_arguments(command: str, arguments: list[str]) -> None:
+    if arguments:
+        raise UserError(f"{command} takes no arguments, got {' '.join(arguments)}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "list": list_experiments,
+    "sweep": sweep,
+    "submit": submit,
+    "verify": verify,
+    "report": report,
+    "publish": publish,
+    "bench": bench,
+}
+WORDS = {"sweep": "EXPERIMENT --grid OPTION=VALUE,...", "submit": "EXPERIMENT --time TIME", "publish": "RUN"}
+WORDS |= {"bench": "WHAT"}  # what follows a command in the help
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def say(text: str) -> None:
+    """Print to standard error; where that is on a full disk the exit status tells."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def problem(error: OSError) -> str:
+    """Return an error in words, with the file that it is about."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _label() -> str:
+    """What a message of this process begins with, where it is one of several."""
+    processes = sys.modules.get("cnnjax.runs.processes")
+    return str(processes.label()) if processes else ""
+
+
+def _give_up_unwritable(stream: TextIO) -> None:
+    """Drop what a stream holds if nobody takes it; Python would try again as it ends, and exit with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def exit_with(status: int) -> None:
+    """End the process with this exit status, whatever signals come and threads are left meanwhile."""
+    for signum in (signal.SIGTERM, signal.SIGINT):  # which would give the process another exit status as Python ends
+        signal.signal(signum, signal.SIG_IGN)
+    checkpoints, processes = (sys.modules.get(f"cnnjax.{name}") for name in ("train.checkpoints", "runs.processes"))
+    if (checkpoints and checkpoints.are_saves_stuck()) or (processes and processes.have_joined()):
+        os._exit(status)  # Python would wait for them
+    sys.exit(status)
+
+
+def run_as_program() -> None:
+    """Be the program: keep freed memory, run the command of `sys.argv`, and exit with its status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    exit_with(main())

@@ -1,0 +1,151 @@
+"""The grid of a sweep: its cells, each a run with options of its own, and the numbers that they end with."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnjax import runs
+from cnnjax.errors import UserError, unknown_name
+
+METRICS = ("test_accuracy", "test_loss")  # what cells are compared by unless something else is chosen, the first found
+NO_RESULTS = {"config", "device", "versions"}  # parts of a summary
+
+
+@dataclass
+class Cell:
+    """A combination of values, and how its run stands.
+
+    Attributes:
+        values: by option, as both are written on a command line.
+        arguments: of launch.py, but for the directory.
+        config: what they are.
+        path: directory of the run.
+        status: waiting, queued, running, finished, failed or stopped.
+        job: id of its job in SLURM.
+    """
+
+    values: Mapping[str, str]
+    arguments: list[str]
+    config: dict[str, Any]
+    path: Path
+    status: str = "waiting"
+    job: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return " ".join(f"{option}={value}" for option, value in self.values.items())
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the finished run ended with; empty while it is unfinished."""
+        return runs.read_json(self.path / "summary.json") or {}
+
+
+def parse_grid(grid: Sequence[str], config: type) -> dict[str, list[str]]:
+    """Return the values of every swept option, from "OPTION=VALUE,VALUE", with quotes around a value with commas.
+
+    Raises:
+        UserError: there is none, it is written otherwise, a value is empty that is no text, an option is twice or not
+            one of the dataclass `config`.
+    """
+    if not grid:
+        raise UserError("a sweep needs --grid OPTION=VALUE,VALUE ..., e.g. --grid lr=0.1,0.01 seed=0,1,2")
+    known = {field.name.replace("_", "-"): field.default for field in dataclasses.fields(config)}
+    options: dict[str, list[str]] = {}
+    for assignment in grid:
+        name, equals, values = assignment.partition("=")
+        option = name.removeprefix("--").replace("_", "-")
+        if not equals:
+            raise UserError(f"--grid: expected OPTION=VALUE,VALUE, got {assignment!r}")
+        if option not in known:
+            raise unknown_name("option in --grid", option, known)
+        if option in options:
+            raise UserError(f"--grid has {option} twice: write all its values after one {option}=")
+        options[option] = next(csv.reader([values])) or [""]
+        if "" in options[option] and not isinstance(known[option], str):
+            raise UserError(f"--grid: {option} takes no empty value, got {assignment!r}")
+    return options
+
+
+def make_cells(
+    experiment: str,
+    options: Mapping[str, Sequence[str]],
+    arguments: Sequence[str],
+    config: type,
+    parse: Callable[[list[str]], Any],
+) -> list[Cell]:
+    """Return the cells of a grid, their paths relative to the sweep's directory; the first option changes slowest.
+
+    Args:
+        experiment: its name.
+        options: the values of every swept option.
+        arguments: all other options of the experiment, as they were given.
+        config: the experiment's dataclass of options.
+        parse: from flags for the swept options to an instance of it.
+
+    Raises:
+        UserError: an option is swept and given too, two cells are the same, or a value does not fit.
+    """
+    flags_given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    given = {re.sub("^--(no-)?", "", flag.replace("_", "-")) for flag in flags_given}
+    switches = {field.name.replace("_", "-") for field in dataclasses.fields(config) if isinstance(field.default, bool)}
+    for option in options:
+        if option in given:
+            raise UserError(f"--{option} is given, and in --grid: leave one out")
+    cells: dict[str, Cell] = {}
+    for combination in itertools.product(*options.values()):
+        values = dict(zip(options, combination, strict=True))
+        flags = [flag for option, value in values.items() for flag in _flags(option, value, option in switches)]
+        options_of_cell = runs.as_config(parse(flags))
+        cell = Cell(values, [experiment, *arguments, *flags], options_of_cell, Path(_folder(values, options_of_cell)))
+        same = cells.setdefault(json.dumps(options_of_cell, sort_keys=True), cell)
+        if same is not cell:
+            raise UserError(f"--grid: the cells {same.name!r} and {cell.name!r} are the same: leave one out")
+    return list(cells.values())
+
+
+def _flags(option: str, value: str, switch: bool) -> list[str]:
+    if not switch:
+        return [f"--{option}", value]
+    if value not in ("True", "False"):
+        raise UserError(f"--grid: {option} is True or False, got {value!r}")
+    return [f"--{option}" if value == "True" else f"--no-{option}"]
+
+
+def _folder(values: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    name = ",".join(f"{option}={value}" for option, value in values.items())
+    plain = re.sub(r"[^\w.,=+-]+", "-", name)[:100]
+    return name if name == plain else f"{plain}-{runs.config_hash(config)}"
+
+
+def identity(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return what makes a sweep what it is: its grid, and the options that all cells share."""
+    swept = [option.replace("-", "_") for option in cells[0].values]
+    grid = {option: list(dict.fromkeys(cell.config[option] for cell in cells)) for option in swept}
+    return {"grid": grid, **{name: value for name, value in cells[0].config.items() if name not in swept}}
+
+
+# ---------------------------------------------------------------- what cells end with
+
+
+def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return every number of a summary by its path, e.g. "models.lecture-cnn.test_accuracy"."""
+    found: dict[str, float] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping) and (prefix or name not in NO_RESULTS):
+            found |= numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def default_metric(found: Mapping[str, float]) -> str | None:
+    """Return the path of the last test accuracy among these, else of the last test loss; None without either."""
+    paths = list(found)[::-1]
+    return next((path for name in METRICS for path in paths if path.split(".")[-1] == name), None)

@@ -1,0 +1,218 @@
+"""What `verify` and `report` write of all published runs: the claims' verdicts, `results/README.md`, and the site."""
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cnnjax import data, runs, train
+from cnnjax.errors import UserError
+from cnnjax.lab import experiments, markdown, site
+from cnnjax.lab.app import say
+from cnnjax.lab.claims import Claim, Verdict, from_json
+from cnnjax.lab.claims import table as claims_table
+from cnnjax.lab.report import Entry, describe, figures_in, page
+from cnnjax.runs.hardware import use_compilation_cache
+
+NOTHING = (
+    "Nothing is published yet: run an experiment, for example `python launch.py fcn-vs-cnn --data shapes`, then "
+    "`python launch.py publish results/runs/RUN`, and build this page again."
+)
+DAMAGES = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+)  # what reading a summary of another shape raises
+STYLES = {Verdict.HOLDS: "", Verdict.ERRATUM: "yellow", Verdict.FAILS: "red", Verdict.NOT_RUN: "red"}
+
+
+# ---------------------------------------------------------------- claims
+
+
+def verify(results: Path) -> int:
+    """Check every claim, say and write what came out, and return how many fail.
+
+    Cheap claims are computed now, measured ones read from the published summaries.
+    """
+    started, checked, names = time.perf_counter(), {}, list(experiments.files())
+    use_compilation_cache()
+    with Console(stderr=True).status("") as status:
+        for number, name in enumerate(names, 1):
+            status.update(f"checking {name} ({number} of {len(names)})")
+            checked[name] = _claims(results, name)
+    claims = [claim for of_one in checked.values() for claim in of_one]
+    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
+    for claim in claims:
+        table.add_row(*map(escape, claim.cells()), style=STYLES[claim.verdict])
+    Console().print(table)
+    runs.write_text(results / "CLAIMS.md", _claims_page(claims))
+    stored = {name: {"of": _fingerprint(results, name), "claims": of_one} for name, of_one in checked.items()}
+    runs.write_json(results / "claims.json", stored)
+    print(f"{_count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    return sum(not claim.ok for claim in claims)
+
+
+def _claims(results: Path, name: str) -> list[Claim]:
+    """An experiment's claims; where its summary is damaged, that is said and what can be computed is."""
+    experiment = experiments.load(name)
+    try:
+        return list(experiment.claims(published(results, name)))
+    except DAMAGES as error:
+        say(f"{_summary_path(results, name)} is damaged, its claims count as not run: {_what(error)}")
+        return list(experiment.claims(None))
+
+
+def _claims_page(claims: Sequence[Claim]) -> str:
+    parts = ["# The lectures' claims", f"Written by `python launch.py verify`: {_count(claims)}."]
+    errata = [claim for claim in claims if claim.verdict is Verdict.ERRATUM]
+    if errata:
+        parts += ["## Errata: where a lecture is wrong", claims_table(errata), "## All claims"]
+    return "\n\n".join([*parts, claims_table(claims)]) + "\n"
+
+
+def _count(claims: Sequence[Claim]) -> str:
+    errata = sum(claim.verdict is Verdict.ERRATUM for claim in claims)
+    corrected = f", {errata} of them errata of a lecture" if errata else ""
+    return f"{sum(claim.ok for claim in claims)} of {len(claims)} claims hold{corrected}"
+
+
+def _known_claims(results: Path, name: str) -> list[Claim]:
+    """The claims as `verify` found them with the summary that is there now, else computed again."""
+    try:
+        stored = (runs.read_json(results / "claims.json") or {})[name]
+        if stored["of"] == _fingerprint(results, name):
+            return [from_json(claim) for claim in stored["claims"]]
+    except DAMAGES:
+        pass  # not there, or not what `verify` writes: computed as if it had not run
+    return _claims(results, name)
+
+
+def _fingerprint(results: Path, name: str) -> str | None:
+    path = _summary_path(results, name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+# ---------------------------------------------------------------- report
+
+
+def report(results: Path, docs: Path) -> None:
+    """Write every published run's `report.md`, `results/README.md`, the site, and the tables in the pages of docs."""
+    entries: list[Entry] = []
+    notices: list[str] = []
+    for name in experiments.files():
+        try:
+            entry = _entry(results, name, notices)
+        except DAMAGES as error:
+            notices.append(f"{_summary_path(results, name)} is damaged and left out: {_what(error)}")
+        else:
+            entries += [entry] if entry else []
+    for notice in notices:
+        say(notice)
+    if not entries:
+        notices.append(NOTHING)
+        print(NOTHING)
+    for entry in entries:
+        runs.write_text(results / entry.name / "report.md", page(entry))
+    runs.write_text(results / "README.md", _readme(entries))
+    tables = {path.stem: path.read_text().strip() for path in sorted((results / "bench").glob("*.md"))}
+    tables["options"] = option_table()
+    for document in sorted(docs.glob("*.md")):
+        runs.write_text(document, with_tables(document.read_text(), tables))
+    shown = {entry.name for entry in entries}
+    others = [claim for name in experiments.files() if name not in shown for claim in _known_claims(results, name)]
+    _write_site(results / "site", entries, others, notices)
+    print(f"wrote {results / 'README.md'}, the tables in {docs}, and {results / 'site' / 'index.html'}")
+
+
+def _entry(results: Path, name: str, notices: list[str]) -> Entry | None:
+    """What is published of an experiment, None if nothing is; of figures that are damaged there is a notice."""
+    summary, experiment = published(results, name), experiments.load(name)
+    if summary is None:
+        return None
+    figures = []
+    for path in figures_in(results / name / "figures"):
+        try:
+            if path.suffix != ".svg":
+                with Image.open(path) as picture:
+                    picture.verify()
+            figures.append(path)
+        except (OSError, SyntaxError) as error:  # both are Pillow's
+            notices.append(f"{path} is damaged and left out: {_what(error)}")
+    return describe(name, experiment, summary, _known_claims(results, name), figures)
+
+
+def _readme(entries: Sequence[Entry]) -> str:
+    parts = [
+        "# Results",
+        "Published runs, written by `python launch.py report`; the claims are in [CLAIMS.md](CLAIMS.md).",
+    ]
+    for entry in entries:
+        parts += [f"## [{entry.name}]({entry.name}/report.md)", entry.doc.splitlines()[0], entry.table]
+        parts += [f"![{path.stem}]({entry.name}/figures/{path.name})" for path in entry.figures]
+    return "\n\n".join(parts) + "\n"
+
+
+def _write_site(folder: Path, entries: Sequence[Entry], others: Sequence[Claim], notices: Sequence[str]) -> None:
+    """Replace the folder; what an earlier report left there, of experiments that are gone, goes too."""
+    files = site.pages(entries, others, notices) | site.assets()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for entry in entries:
+        for figure in entry.figures:
+            target = folder / site.figure_path(entry, figure)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(figure, target)
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """Return a page's text with what stands between the two comments of each table replaced, where it has them."""
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}: written by launch.py report -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(f"{begin}\n")
+        if found:
+            text = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def option_table() -> str:
+    """Return the table of the options that experiments share, read from their dataclasses."""
+    rows = []
+    for part in (train.Recipe, data.Source):
+        hints = get_type_hints(part, include_extras=True)
+        for field in dataclasses.fields(part):
+            (argument,) = hints[field.name].__metadata__
+            default = "" if field.default in (None, "") else f"`{field.default}`"
+            rows.append((f"`--{field.name.replace('_', '-')}`", default, argument.help))
+    return markdown.table(("option", "default", "what"), rows)
+
+
+# ---------------------------------------------------------------- summaries
+
+
+def published(results: Path, name: str) -> dict[str, Any] | None:
+    """Return an experiment's published summary; None if there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return runs.read_json(_summary_path(results, name))
+
+
+def _summary_path(results: Path, name: str) -> Path:
+    return results / name / "summary.json"
+
+
+def _what(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

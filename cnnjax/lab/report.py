@@ -1,0 +1,118 @@
+"""What a finished run is shown as: its summary, its page, and its table on the terminal."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from cnnjax.lab import workspace
+from cnnjax.lab.claims import Claim
+from cnnjax.lab.claims import table as claims_table
+from cnnjax.lab.experiments import Experiment
+from cnnjax.runs import Run, write_text
+from cnnjax.runs.hardware import describe_device, describe_versions, peak_memory
+
+FIGURE_SUFFIXES = (".png", ".gif", ".svg")
+
+
+class Entry(NamedTuple):
+    """A finished run as reports and the site show it.
+
+    Attributes:
+        name: of the experiment.
+        doc: its module's docstring.
+        command: the command line that makes it again.
+        table: its results as Markdown.
+        claims: with their verdicts.
+        figures: its picture files.
+        made: where and with what it was run, in a line.
+    """
+
+    name: str
+    doc: str
+    command: str
+    table: str
+    claims: Sequence[Claim]
+    figures: Sequence[Path]
+    made: str
+
+
+def finish(experiment: Experiment, run: Run, summary: dict[str, Any], seconds: float) -> None:
+    """Write a run's summary and report, and print its table."""
+    summary |= {
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak_memory(),
+        "device": describe_device(),
+        "versions": describe_versions(),
+    }
+    whole = {**summary, "config": run.config}
+    entry = describe(run.experiment, experiment, whole, experiment.claims(whole), figures_in(run.figures))
+    write_text(run.path / "report.md", page(entry))
+    run.finish(summary)
+    show(experiment, summary)
+
+
+def show(experiment: Experiment, summary: dict[str, Any]) -> None:
+    """Print a run's table."""
+    Console().print(Markdown(experiment.table(summary)))
+
+
+def describe(
+    name: str, experiment: Experiment, summary: Mapping[str, Any], claims: Sequence[Claim], figures: Sequence[Path]
+) -> Entry:
+    """Return what a report and the site show of a run, whose config stands in the summary."""
+    device, versions = (
+        ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in summary[part].items())
+        for part in ("device", "versions")
+    )
+    return Entry(
+        name=name,
+        doc=experiment.__doc__ or "",
+        command=command(name, experiment.Config, summary["config"]),
+        table=experiment.table(dict(summary)),
+        claims=claims,
+        figures=figures,
+        made=f"The last start took {summary['seconds']:.0f} seconds. Device: {device}. Versions: {versions}.",
+    )
+
+
+def page(entry: Entry) -> str:
+    """Return a run as Markdown, with its figures in the folder figures/ beside the page."""
+    idea, _, rest = entry.doc.strip().partition("\n\n")
+    parts = [
+        f"# {entry.name}",
+        idea,
+        rest.split("\n\n")[0],
+        f"    {entry.command}",
+        entry.table,
+        *([claims_table(entry.claims)] if entry.claims else []),
+        *[f"![{path.stem.replace('-', ' ')}](figures/{path.name})" for path in entry.figures],
+        entry.made,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def figures_in(folder: Path) -> list[Path]:
+    """Return a run's pictures by name."""
+    return sorted(path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+
+
+def command(name: str, options: type, config: Mapping[str, Any]) -> str:
+    """Return the command line of a run, with the options that differ from their defaults.
+
+    A default that depends on the machine, as that of a data set does, is always written.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    words = [workspace.find().command, name]
+    for option, value in config.items():
+        flag = option.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"] if value != defaults.get(option) else []
+        elif value is not None and value != defaults.get(option):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{flag}", *(shlex.quote(str(part)) for part in values)]
+    return " ".join(words)

@@ -1,0 +1,281 @@
+"""Submit an experiment to SLURM, as a job that saves and goes on by itself when it is preempted or out of time.
+
+    python launch.py submit fcn-vs-cnn --data cifar10 --time 2:00:00 --gpus-per-node 1 --cpus-per-task 8
+    python launch.py submit fcn-vs-cnn --time 60 --partition gpu --sbatch account=vision --dry-run
+
+All options of the experiment (`python launch.py EXPERIMENT --help`) are taken beside those of the job. The job's files
+and what it prints lie in slurm/ in the run directory, which every node has to see. Before the time is up, and where a
+job is preempted, SLURM sends a signal: the experiment saves, the job is put into the queue again, and goes on from
+there. A job that was cancelled (`scancel`) saves too; the same command submits it again.
+"""
+
+import contextlib
+import getpass
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from cnnjax.errors import UserError
+from cnnjax.lab import experiments, workspace
+from cnnjax.lab.options import (
+    Directory,
+    Execution,
+    check_shares,
+    experiment_name,
+    find_run,
+    parse,
+    parse_known,
+)
+from cnnjax.options import COUNT, COUNT_OR_0, check_ranges
+
+INSTALL = 'pip install -e ".[slurm]"'
+STOPPED = 128 + signal.SIGTERM  # how launch.py exits after it was told to stop, and saved
+_RANGES = {
+    "nodes": COUNT,
+    "tasks_per_node": COUNT,
+    "cpus_per_task": COUNT,
+    "gpus_per_node": COUNT_OR_0,
+    "grace_seconds": COUNT_OR_0,
+    "max_timeouts": COUNT_OR_0,
+}
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What the job asks of SLURM.
+
+    Raises:
+        UserError: an option out of range.
+    """
+
+    time: Annotated[
+        str | None,
+        tyro.conf.arg(help="Longest time it may run at once, above 0, as SLURM writes it: minutes, or D-HH:MM:SS."),
+    ] = None
+    nodes: Annotated[int, tyro.conf.arg(help="Nodes, at least 1.")] = 1
+    gpus_per_node: Annotated[int, tyro.conf.arg(help="GPUs on each node, at least 0.")] = 0
+    tasks_per_node: Annotated[int, tyro.conf.arg(help="Processes on each node, at least 1.")] = 1
+    cpus_per_task: Annotated[int | None, tyro.conf.arg(help="CPU cores of each process, at least 1.")] = None
+    partition: Annotated[str | None, tyro.conf.arg(help="Partition; default: the cluster's own.")] = None
+    sbatch: Annotated[
+        tuple[str, ...], tyro.conf.arg(help='More options of sbatch, e.g. "account=vision qos=low exclusive".')
+    ] = ()
+    grace_seconds: Annotated[
+        int,
+        tyro.conf.arg(
+            help="How long, at least 0, before its time is up the job is told to save and put into the queue again."
+        ),
+    ] = 120
+    max_timeouts: Annotated[int, tyro.conf.arg(help="How often it goes on after its time was up, at least 0.")] = 10
+    dry_run: Annotated[bool, tyro.conf.arg(help="Print the batch script and submit nothing.")] = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+        if self.time is not None:
+            minutes(self.time)
+
+
+def main(arguments: list[str]) -> int:
+    """Submit an experiment, or go on with it."""
+    name = experiment_name("submit", __doc__, arguments, Directory, Slurm)
+    arguments = arguments[1:]
+    parts = (experiments.load(name).Config, Execution, Directory, Slurm)
+    config, execution, directory, slurm = parse(f"submit {name}", __doc__, arguments, *parts)
+    _, options = parse_known(arguments, Directory, Slurm)
+    options += joining(slurm, name, type(config), arguments)
+    run = find_run(name, config, directory, execution)
+    folder = run.path.absolute() / "slurm"
+    executor = make_executor(folder, name, slurm)
+    if slurm.dry_run:
+        print(script(executor))
+        return 0
+    active = queued(path.name.split("_")[0] for path in folder.glob("*_submission.sh"))
+    if active:
+        raise UserError(f"job {', '.join(active)} of {run.path} is in the queue: wait for it, or scancel it first")
+    if directory.overwrite:
+        run.clear()
+    run.check()
+    if run.summary() is not None:
+        print(f"Finished before: {run.path} (--overwrite starts over)")
+        return 0
+    run.create()
+    (job,) = submit(executor, [[*workspace.find().launcher, name, *options, "--out", str(run.path.absolute())]])
+    print(f"submitted job {job}; what it prints: {folder}/{job}_0_log.out")
+    return 0
+
+
+def minutes(time: str) -> int:
+    """Return the minutes of a time as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S, rounded up."""
+    written = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", time)
+    days, clock = written.groups() if written else (None, "0")
+    parts = [int(part) for part in clock.split(":")]
+    units = (3600, 60, 1) if days or len(parts) == 3 else (60, 1)
+    seconds = 86400 * int(days or 0) + sum(part * unit for part, unit in zip(parts, units, strict=False))
+    if seconds == 0:
+        raise UserError(f"--time must be minutes, MM:SS, HH:MM:SS, D-HH or D-HH:MM:SS, got {time!r}")
+    return -(-seconds // 60)
+
+
+# ---------------------------------------------------------------- what SLURM is asked
+
+
+def joining(slurm: Slurm, name: str, config: type, arguments: Sequence[str]) -> list[str]:
+    """Return the option by which the processes of a job are one run, where there are several and it is not given.
+
+    Raises:
+        UserError: the experiment has nothing that they could share.
+    """
+    if slurm.nodes * slurm.tasks_per_node == 1:
+        return []
+    check_shares(name, config)
+    return [] if "--distributed" in arguments else ["--distributed"]
+
+
+def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = None) -> Any:
+    """Return the `submitit.SlurmExecutor` of a job.
+
+    Args:
+        folder: where its script, its pickled calls and its output go.
+        name: of the job.
+        slurm: its options.
+        at_once: how many jobs of an array may run at once; default: all.
+
+    Raises:
+        UserError: no time is given, or submitit or SLURM is missing; a dry run needs no SLURM.
+    """
+    if slurm.time is None:
+        raise UserError("a job needs --time, the longest it may run at once: e.g. --time 2:00:00")
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise UserError(f"submitit is not installed: {INSTALL}") from None
+    if not slurm.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError("there is no sbatch on PATH: submit where SLURM is, or see the script with --dry-run")
+
+    class Executor(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:  # that of submitit refuses to write a script where there is no SLURM
+            return 2
+
+    executor = Executor(folder, max_num_timeout=slurm.max_timeouts)
+    more = dict(option.removeprefix("--").partition("=")[::2] for option in slurm.sbatch)
+    executor.update_parameters(
+        job_name=name,
+        time=minutes(slurm.time),
+        nodes=slurm.nodes,
+        ntasks_per_node=slurm.tasks_per_node,
+        gpus_per_node=slurm.gpus_per_node or None,
+        cpus_per_task=slurm.cpus_per_task,
+        partition=slurm.partition,
+        signal_delay_s=slurm.grace_seconds,
+        stderr_to_stdout=True,
+        wckey=None,
+        array_parallelism=at_once or sys.maxsize,
+        # srun stopped to take this over from sbatch in SLURM 22.05.
+        srun_args=[f"--cpus-per-task={slurm.cpus_per_task}"] if slurm.cpus_per_task else None,
+        additional_parameters={"requeue": True} | {option: value or True for option, value in more.items()},
+    )
+    return executor
+
+
+def script(executor: Any, count: int = 1) -> str:
+    """Return the batch script of a job, or of an array of so many."""
+    if count > 1:
+        executor.parameters["map_count"] = count
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text
+
+
+def submit(executor: Any, commands: Sequence[list[str]]) -> list[str]:
+    """Submit a job, or an array of them, one for each command; return the ids.
+
+    Raises:
+        UserError: SLURM does not take it.
+    """
+    import cloudpickle
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    # The class itself travels: the job's own process then imports submitit alone, not this package and JAX with it.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # which submitit would print, and raises too
+            return [job.job_id for job in executor.submit_array([Job(command) for command in commands])]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(f"SLURM refused the job: {error}") from None
+
+
+def queued(jobs: Iterable[str]) -> list[str]:
+    """Return those of the jobs, an id of an array's element each, that wait or run; none where SLURM is not."""
+    jobs = set(jobs)
+    if not jobs or not shutil.which("squeue"):
+        return []
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"squeue does not answer after {error.timeout:g} seconds: try again later") from None
+    if listed.returncode:
+        raise UserError(f"squeue failed: {listed.stderr.strip()}")
+    return sorted(jobs & set(listed.stdout.split()))
+
+
+# ---------------------------------------------------------------- what the job does
+
+
+class Job:
+    """A command that is told to save when SLURM's signals come, and goes on in a requeued job; submitit calls it.
+
+    SLURM signals all processes of a step. SIGUSR2 announces the end of the time (or, as some clusters are set, a
+    preemption): the command does not see it and is sent SIGTERM for it. SIGTERM itself is a preemption or a `scancel`:
+    the command has it from SLURM. Whoever saved and exits while SLURM still takes the job to run is requeued.
+
+    Args:
+        command: the program and its arguments; exits with 143 once it has saved.
+    """
+
+    def __init__(self, command: list[str]):
+        self.command = command
+
+    def __call__(self) -> None:
+        requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
+        warned = []
+        # The command inherits the mask: for it, and for processes that it starts, the signal does not exist.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        process = subprocess.Popen(self.command)
+
+        def tell(signum: int, frame: Any) -> None:
+            warned.append(signum)
+            process.terminate()
+
+        signal.signal(signal.SIGUSR2, tell)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        status = process.wait()
+        status = 128 - status if status < 0 else status
+        if status == STOPPED and (warned or _running()):
+            try:
+                requeue(signal.SIGUSR2, None)  # exits, in the first of several processes
+            except RuntimeError as error:
+                sys.exit(f"{error} What is done is saved: submit it again, with another --max-timeouts if need be.")
+        if status:
+            sys.exit(status)
+
+    def checkpoint(self) -> Any:
+        """Return what a requeued job does: the same, and the command itself knows where it was."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _running() -> bool:
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ['SLURM_JOB_ID']}"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() == "RUNNING"

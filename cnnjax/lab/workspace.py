@@ -1,0 +1,42 @@
+"""Where the lab works: a checkout of this repository, or whatever folder `cnnjax` is called in."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+class Workspace(NamedTuple):
+    """A folder with `results/`, and how a person starts a command there.
+
+    Attributes:
+        root: the folder.
+        launcher: what starts a command in another process.
+        command: what a person types before a command.
+        experiments: folders whose files are experiments.
+    """
+
+    root: Path
+    launcher: tuple[str, ...]
+    command: str
+    experiments: tuple[Path, ...] = ()
+
+    @property
+    def results(self) -> Path:
+        """Published runs, benchmarks and the site."""
+        return self.root / "results"
+
+    @property
+    def runs(self) -> Path:
+        """Runs that are not published; ignored by git."""
+        return self.results / "runs"
+
+
+def find() -> Workspace:
+    """Return the checkout that this package lies in, or else the current folder."""
+    launch = CHECKOUT / "launch.py"
+    if launch.is_file() and (CHECKOUT / "experiments").is_dir():
+        python = (sys.executable, str(launch))
+        return Workspace(CHECKOUT, python, "python launch.py", (CHECKOUT / "experiments",))
+    return Workspace(Path.cwd(), (sys.executable, "-m", "cnnjax"), "cnnjax")

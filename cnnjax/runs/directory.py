@@ -1,0 +1,184 @@
+"""The directory that one run owns: its config, its metrics, and what it ends with."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO
+
+from cnnjax.errors import RunError, UserError
+from cnnjax.runs.files import PARTIAL, LogFile, delete_partial, read_json, write_json
+
+Config = Mapping[str, Any]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: `config.json`, `metrics.jsonl`, `summary.json`, `report.md`, `figures/`, `checkpoints/`.
+
+    Args:
+        path: the directory.
+        experiment: name of the experiment.
+        config: everything that decides the result.
+        profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
+        save_every: minutes after which a state is saved within an epoch, besides those at its end.
+        writes: whether this process is the one that writes anything but states: of several, the first.
+    """
+
+    path: Path
+    experiment: str
+    config: Config
+    profile: bool = False
+    save_every: float = math.inf
+    writes: bool = True
+
+    @property
+    def figures(self) -> Path:
+        """Where pictures go."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where states go; never published."""
+        return self.path / "checkpoints"
+
+    @cached_property
+    def metrics(self) -> LogFile:
+        """A JSON line for every epoch, split and value; on disk before the state that they lead to."""
+        return LogFile(self.path / "metrics.jsonl", durable=True)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return what the finished run ended with; None while it is unfinished."""
+        return read_json(self.path / "summary.json")
+
+    def check(self) -> None:
+        """Raise a UserError if the directory belongs to something else or cannot be written; change nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--out {self.path} is a file; expected a directory, existing or to be made")
+        if self._holds_files():
+            self._check_owner()
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write to {nearest}: choose another directory with --out")
+
+    def check_present(self) -> None:
+        """Raise a RunError if the directory was taken away since `create`: what is saved from then on is lost."""
+        if not os.path.exists(self.path / "config.json"):  # False whatever the error
+            raise RunError(
+                f"{self.path} has vanished, or cannot be read any more: nothing can be saved there. Put it back, and "
+                "the same command goes on from the newest state in it; else it starts over"
+            )
+
+    def _holds_files(self) -> bool:
+        return self.path.is_dir() and any(not path.name.startswith(PARTIAL) for path in self.path.iterdir())
+
+    def _check_owner(self) -> None:
+        there = read_json(self.path / "config.json")
+        if there is None:
+            raise UserError(
+                f"{self.path} holds files that are not a run's (no config.json): choose an empty directory with --out"
+            )
+        differences = [
+            f"{name}: {there.get(name)!r} there, {value!r} now"
+            for name, value in self._identity().items()
+            if there.get(name) != value
+        ]
+        differences += [f"{name}: {there[name]!r} there, absent now" for name in there.keys() - self._identity().keys()]
+        if differences:
+            raise UserError(
+                f"{self.path} belongs to another run ({'; '.join(differences)}): choose another --out, the same "
+                "options, or --overwrite"
+            )
+
+    def create(self) -> None:
+        """Make the directory and write `config.json`, unless they are there."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / "config.json").exists():  # first of all files: it makes the directory a run's
+                write_json(self.path / "config.json", self._identity())
+            self.figures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the directory inside the block; the system ends that however this one ends.
+
+        Raises:
+            UserError: another process is in it.
+        """
+        with ExitStack() as held:
+            try:
+                self._lock(held.enter_context((self.path / ".lock").open("a+")))
+                delete_partial(self.path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to {self.path} ({error.strerror}): put that right, or choose another --out"
+                ) from error
+            yield
+
+    def _lock(self, file: TextIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another --out"
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+
+    def clear(self) -> None:
+        """Delete what a run left in the directory; refuse a directory that is not a run's."""
+        if not self._holds_files():
+            return
+        if read_json(self.path / "config.json") is None:
+            raise UserError(f"--overwrite: {self.path} holds files that are not a run's (no config.json); not deleted")
+        try:
+            with self.locked():
+                for path in self.path.iterdir():
+                    if path.name != "config.json":  # last, so that a run killed here is still known to be one
+                        _delete(path)
+                shutil.rmtree(self.path)
+        except OSError as error:
+            raise UserError(f"--overwrite: cannot delete {self.path} ({error.strerror})") from error
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`; the run is finished from then on."""
+        self.check_present()
+        write_json(self.path / "summary.json", {"experiment": self.experiment, "config": self.config, **summary})
+
+    def _identity(self) -> dict[str, Any]:
+        return {"experiment": self.experiment, **self.config}
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def config_hash(config: Config) -> str:
+    """Return eight digits that name a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def as_config(options: Any) -> dict[str, Any]:
+    """Return a dataclass of options as JSON holds it."""
+    config: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options)))
+    return config

@@ -1,0 +1,89 @@
+"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnjax.errors import RunError
+from cnnjax.runs.events import EventFile
+from cnnjax.runs.files import LogFile
+
+MOST_WEIGHTS = 10_000
+
+
+class Recorder:
+    """Appends the metrics of one training to the run's file, and to TensorBoard.
+
+    Args:
+        file: the run's `metrics.jsonl`.
+        tag: which training of the run, the first part of every name: "lecture-cnn/seed0".
+        step: the step that training goes on from; lines of this training past it, left by a killed process, go.
+    """
+
+    def __init__(self, file: LogFile, tag: str, step: int):
+        self._file, self.tag = file, tag
+        _forget(file, tag, step)
+        self._board = EventFile(file.path.parent / "tensorboard" / tag, step)
+
+    def write(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        """Append a line for every value."""
+        lines = [
+            {"step": step, "epoch": epoch, "split": split, "name": f"{self.tag}/{name}", "value": value}
+            for name, value in values.items()
+        ]
+        self._file.append("".join(json.dumps(line) + "\n" for line in lines).encode())
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def write_pictures(self, step: int, images: np.ndarray) -> None:
+        """Show images (batch, height, width, channels), bytes or floats in [0, 1], in TensorBoard."""
+        self._board.add_images("examples", images, step)
+
+    def write_weights(self, step: int, params: Any) -> None:
+        """Show a histogram of every parameter array in TensorBoard, of at most `MOST_WEIGHTS` values evenly apart."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            values = np.asarray(leaf).ravel()
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            self._board.add_histogram(name, values[:: -(-values.size // MOST_WEIGHTS)], step)
+
+
+def _forget(file: LogFile, tag: str, step: int) -> None:
+    """Take out the lines of a training past a step, and a line that a killed process left half-written."""
+    kept = [row for row in read_rows(file) if not (row["name"].startswith(f"{tag}/") and row["step"] > step)]
+    content = "".join(json.dumps(row) + "\n" for row in kept).encode()
+    if content != file.read() and not file.replace(content):
+        file.append(b"\n")  # the same lines come again, and the last of them count
+
+
+def read_rows(file: Path | LogFile) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a `metrics.jsonl`; a line that a killed process left half-written is passed over."""
+    content = file.read() if isinstance(file, LogFile) else file.read_bytes()
+    for line in content.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def read_history(file: Path | LogFile, tag: str) -> dict[str, list[float]]:
+    """Return the curves of one training: "train/loss", "validation/accuracy", ... with a value an epoch.
+
+    An epoch whose lines were lost has nan.
+
+    Raises:
+        RunError: there is no line of this training.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for row in read_rows(file):
+        if row["name"].startswith(f"{tag}/"):
+            values.setdefault(f"{row['split']}/{row['name'][len(tag) + 1 :]}", {})[row["epoch"]] = row["value"]
+    if not values:
+        path = file if isinstance(file, Path) else file.path
+        raise RunError(f"{path} has no line of {tag}, which is trained: put it back, or start over with --overwrite")
+    epochs = range(1, 1 + max(max(curve) for curve in values.values()))
+    return {name: [curve.get(epoch, math.nan) for epoch in epochs] for name, curve in values.items()}

@@ -1,0 +1,319 @@
+"""Several processes of one run, on one machine or many: how they find each other, agree, and end together.
+
+What they tell each other goes through JAX's coordination service, which process 0 hosts: strings by key, with bounded
+waits, while the devices compute. Every process calls `exchange` and what is built on it at the same places. Of a run
+of one process each of these functions does nothing.
+"""
+
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed  # the coordination service's client has no public name
+from jax.errors import JaxRuntimeError
+from jaxlib import utils
+
+from cnnjax.errors import RunError, UserError
+from cnnjax.runs.signals import Interrupted
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 20  # without a sign of a process: it is dead
+WAIT_SECONDS = 3600  # for what another process does in between, such as reading data or drawing
+PARTING_SECONDS = 10  # for the others to come to an end too
+POLL_SECONDS = 1
+ENDED = "cnnjax/ended/"
+LOST = re.compile("gloo|nccl|closed by peer|reset by peer|coordination|heartbeat|unavailable", re.IGNORECASE)
+GO_ON = "the same command goes on from the last saved state"
+_numbers = itertools.count()
+_on_abort: Any = None  # kept alive here; the C library's own reference does not count
+
+
+def count() -> int:
+    """Return how many processes the run has; unlike `jax.process_count` this does not start a backend."""
+    return distributed.global_state.num_processes
+
+
+def index() -> int:
+    """Return which of them this one is."""
+    return distributed.global_state.process_id
+
+
+def is_first() -> bool:
+    """Return whether this is the process that writes and shows."""
+    return index() == 0
+
+
+def label() -> str:
+    """Return what a message of this process begins with."""
+    return "" if is_first() else f"[process {index()}] "
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+# ---------------------------------------------------------------- beginning
+
+
+def join(place: Sequence[str], seconds: float) -> None:
+    """Make this process one of several, before anything else touches JAX's devices.
+
+    Args:
+        place: nothing, where SLURM, Open MPI, Kubernetes or a TPU pod tells it; else process 0's "HOST:PORT", the
+            number of processes, and which this is.
+        seconds: to wait for the others.
+
+    Raises:
+        UserError: there is no cluster, or no such place in it, or the port is taken.
+    """
+    address, processes, own = _parse(place) if place else (None, None, None)
+    if own == 0:
+        _check_port(str(address))
+    who = f"process 0 at {address} does not answer" if own else "not all processes have come"
+    _end_with_message(f"{who} after {seconds:g} seconds: start every process of the run, each once")
+    jax.config.update("jax_enable_preemption_service", False)  # signals are ours
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until the others have come
+    try:
+        jax.distributed.initialize(
+            address,
+            processes,
+            own,
+            cluster_detection_method="deactivate" if place else None,
+            initialization_timeout=round(seconds),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=PARTING_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        if address is None and "coordinator_address" in str(error):
+            raise UserError(
+                "--distributed: no cluster found (SLURM, Open MPI, Kubernetes or a TPU pod): start the processes "
+                "through its launcher, such as srun, or give each its place: --distributed HOST:PORT PROCESSES INDEX"
+            ) from None
+        raise UserError(f"--distributed: {_one_line(error)}") from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    _end_with_message(f"another process of the run died or cannot be reached: {GO_ON}")
+    if "JAX_LOCAL_DEVICE_IDS" not in os.environ and exchange(socket.gethostname()).count(socket.gethostname()) == 1:
+        for kind in ("cuda", "rocm"):  # JAX leaves a task of SLURM one GPU, also where it has the host to itself
+            jax.config.update(f"jax_{kind}_visible_devices", "all")
+
+
+def _parse(place: Sequence[str]) -> tuple[str, int, int]:
+    expected = "--distributed takes HOST:PORT PROCESSES INDEX, e.g. --distributed node1:7654 2 0 in the first of two"
+    try:
+        address, processes, own = place[0], *map(int, place[1:])
+        if not 0 < int(address.rsplit(":", 1)[1]) < 2**16:
+            raise ValueError
+    except (ValueError, IndexError):
+        raise UserError(f"{expected}; got {' '.join(place)}") from None
+    if not 0 <= own < processes:
+        raise UserError(f"--distributed: of {processes} processes INDEX is 0 to {processes - 1}, got {own}")
+    return address, processes, own
+
+
+def _check_port(address: str) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--distributed: port {port} cannot be had on this machine ({error.strerror}): choose another, the "
+                "same for every process"
+            ) from None
+
+
+def _end_with_message(message: str) -> None:
+    """From now on say this, and exit with 1, where JAX would abort.
+
+    JAX aborts the process, with a stack trace, as soon as the coordination service says that another one is lost; there
+    is no other way to be told.
+    """
+    global _on_abort
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def end(signum: int) -> None:
+        os.write(2, f"{label()}error: {message}. TF_CPP_MIN_LOG_LEVEL=0 shows what JAX says\n".encode())
+        os._exit(1)
+
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        utils.absl_set_min_log_level(4)  # above that of fatal messages
+    ctypes.CDLL(None).signal(signal.SIGABRT, end)
+    _on_abort = end
+
+
+def check_same(what: Mapping[str, Any]) -> None:
+    """Raise a UserError in every process that names what is not the same in all."""
+    first, *others = exchange(dict(what))
+    differences = [
+        f"{name}: {first.get(name)!r} in process 0, {other.get(name)!r} in process {number}"
+        for number, other in enumerate(others, 1)
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"the processes do not agree ({'; '.join(differences)}): start all with the same options, versions and data"
+        )
+
+
+# ---------------------------------------------------------------- meanwhile
+
+
+def exchange(value: Any) -> list[Any]:
+    """Return what every process gives, as JSON holds it, in their order.
+
+    Inside `together`: what ended another process meanwhile ends this one.
+
+    Raises:
+        RunError: a process does not come.
+    """
+    if count() == 1:
+        return [value]
+    client, number = _client(), next(_numbers)
+    client.key_value_set(f"cnnjax/{number}/{index()}", json.dumps(value))
+    values = [json.loads(_wait_for(f"cnnjax/{number}/{other}", other)) for other in range(count())]
+    if number:
+        client.key_value_delete(f"cnnjax/{number - 1}/{index()}")  # all are past it
+    return values
+
+
+def from_first(function: Callable[[], T]) -> T:
+    """Return in every process what process 0 gets from the function, as JSON holds it; the others do not call it."""
+    value: T = exchange(function() if is_first() else None)[0]
+    return value
+
+
+def _wait_for(key: str, other: int) -> str:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return str(_client().blocking_key_value_get(key, 1000 * POLL_SECONDS))
+        except JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        if _end_of_another() is not None:
+            raise _LostError(f"process {other} has ended: {GO_ON}")
+    raise RunError(f"process {other} does nothing for {WAIT_SECONDS} seconds: stop it; {GO_ON}")
+
+
+class Wishes:
+    """What some process wants to be done by all after the same step: stop, or save.
+
+    Asking costs an exchange, so it is done about once in `seconds`, after a number of steps that process 0 chooses.
+    """
+
+    def __init__(self, seconds: float = 1.0):
+        self.signum: int | None = None
+        self._seconds, self._every, self._left, self._asked = seconds, 1, 1, time.monotonic()
+
+    def ask(self, signum: int | None, save: bool, now: bool = False) -> bool:
+        """Return whether all save; from a signal in any process on, `signum` is set in all.
+
+        Args:
+            signum: of a signal that this process got.
+            save: whether a state is due to be saved; process 0's counts.
+            now: ask in any case.
+        """
+        if count() == 1:
+            self.signum = signum
+            return save
+        self._left -= 1
+        if self._left > 0 and not now:
+            return False
+        passed, self._asked = time.monotonic() - self._asked, time.monotonic()
+        done = self._every - self._left
+        self._every = max(1, min(2 * self._every, int(done * self._seconds / max(passed, 1e-9))))
+        wishes = exchange([signum, save, self._every])
+        self.signum = next((wish[0] for wish in wishes if wish[0] is not None), None)
+        self._left = self._every = wishes[0][2]
+        return bool(wishes[0][1])
+
+
+# ---------------------------------------------------------------- ending
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let what ends the block in one process end it in all, with the same message and exit status."""
+    if count() == 1:
+        yield
+        return
+    own, patience = None, float(WAIT_SECONDS)
+    try:
+        yield
+    except BaseException as error:
+        own = _explained(error)
+        patience = 0 if isinstance(own, _LostError) else PARTING_SECONDS
+    theirs = _part(own, patience)
+    if own is None or (isinstance(own, _LostError) and theirs is not None):
+        own = theirs
+    if own is not None:
+        raise own from None
+
+
+def have_joined() -> bool:
+    """Return whether this process has joined others: JAX would wait for them as it ends."""
+    return _client() is not None
+
+
+class _LostError(RunError):
+    """Another process is gone; what it said itself, if anything, says why."""
+
+
+def _explained(error: BaseException) -> BaseException:
+    if isinstance(error, (UserError, RunError, Interrupted)):
+        return error
+    if isinstance(error, JaxRuntimeError) and LOST.search(str(error)):
+        return _LostError(f"another process of the run died or cannot be reached ({_one_line(error)}): {GO_ON}")
+    traceback.print_exception(error)
+    return RunError(f"{type(error).__name__}: {_one_line(error)}")
+
+
+def _part(own: BaseException | None, patience: float) -> BaseException | None:
+    """Tell the others how this process ends, give them time to do so, and return the first error that one ended with.
+
+    Where all end, they do so in step: JAX ends whoever process 0 leaves behind.
+    """
+    client = _client()
+    kind = next(
+        (name for name, error in ERRORS.items() if isinstance(own, error) and not isinstance(own, _LostError)), ""
+    )
+    text = own.signum if isinstance(own, Interrupted) else str(own)
+    theirs = None
+    with suppress(JaxRuntimeError):  # process 0 is gone, and its messages with it
+        client.key_value_set(f"{ENDED}{index()}", json.dumps([kind, text]))
+        deadline = time.monotonic() + patience
+        while len(client.key_value_dir_get(ENDED)) < count() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 10)
+        theirs = _end_of_another()
+        if len(client.key_value_dir_get(ENDED)) == count():
+            jax.distributed.shutdown()
+    return theirs
+
+
+def _end_of_another() -> BaseException | None:
+    for key, value in sorted(_client().key_value_dir_get(ENDED)):
+        other, (kind, text) = int(key.removeprefix(ENDED)), json.loads(value)
+        if kind and other != index():
+            return Interrupted(text) if kind == "Interrupted" else ERRORS[kind](f"process {other}: {text}")
+    return None
+
+
+ERRORS: dict[str, Any] = {"UserError": UserError, "RunError": RunError, "Interrupted": Interrupted}
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,262 @@
+"""The site as files: what `report` writes of good, damaged and missing results, and what `verify` keeps for it."""
+
+import json
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from cnnjax.lab import experiments, published, site
+from cnnjax.lab.claims import Verdict, check, erratum, not_run
+from cnnjax.lab.report import Entry
+
+CLAIMS = [
+    check("B2", "two", "2", "2", "exact", True),
+    check("B10", "ten", "3 | 4", "4", "exact", False),
+    erratum("B1", "one <b>", "1", "7", "exact", True),
+    not_run("Z1", "zero", "needs a run"),
+]
+
+PAGE = """above
+<!-- options: written by launch.py report -->
+{}
+<!-- end of options -->
+between
+<!-- networks: written by launch.py report -->
+{}
+<!-- end of networks -->
+below
+"""
+
+
+class Links(HTMLParser):
+    """Everything that a page asks for or leads to, and the text of its elements."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.targets, self.tags = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [value for key, value in attrs if key in ("href", "src")]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    seed: int = 0
+
+
+class Experiments:
+    """Experiments that exist for a test alone, in place of the real ones."""
+
+    def __init__(self, monkeypatch, results):
+        self.results, self.page, self.computed = results, results / "docs" / "page.md", []
+        self.page.parent.mkdir()
+        self.page.write_text(PAGE.format("old", "old"))
+        (results / "bench").mkdir()
+        (results / "bench" / "networks.md").write_text("| networks |\n")
+        self.modules = {}
+        monkeypatch.setattr(experiments, "files", lambda: self.modules)
+        monkeypatch.setattr(experiments, "load", self.modules.__getitem__)
+
+    def add(self, name, claims=(), published=True):
+        def judge(summary):
+            self.computed.append(name)
+            missing = {claim.id for claim in claims if claim.id[0] == "M" and not summary}
+            return [claim._replace(verdict=Verdict.NOT_RUN) if claim.id in missing else claim for claim in claims]
+
+        self.modules[name] = SimpleNamespace(
+            __doc__=f'What {name} shows, e.g. it.\n\nLecture S9, "A vs. B" (claim B1): it is <so>. More.\n\n    a b',
+            table=lambda summary: f"| a |\n| --- |\n| {summary['value']} |",
+            claims=judge,
+            Config=Config,
+        )
+        if published:
+            (self.results / name / "figures").mkdir(parents=True)
+            Image.new("RGB", (60, 20)).save(self.results / name / "figures" / "1-first-one.png")
+            self.write(
+                name, {"value": 42, "config": {"seed": 3}, "seconds": 1.4, "device": {}, "versions": {"jax": "1"}}
+            )
+
+    def write(self, name, summary):
+        text = summary if isinstance(summary, str) else json.dumps(summary)
+        (self.results / name / "summary.json").write_text(text)
+
+    def report(self):
+        published.report(self.results, self.page.parent)
+        return {path.name: path.read_text() for path in (self.results / "site").glob("*.html")}
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    return Experiments(monkeypatch, tmp_path)
+
+
+def test_every_link_of_the_real_site_leads_somewhere_inside(built):
+    pages = list(built.glob("*.html"))
+    assert len(pages) >= 6
+    for page in pages:
+        for target in Links(page.read_text()).targets:
+            assert not re.match(r"\w+://|//|/", target), target
+            if not target.startswith(("#", "data:")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    loaded = "".join((built / name).read_text() for name in site.COPIED)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", loaded)
+    assert sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) < 15e6
+
+
+def test_a_page_shows_idea_table_figures_claims_and_command(lab):
+    lab.add("one", CLAIMS)
+    pages = lab.report()
+    page = pages["one.html"]
+    assert "What one shows, e.g. it. Lecture S9, &quot;A vs. B&quot; (claim B1): it is &lt;so&gt;." in page
+    assert "<td>42</td>" in page
+    assert 'src="figures/one/1-first-one.png" width="60" height="20"' in page
+    assert "first one</figcaption>" in page
+    assert "python launch.py one --seed 3" in page
+    assert "The last start took 1 seconds" in page
+    assert (lab.results / "site" / "figures" / "one" / "1-first-one.png").exists()
+    index = pages["index.html"]
+    for expected in ("1 holds", "1 erratum", "1 fails", "1 not run", "<strong>3</strong><span>claims checked"):
+        assert expected in index, expected
+
+
+def test_the_reports_of_published_runs_are_written_from_their_summaries(lab):
+    lab.add("one", CLAIMS)
+    lab.report()
+    report = (lab.results / "one" / "report.md").read_text()
+    assert report.startswith("# one\n\nWhat one shows, e.g. it.")
+    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![1 first one](figures/1-first-one.png)", "| B1 |"):
+        assert part in report, part
+
+
+def test_claims_stand_in_their_order_and_errata_first(lab):
+    lab.add("one", CLAIMS)
+    page = lab.report()["claims.html"]
+    assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B1", "B2", "B10", "Z1"]
+    assert page.count('<tr class="erratum">') == 2
+    assert page.index("Errata") < page.index("the deck says 1, right is 7")
+    assert "one &lt;b&gt;" in page
+    assert "<b>" not in page
+
+
+def test_text_of_a_summary_is_shown_and_not_obeyed(lab):
+    lab.add("one")
+    lab.write(
+        "one",
+        {
+            "value": "<script>alert(1)</script> [x](javascript:alert(1))",
+            "config": {},
+            "seconds": 0,
+            "device": {},
+            "versions": {},
+        },
+    )
+    page = lab.report()["one.html"]
+    assert "script" not in Links(page).tags
+    assert not any(target.startswith("javascript") for target in Links(page).targets)
+    assert "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"value": 1, "config": [], "seconds": "x"}'])
+def test_a_damaged_summary_is_named_and_left_out(lab, capsys, damage):
+    lab.add("good")
+    lab.add("bad", CLAIMS[:1])
+    lab.write("bad", damage)
+    pages = lab.report()
+    said = capsys.readouterr().err
+    assert f"{lab.results / 'bad' / 'summary.json'} is damaged and left out" in said
+    assert set(pages) == {"index.html", "claims.html", "explorer.html", "good.html"}
+    assert "bad/summary.json" in pages["index.html"]
+    assert "bad" not in (lab.results / "README.md").read_text()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_figure_is_named_and_left_out(lab, capsys, damage):
+    lab.add("one")
+    folder = lab.results / "one" / "figures"
+    whole = sorted(path.name for path in folder.iterdir())
+    (folder / "bad.png").write_bytes(damage)
+    pages = lab.report()
+    assert f"{folder / 'bad.png'} is damaged and left out" in capsys.readouterr().err
+    assert all(f"figures/one/{name}" in pages["one.html"] for name in whole)
+    assert "figures/one/bad.png" not in pages["one.html"]
+
+
+def test_without_results_it_says_what_to_run(lab, capsys):
+    lab.add("one", published=False)
+    pages = lab.report()
+    assert "python launch.py fcn-vs-cnn --data shapes" in capsys.readouterr().out
+    assert "<code>python launch.py fcn-vs-cnn --data shapes</code>" in pages["index.html"]
+    assert "explorer.html" in pages
+
+
+def test_a_report_replaces_what_an_earlier_one_left(lab):
+    lab.add("one")
+    lab.add("two")
+    assert "two.html" in lab.report()
+    del lab.modules["two"]
+    assert "two.html" not in lab.report()
+    assert not (lab.results / "site" / "figures" / "two").exists()
+    assert lab.page.read_text() == PAGE.format(published.option_table(), "| networks |")
+
+
+def test_report_takes_what_verify_found_until_a_summary_changes(lab, capsys):
+    lab.add("one", CLAIMS[:1])
+    lab.add("two", CLAIMS[1:3])
+    assert published.verify(lab.results) == 1
+    assert lab.computed == ["one", "two"]
+    lab.report()
+    assert lab.computed == ["one", "two"]
+    summary = json.loads((lab.results / "two" / "summary.json").read_text())
+    lab.write("two", summary | {"value": 43})
+    lab.report()
+    assert lab.computed == ["one", "two", "two"]
+    (lab.results / "claims.json").write_text("[]")
+    lab.report()
+    assert lab.computed == ["one", "two", "two", "one", "two"]
+
+
+def test_verify_says_and_writes_every_verdict_and_counts_what_fails(lab, capsys):
+    lab.add("one", CLAIMS)
+    assert published.verify(lab.results) == 2
+    printed = capsys.readouterr().out
+    assert re.search(r"2 of 4 claims hold, 1 of them errata of a lecture, in \d+ seconds", printed)
+    page = (lab.results / "CLAIMS.md").read_text()
+    assert (
+        page.index("## Errata") < page.index("**erratum**: the deck says 1, right is 7") < page.index("## All claims")
+    )
+    assert "| B10 | ten | 3 \\| 4 | 4 | exact | **fails** |" in page
+    assert "| **not run**: needs a run |" in page
+
+
+def test_verify_names_a_damaged_summary_and_checks_what_needs_none(lab, capsys):
+    lab.add("one", [CLAIMS[0], CLAIMS[0]._replace(id="M1")])
+    assert published.verify(lab.results) == 0
+    lab.write("one", "{")
+    assert published.verify(lab.results) == 1
+    assert f"{lab.results / 'one' / 'summary.json'} is damaged, its claims count as not run" in capsys.readouterr().err
+
+
+def test_the_idea_ends_after_two_sentences_whatever_is_abbreviated():
+    doc = (
+        'First line, i.e. this.\n\nLecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn\nit. Not this. Nor this.\n'
+    )
+    assert site.idea(doc) == 'First line, i.e. this. Lecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn it.'
+    assert site.idea("Only one line.") == "Only one line."
+
+
+def test_a_picture_that_is_drawn_may_be_wide_a_moving_one_is_not(tmp_path):
+    for name, size in {"wide.png": (400, 100), "tall.png": (100, 100), "wide.gif": (400, 100)}.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    Path(tmp_path / "drawn.svg").write_text("<svg/>")
+    figures = [tmp_path / name for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
+    page = site.pages([Entry("one", "One.", "python launch.py one", "", [], figures, "")])["one.html"]
+    assert re.findall(r'<figure( class="wide")?>', page) == [' class="wide"', "", "", ""]
