@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from cnnjax import data, models, runs, train, viz
+from cnnjax import data, models, runs, tasks, train, viz
 from cnnjax.data import KINDS
 from cnnjax.errors import UserError
 from cnnjax.lab.claims import Claim, check, not_run
@@ -36,7 +36,7 @@ POINTS = 0.025  # how far a test accuracy may be from the lecture's: seeds, and 
 
 
 @dataclass(frozen=True)
-class Config(train.Recipe, data.Source):
+class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Train a fully connected and a convolutional network and compare them."""
 
     data: Annotated[str, tyro.conf.arg(help=f"{KINDS} Default: cifar10 where it is prepared, else shapes.")] = field(
@@ -48,6 +48,7 @@ class Config(train.Recipe, data.Source):
 
     def __post_init__(self) -> None:
         train.Recipe.__post_init__(self)
+        tasks.ClassificationLoss.__post_init__(self)
         if not 0 < self.validation_split < 1:
             raise UserError(f"--validation-split must be between 0 and 1, got {self.validation_split}")
 
@@ -61,13 +62,23 @@ def load(config: Config) -> data.Dataset:
             f"data set {config.data!r} has {height}x{width} images; expected squares, at least {SMALLEST_IMAGE} pixels"
         )
     training = data.hold_out(dataset.train, config.validation_split)[0]
-    train.check_training({name: partial(_build, name, dataset) for name in MODELS}, config, training)
+    builds = {name: partial(_build, name, dataset) for name in MODELS}
+    train.check_training(builds, _task(config, dataset), config, training)
     return dataset
 
 
 def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
-    trained = {name: _train(name, config, dataset, run, parallel) for name in MODELS}
+    task, trained = _task(config, dataset), {}
+    training, validation = data.hold_out(dataset.train, config.validation_split)
+    for name in MODELS:
+        build = partial(_build, name, dataset)
+        options: Any = {"run": run, "name": name, "parallel": parallel}
+        trained[name] = [
+            # Optimiser states are two thirds of the memory, and not needed any more.
+            (fit._replace(state=fit.state._replace(opt_state=())), _test(fit, task, config, dataset, parallel))
+            for fit in train.fit_seeds(build, task, config, training, validation, **options)
+        ]
     if run.writes:
         _draw(run.figures, dataset, trained)
     fits = [fit for runs in trained.values() for fit, _ in runs]
@@ -90,28 +101,28 @@ def _build(name: str, dataset: data.Dataset, seed: int) -> models.Module:
     )
 
 
-def _train(
-    name: str, config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel
-) -> list[tuple[train.Fit, train.Evaluation]]:
-    training, validation = data.hold_out(dataset.train, config.validation_split)
-    build = partial(_build, name, dataset)
-    fits = train.fit_seeds(build, config, training, validation, run=run, name=name, parallel=parallel)
-    judged = ((fit, train.evaluate(fit.network, fit.state, dataset.test, parallel, config)) for fit in fits)
-    # Optimiser states are two thirds of the memory, and needed no more.
-    return [(fit._replace(state=fit.state._replace(opt_state=())), result) for fit, result in judged]
+def _task(config: Config, dataset: data.Dataset) -> tasks.Classification:
+    return tasks.Classification(config, dataset.class_names)
+
+
+def _test(
+    fit: train.Fit, task: tasks.Task, config: Config, dataset: data.Dataset, parallel: train.Parallel
+) -> train.Evaluation:
+    options: Any = {"precision": config.precision, "parallel": parallel}
+    return train.evaluate(fit.network, fit.state, task, dataset.test, **options)
 
 
 def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, train.Evaluation]]) -> dict[str, Any]:
     """What the summary says of one network: its layers, its curves averaged over seeds, its test results a seed."""
     rows = models.layer_rows(_build(name, dataset, 0), dataset.image_shape)
     curves = {key: np.mean([fit.history[key] for fit, _ in runs], axis=0) for key in runs[0][0].history}
-    accuracies = [judged.accuracy for _, judged in runs]
+    accuracies = [judged.figures["accuracy"] for _, judged in runs]
     return {
         "params": sum(row.params for row in rows),
         "multiply_adds": sum(row.macs for row in rows),
         "test_accuracy": statistics.mean(accuracies),
         "test_accuracy_by_seed": accuracies,
-        "test_loss": statistics.mean(judged.loss for _, judged in runs),
+        "test_loss": statistics.mean(judged.figures["loss"] for _, judged in runs),
         "step_ms": min(value for fit, _ in runs for value in fit.history["train/step_ms"]),  # the least disturbed epoch
         "train_seconds": sum(value for fit, _ in runs for value in fit.history["train/seconds"]),
         "curves": {key: [round(float(value), 5) for value in values] for key, values in curves.items()},
@@ -139,11 +150,17 @@ def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[tra
                     panels[quantity].append(theirs)
     viz.save(viz.curves(panels), folder / "curves.png")
 
-    confusions = {name: np.sum([judged.confusion for _, judged in runs], axis=0) for name, runs in trained.items()}
+    confusions = {
+        name: np.sum([judged.sums["confusion"].astype(int) for _, judged in runs], axis=0)
+        for name, runs in trained.items()
+    }
     viz.save(viz.confusion_matrices(confusions, dataset.class_names), folder / "confusion.png")
 
     sizes = {name: models.count_params(_build(name, dataset, 0)) for name in MODELS}
-    points = {name: (sizes[name], statistics.mean(judged.accuracy for _, judged in trained[name])) for name in MODELS}
+    points = {
+        name: (sizes[name], statistics.mean(judged.figures["accuracy"] for _, judged in trained[name]))
+        for name in MODELS
+    }
     hollow = {f"lecture's {name}": (sizes[name], LECTURE_ACCURACY[name]) for name in MODELS} if lecture else {}
     viz.save(viz.tradeoff(points, hollow), folder / "accuracy-against-parameters.png")
 

@@ -25,7 +25,7 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
-from cnnjax import data, geometry, models, nn, ops, runs, train, viz
+from cnnjax import data, geometry, models, nn, ops, runs, tasks, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab.markdown import table as markdown
 from cnnjax.viz import Lines, Picture
@@ -38,13 +38,17 @@ EFFECTIVE_DEPTHS, EFFECTIVE_CHANNELS, DRAWS = (5, 10, 20), 8, 32
 
 
 @dataclass(frozen=True)
-class Config(train.Recipe, data.Source):
+class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Measure receptive fields, and train a network of 3x3 layers beside one of 7x7 layers."""
 
     epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 12
     seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, at least 1, counted up from --seed.")] = 5
     lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate, above 0.")] = 0.004
     schedule: Annotated[str, tyro.conf.arg(help=f"Of the learning rate: {', '.join(train.SCHEDULES)}.")] = "cosine"
+
+    def __post_init__(self) -> None:
+        train.Recipe.__post_init__(self)
+        tasks.ClassificationLoss.__post_init__(self)
 
 
 def load(config: Config) -> data.Dataset:
@@ -53,7 +57,7 @@ def load(config: Config) -> data.Dataset:
     if min(dataset.image_shape[:2]) < 8:
         raise UserError(f"data set {config.data!r} has images of {dataset.image_shape}; at least 8x8 pixels are needed")
     builds = {name: partial(build, kernels, dataset) for name, kernels in NETWORKS.items()}
-    train.check_training(builds, config, dataset.train)
+    train.check_training(builds, _task(config, dataset), config, dataset.train)
     return dataset
 
 
@@ -92,12 +96,16 @@ def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Pa
     }
 
 
+def _task(config: Config, dataset: data.Dataset) -> tasks.Classification:
+    return tasks.Classification(config, dataset.class_names)
+
+
 def _train(
     name: str, config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel
 ) -> list[train.Fit]:
-    network = partial(build, NETWORKS[name], dataset)
-    tag = name.replace(" ", "-")
-    return list(train.fit_seeds(network, config, dataset.train, dataset.test, run=run, name=tag, parallel=parallel))
+    network, task = partial(build, NETWORKS[name], dataset), _task(config, dataset)
+    options: Any = {"run": run, "name": name.replace(" ", "-"), "parallel": parallel}
+    return list(train.fit_seeds(network, task, config, dataset.train, dataset.test, **options))
 
 
 def _describe(name: str, config: Config, dataset: data.Dataset, fits: Sequence[train.Fit]) -> dict[str, Any]:

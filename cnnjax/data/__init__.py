@@ -3,7 +3,7 @@
 from cnnjax.data import augment, shapes
 from cnnjax.data.bundled import PHOTOGRAPHS, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
-from cnnjax.data.dataset import Dataset, Examples, Split, hold_out
+from cnnjax.data.dataset import Dataset, Examples, Split, fingerprint, hold_out
 from cnnjax.data.order import epoch_order
 from cnnjax.data.sources import KINDS, STREAMING, Source, load
 from cnnjax.data.stream import Stream
@@ -23,6 +23,7 @@ __all__ = [
     "cached",
     "digits",
     "epoch_order",
+    "fingerprint",
     "hold_out",
     "is_prepared",
     "load",

@@ -16,8 +16,6 @@ from cnnjax.data.dataset import Dataset, Split
 
 log = logging.getLogger(__name__)
 
-_ARRAYS = ("train.images", "train.labels", "test.images", "test.labels")
-
 
 def cache_dir() -> Path:
     """Return where cnnjax keeps what it can make again: `$CNNJAX_CACHE_DIR`, or `cnnjax` in the user's cache folder."""
@@ -37,7 +35,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
         key: names the data and everything that decides it, as a file name.
         make: makes the data.
     """
-    folder = cache_dir() / "data" / key
+    folder = cache_dir() / "splits" / key
     if folder.is_dir():
         try:
             return _read(folder)
@@ -55,26 +53,32 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
 
 def _read(folder: Path) -> Dataset:
     meta: Mapping[str, Any] = json.loads((folder / "meta.json").read_text())
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
-    if [list(array.shape) for array in arrays] != meta["shapes"]:
-        raise ValueError(f"arrays of shapes {[array.shape for array in arrays]}, expected {meta['shapes']}")
-    return Dataset(meta["name"], meta["version"], tuple(meta["class_names"]), Split(*arrays[:2]), Split(*arrays[2:]))
+    shapes: Mapping[str, Mapping[str, list[int]]] = meta["shapes"]
+    splits = {}
+    for part, names in shapes.items():
+        arrays = {name: np.load(folder / f"{part}.{name}.npy", mmap_mode="r") for name in names}
+        found = {name: list(array.shape) for name, array in arrays.items()}
+        if found != names:
+            raise ValueError(f"arrays of shapes {found}, expected {names}")
+        splits[part] = Split(**arrays)
+    return Dataset(meta["name"], meta["version"], tuple(meta["class_names"]), splits["train"], splits["test"])
 
 
 def _write(folder: Path, dataset: Dataset) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    splits = (dataset.train.first(dataset.train.size), dataset.test.first(dataset.test.size))
-    arrays = [array for split in splits for array in split]
+    parts = {"train": dataset.train, "test": dataset.test}
+    splits = {part: split.first(split.size).arrays for part, split in parts.items()}
     meta = {
         "name": dataset.name,
         "version": dataset.version,
         "class_names": dataset.class_names,
-        "shapes": [array.shape for array in arrays],
+        "shapes": {part: {name: array.shape for name, array in arrays.items()} for part, arrays in splits.items()},
     }
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name, array in zip(_ARRAYS, arrays, strict=True):
-            np.save(partial / f"{name}.npy", array)
+        for part, arrays in splits.items():
+            for name, array in arrays.items():
+                np.save(partial / f"{part}.{name}.npy", array)
         (partial / "meta.json").write_text(json.dumps(meta))
         for file in partial.iterdir():  # the rename must not reach the disk before the data
             with file.open("rb") as handle:

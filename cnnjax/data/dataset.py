@@ -1,19 +1,24 @@
-"""What every data source gives: labelled images, in memory or as a stream."""
+"""What every data source gives: images with their targets, in memory or as a stream."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from cnnjax.data.augment.sample import Sample
 from cnnjax.errors import UserError
 
-Batches = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+TARGETS = ("labels", "boxes", "masks", "keypoints")  # what may be known of an image, as `Sample` has it
+FINGERPRINTED = 16  # examples
+Batches = Iterator[Sample]
 
 
 class Examples(Protocol):
-    """Labelled images of one size that training and evaluation can go through: a `Split` or a `Stream`."""
+    """Images of one size with their targets that training and evaluation can go through: a `Split` or a `Stream`."""
 
     @property
     def size(self) -> int:
@@ -23,6 +28,15 @@ class Examples(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
+        ...
+
+    @property
+    def spec(self) -> Sample:
+        """Shape and dtype of a batch of one image."""
+        ...
+
+    def select(self, targets: Sequence[str]) -> "Examples":
+        """Return the images with only these targets."""
         ...
 
     def slice(self, start: int, stop: int) -> "Examples":
@@ -34,20 +48,32 @@ class Examples(Protocol):
         ...
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
-        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch)."""
+        """Yield the batch of every row of `indices` and `weights` (steps, batch)."""
         ...
 
 
-class Split(NamedTuple):
-    """Labelled images: uint8 (size, height, width, channels) and int32 (size,)."""
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images in memory with what is known of them; None where nothing is.
+
+    Attributes:
+        images: uint8 (size, height, width, channels).
+        labels: int32 (size,), the class of each image.
+        boxes: float32 (size, boxes, 4), as `Sample` has them.
+        masks: uint8 (size, height, width), the class of every pixel.
+        keypoints: float32 (size, points, 3), as `Sample` has them.
+    """
 
     images: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray = None  # type: ignore[assignment] # as the data sets of most tasks have them
+    boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
 
     @property
     def size(self) -> int:
         """Number of images."""
-        return len(self.labels)
+        return len(self.images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,23 +81,61 @@ class Split(NamedTuple):
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that are there, by their names."""
+        every = {name: getattr(self, name) for name in ("images", *TARGETS)}
+        return {name: array for name, array in every.items() if array is not None}
+
+    @property
+    def spec(self) -> Sample:
+        """Shape and dtype of a batch of one image."""
+        one: dict[str, Any] = {
+            name: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype) for name, array in self.arrays.items()
+        }
+        return Sample(**one, weights=jax.ShapeDtypeStruct((1,), np.float32))  # type: ignore[arg-type]
+
+    def select(self, targets: Sequence[str]) -> "Split":
+        """Return the images with only these targets.
+
+        Raises:
+            UserError: one of them is not there.
+        """
+        check_targets(targets, tuple(self.arrays)[1:])
+        return Split(self.images, **{name: getattr(self, name) for name in targets})
+
+    def take(self, index: Any, weights: np.ndarray | None = None) -> Sample:
+        """Return the batch of the images that a NumPy index names."""
+        batch: dict[str, Any] = {name: np.asarray(array[index]) for name, array in self.arrays.items()}
+        return Sample(**batch, weights=weights)  # type: ignore[arg-type]
+
     def first(self, count: int) -> "Split":
         """Return the first images."""
         return self.slice(0, count)
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
-        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, ..., batch)."""
+        """Yield the batch of every row of `indices` and `weights` (steps, ..., batch)."""
         for index, weight in zip(indices, weights, strict=True):
-            yield np.asarray(self.images[index]), np.asarray(self.labels[index]), weight
+            yield self.take(index, weight)
 
     def slice(self, start: int, stop: int) -> "Split":
         """Return images `start` to `stop`, without copying them."""
-        return Split(self.images[start:stop], self.labels[start:stop])
+        return Split(**{name: array[start:stop] for name, array in self.arrays.items()})
+
+
+def check_targets(wanted: Sequence[str], there: Sequence[str]) -> None:
+    """Raise a UserError if a target is not among those that a data set has."""
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise UserError(
+            f"the task learns {', '.join(missing)}, which the data does not have: it has {', '.join(there) or 'none'}. "
+            "Choose other data, or another task"
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set.
+    """A data set.
 
     Attributes:
         name: as `data.load` knows it.
@@ -92,7 +156,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):
-            if isinstance(split, Split):
+            if isinstance(split, Split) and split.labels is not None:
                 names = (f"image {index} of the {part} images of data set {self.name!r}" for index in itertools.count())
                 check_labels(split.labels, len(self.class_names), names)
 
@@ -124,3 +188,11 @@ def hold_out(split: Examples, fraction: float) -> tuple[Examples, Examples]:
     """
     kept = int(split.size * (1 - fraction))
     return split.slice(0, kept), split.slice(kept, split.size)
+
+
+def fingerprint(examples: Examples) -> str:
+    """Return what tells data sets apart that have the same name: their size, and a checksum of the first examples."""
+    crc = 0
+    for array in examples.first(FINGERPRINTED).arrays.values():
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+    return f"{examples.size} images of {'x'.join(map(str, examples.image_shape))} that begin with {crc:08x}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from cnnjax.data import shapes
@@ -90,7 +91,10 @@ def load(
 
 def _shapes() -> Dataset:
     made = shapes.generate(SHAPES_TRAIN + SHAPES_TEST)
-    every = Split(made.images, made.labels)
+    height, width = made.masks.shape[1:]
+    boxes = made.boxes[:, None, [1, 0, 3, 2]] * np.array([width, height, width, height], np.float32)
+    masks = np.where(made.masks, made.labels[:, None, None] + 1, 0).astype(np.uint8)  # 0: background
+    every = Split(made.images, made.labels, boxes, masks)
     training, test = every.slice(0, SHAPES_TRAIN), every.slice(SHAPES_TRAIN, every.size)
     return Dataset("shapes", shapes.VERSION, shapes.CLASS_NAMES, training, test)
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from cnnjax.data.dataset import Batches, Examples, Split, check_labels
+from cnnjax.data.augment.sample import Sample
+from cnnjax.data.dataset import Batches, Examples, Split, check_labels, check_targets
 from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,22 @@ class Stream:
         """Number of images."""
         return self.stop - self.start
 
+    @property
+    def spec(self) -> Sample:
+        """Shape and dtype of a batch of one image."""
+        shapes = (1, *self.image_shape), (1,), (1,)
+        images, labels, weights = map(jax.ShapeDtypeStruct, shapes, (np.uint8, np.int32, np.float32))
+        return Sample(images, labels, weights=weights)  # type: ignore[arg-type]
+
+    def select(self, targets: Sequence[str]) -> "Stream":
+        """Return the stream; it has labels, and nothing else to leave out.
+
+        Raises:
+            UserError: another target is asked for.
+        """
+        check_targets(targets, ("labels",))
+        return self
+
     def slice(self, start: int, stop: int) -> "Stream":
         """Return images `start` to `stop`."""
         return replace(self, start=self.start + start, stop=min(self.start + stop, self.stop))
@@ -118,11 +136,11 @@ class Stream:
     def first(self, count: int) -> Split:
         """Return the first images, decoded."""
         count = min(count, self.size)
-        images, labels, _ = next(self.batches(np.arange(count)[None], np.ones((1, count), np.float32)))
-        return Split(images, labels)
+        batch = next(self.batches(np.arange(count)[None], np.ones((1, count), np.float32)))
+        return Split(np.asarray(batch.images), np.asarray(batch.labels))
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
-        """Yield (images, labels, weights) for every row of `indices` and `weights` (steps, batch).
+        """Yield the batch of every row of `indices` and `weights` (steps, batch).
 
         An image that is left out has weight 0, and another of its batch in its place, with the label of that: batch
         statistics and mixtures see real images only. How many were left out is said at the end.
@@ -153,7 +171,7 @@ class Stream:
                 shown = np.arange(batch_size)
                 shown[bad] = np.resize(np.flatnonzero(~bad), bad.sum())
                 images, labels, weight = images[shown], labels[shown], np.where(bad, np.float32(0), weight)
-            yield images, labels, weight
+            yield Sample(images, labels, weights=weight)
         if skipped:
             log.warning("skipped %d of %d images", skipped, np.count_nonzero(weights))
         if skipped == self.size:
@@ -226,9 +244,10 @@ def decode_all(stream: Examples) -> Split:
     weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)
     images, labels = np.empty((stream.size, *stream.image_shape), np.uint8), np.empty(stream.size, np.int32)
     kept = 0
-    for image, label, weight in stream.batches(indices, weights):
-        good = weight > 0
-        images[kept : kept + good.sum()], labels[kept : kept + good.sum()] = image[good], label[good]
+    for decoded in stream.batches(indices, weights):
+        good = np.asarray(decoded.weights) > 0
+        images[kept : kept + good.sum()] = np.asarray(decoded.images)[good]
+        labels[kept : kept + good.sum()] = np.asarray(decoded.labels)[good]
         kept += good.sum()
     return Split(images[:kept], labels[:kept])
 

@@ -86,7 +86,7 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
     config, directory, execution = options.parse(name, experiment.__doc__, arguments, *parts)
     if execution.distributed is not None:
         _join(name, config, execution)
-    run = options.find_run(name, config, directory, execution)
+    run = dataclasses.replace(options.find_run(name, config, directory, execution), callbacks=callbacks)
     try:
         with runs.raised_signals(), processes.together():
             if processes.count() > 1:
@@ -95,7 +95,8 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
                 return 0
             use_compilation_cache()
             hide_late_complaints()
-            parallel = train.Parallel(execution.parallel)
+            # A trace is of ten steps, which the host must see.
+            parallel = train.Parallel(execution.parallel, epoch_program=False if execution.profile else None)
             if isinstance(config, train.Recipe):
                 parallel.check_batch(config.batch_size)
             data = experiment.load(config)

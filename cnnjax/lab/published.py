@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cnnjax import data, runs, train
+from cnnjax import data, runs, tasks, train
 from cnnjax.errors import UserError
 from cnnjax.lab import experiments, markdown, site
 from cnnjax.lab.app import say
@@ -189,7 +189,7 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
 def option_table() -> str:
     """Return the table of the options that experiments share, read from their dataclasses."""
     rows = []
-    for part in (train.Recipe, data.Source):
+    for part in (train.Recipe, tasks.ClassificationLoss, data.Source):
         hints = get_type_hints(part, include_extras=True)
         for field in dataclasses.fields(part):
             (argument,) = hints[field.name].__metadata__

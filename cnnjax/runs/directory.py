@@ -9,9 +9,9 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +21,7 @@ from cnnjax.runs.files import PARTIAL, LogFile, delete_partial, read_json, write
 
 Config = Mapping[str, Any]
 log = logging.getLogger(__name__)
+_LOCKED: set[Path] = set()  # by this process
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,24 @@ class Run:
         profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
         save_every: minutes after which a state is saved within an epoch, besides those at its end.
         writes: whether this process is the one that writes anything but states: of several, the first.
+        callbacks: observers of every training in the run.
+        tag: names one training of several in the run, "lecture-cnn/seed0"; see `part`.
     """
 
     path: Path
-    experiment: str
-    config: Config
+    experiment: str = ""
+    config: Config = field(default_factory=dict)
     profile: bool = False
     save_every: float = math.inf
     writes: bool = True
+    callbacks: Sequence[Any] = ()
+    tag: str = ""
+
+    def part(self, tag: str) -> "Run":
+        """Return the run as one training of several sees it: its metrics and checkpoints have a name of their own."""
+        part = replace(self, tag=tag)
+        vars(part)["metrics"] = self.metrics  # the same file, with what waits to be written
+        return part
 
     @property
     def figures(self) -> Path:
@@ -126,6 +137,23 @@ class Run:
                 raise UserError(
                     f"cannot write to {self.path} ({error.strerror}): put that right, or choose another --out"
                 ) from error
+            _LOCKED.add(self.path.absolute())
+            held.callback(_LOCKED.discard, self.path.absolute())
+            yield
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Check, make and lock the directory inside the block; where this process has it locked, do nothing.
+
+        Raises:
+            UserError: the directory belongs to something else, cannot be written, or another process is in it.
+        """
+        if self.path.absolute() in _LOCKED or not self.writes:
+            yield
+            return
+        self.check()
+        self.create()
+        with self.locked():
             yield
 
     def _lock(self, file: TextIO) -> None:

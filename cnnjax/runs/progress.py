@@ -62,7 +62,7 @@ class Plain:
 
 
 class Live:
-    """A bar over all steps of a training with its epoch, loss, accuracy, speed and time left."""
+    """A bar over all steps of a training with its epoch, means so far, speed and time left."""
 
     def __init__(self, console: Console, title: str, epochs: int, steps: int, first_step: int):
         self.title, self.epochs, self.steps = title, epochs, steps
@@ -85,8 +85,8 @@ class Live:
     def update(self, epoch: int, step: int, means: Mapping[str, float], images_per_second: float) -> None:
         """Move the bar."""
         self._shown = time.monotonic()
-        values = f"loss {means['loss']:.3f}  accuracy {means['accuracy']:.1%}  {images_per_second:,.0f} images/s"
-        status = f"epoch {epoch}/{self.epochs}  step {step}/{self.steps}  {values}"
+        values = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        status = f"epoch {epoch}/{self.epochs}  step {step}/{self.steps}  {values}  {images_per_second:,.0f} images/s"
         self._progress.update(self._task, completed=(epoch - 1) * self.steps + step, status=status)
 
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:

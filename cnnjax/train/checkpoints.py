@@ -220,6 +220,36 @@ class Checkpoints:
         return not self._failed
 
 
+class Kept:
+    """The newest finite state of a training that keeps nothing on disk; stands in the place of `Checkpoints`."""
+
+    def __init__(self) -> None:
+        self._state: TrainState | None = None
+
+    def due(self) -> bool:
+        """Return False: within an epoch nothing is kept."""
+        return False
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Keep a copy, for the state may be overwritten at once."""
+        self._state = jax.tree.map(np.array, state)
+
+    def newest(self) -> int | None:
+        """Return the step of the state; None if there is none yet."""
+        return None if self._state is None else count_steps(self._state)
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """Return the state; None if there is none yet."""
+        return self._state
+
+    def have_saved(self) -> bool:
+        """Return False: nothing outlives the process."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def hide_late_complaints() -> None:
     """Keep the program from printing what is left of a save or restore that failed and was reported.
 

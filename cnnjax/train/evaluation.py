@@ -1,75 +1,128 @@
-"""Judging a network by labelled images."""
+"""Evaluating a network on images with known targets."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.data import Examples
+from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.train.advance import make_advance
+from cnnjax.tasks import Task
 from cnnjax.train.averages import averaged_variables
 from cnnjax.train.parallel import Parallel
-from cnnjax.train.recipe import Recipe
-from cnnjax.train.state import Network, TrainState, means
-from cnnjax.train.step import make_eval_step
+from cnnjax.train.state import Network, TrainState, Tree, means
+from cnnjax.train.step import psum, run_over, scale_pixels, sum_of
 
-EVAL_BATCH = 512
+EVAL_BATCH = 512  # images a device
 
 
 class Evaluation(NamedTuple):
-    """Mean loss and accuracy, and how many images of class `row` were taken for `column`."""
+    """What a network makes of images.
 
-    loss: float
-    accuracy: float
-    confusion: np.ndarray
+    Attributes:
+        figures: named numbers, "loss" among them.
+        sums: the arrays that the task measures, such as "confusion".
+        predictions: of all images in their order, where the task gathers them.
+    """
+
+    figures: dict[str, float]
+    sums: dict[str, np.ndarray]
+    predictions: Any = None
 
 
-def evaluate(network: Network, state: TrainState, split: Examples, parallel: Parallel, recipe: Recipe) -> Evaluation:
-    """Judge a network, as one device has it, by labelled images."""
-    return make_evaluator(network, state, split, parallel, recipe)(state)
+def evaluate(
+    network: Network,
+    state: TrainState,
+    task: Task,
+    examples: Examples,
+    *,
+    precision: str = "float32",
+    parallel: Parallel | None = None,
+) -> Evaluation:
+    """Evaluate a network, as `Fit` has it.
+
+    Args:
+        network: the structure.
+        state: its variables; of one that has averages of them, these are evaluated.
+        task: what it has learned.
+        examples: images with the task's targets.
+        precision: of the activations, "float32" or "bfloat16".
+        parallel: the devices; default: all of them.
+
+    Raises:
+        UserError: there are no images, or they do not have the task's targets.
+    """
+    return make_evaluator(network, state, task, examples, precision, parallel or Parallel())(state)
 
 
 def make_evaluator(
-    network: Network, like: TrainState, split: Examples, parallel: Parallel, recipe: Recipe
+    network: Network, like: TrainState, task: Task, examples: Examples, precision: str, parallel: Parallel
 ) -> Callable[[TrainState], Evaluation]:
-    """Return a compiled `judge(state as one device has it) -> Evaluation` over the images of `split`.
+    """Return a compiled evaluation of states, as one device has them, like the one given; otherwise as `evaluate`."""
+    examples = examples.select(task.targets)
+    if not examples.size:
+        raise UserError("there are no images to evaluate the network on: give it a split with some")
 
-    Args:
-        network: the structure to judge.
-        like: a state of the right shapes.
-        split: the images.
-        parallel: the devices.
-        recipe: the loss and the precision; with a moving average, that is judged.
-
-    Raises:
-        UserError: there are no images.
-    """
-    if not split.size:
-        raise UserError("there are no images to judge the network by: give it a split with some")
-
-    def logits_of(images: jax.Array) -> jax.Array:
-        model = network.merge(like.params, like.model_state)
+    def outputs_of(variables: tuple[Tree, Tree], batch: Sample) -> tuple[Tree, Sample]:
+        model = network.merge(*variables)
         model.eval()
-        return model(images)
+        batch = replace(batch, images=scale_pixels(batch.images))
+        return jax.tree.map(jnp.float32, model(batch.images.astype(precision))), batch
 
-    logits = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((1, *split.image_shape), np.float32))
-    zeros = {name: np.zeros((), np.float32) for name in ("loss", "accuracy", "count")}
-    num_classes = max(logits.shape[1], 2)  # a single output tells two apart
-    zeros["confusion"] = np.zeros((num_classes, num_classes), np.float32)
-    advance = make_advance(make_eval_step(network, num_classes, recipe), split, parallel)
-    batch_size = EVAL_BATCH * len(parallel.devices)
-    steps = -(-split.size // batch_size)
-    indices = np.resize(np.arange(split.size, dtype=np.int32), (steps, batch_size))
-    weights = (np.arange(steps * batch_size) < split.size).astype(np.float32).reshape(steps, batch_size)
+    def sums_of(variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
+        outputs, batch = outputs_of(variables, batch)
+        parts = task.losses(outputs, batch)
+        parts = {**(parts if len(parts) > 1 else {}), "loss": sum_of(parts)}
+        summed = {name: jnp.sum(part * batch.weights) for name, part in parts.items()}
+        return {**summed, **task.measure(outputs, batch), "count": batch.weights.sum()}
 
-    def judge(state: TrainState) -> Evaluation:
-        variables = averaged_variables(state.opt_state, state.params, state.model_state)
-        sums, variables = parallel.replicate((zeros, variables))
-        *_, sums = advance(sums, variables, indices, weights)
-        sums = parallel.one_copy(sums)
-        confusion = np.asarray(sums.pop("confusion")).astype(int)
-        return Evaluation(**means(sums), confusion=confusion)
+    def step(sums: dict[str, jax.Array], variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
+        return jax.tree.map(jnp.add, sums, psum(sums_of(variables, batch)))
 
-    return judge
+    def predict(variables: tuple[Tree, Tree], batch: Sample) -> tuple[Tree, Sample]:
+        outputs, batch = outputs_of(variables, batch)
+        return task.decode(outputs), replace(batch, images=jnp.zeros(len(batch.images)))  # no image travels back
+
+    shapes = jax.eval_shape(sums_of, (like.params, like.model_state), examples.spec)
+    zeros = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
+    advance = run_over(step, examples, parallel)
+    predictor = parallel.map_examples(predict) if task.gathers else None
+    order = _in_order(examples.size, EVAL_BATCH * len(parallel.devices))
+
+    def evaluation(state: TrainState) -> Evaluation:
+        averages = averaged_variables(state.opt_state, state.params, state.model_state)
+        sums, variables = parallel.replicate((zeros, averages))
+        *_, (_, sums) = advance(sums, variables, *order)
+        gathered = _gather(predictor, variables, examples, parallel, *order) if predictor else (None, None)
+        return _summarized(task, parallel.one_copy(sums), *gathered)
+
+    return evaluation
+
+
+def _in_order(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and weights (steps, batch) that go through all images once; the last batch is filled up at weight 0."""
+    steps = -(-size // batch_size)
+    indices = np.resize(np.arange(size, dtype=np.int32), (steps, batch_size))
+    return indices, (np.arange(steps * batch_size) < size).astype(np.float32).reshape(steps, batch_size)
+
+
+def _gather(
+    predictor: Any, variables: Tree, examples: Examples, parallel: Parallel, indices: np.ndarray, weights: np.ndarray
+) -> tuple[Tree, Sample]:
+    """The predictions and the targets of all images, in every process."""
+    own = map(parallel.own, (indices, weights))
+    parts = [parallel.gather(predictor(variables, parallel.split(batch))) for batch in examples.batches(*own)]
+    counted = [part[1].weights > 0 for part in parts]  # others only fill a batch up
+    kept = [jax.tree.map(lambda leaf, k=k: leaf[k], part) for part, k in zip(parts, counted, strict=True)]
+    predictions, targets = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
+    return predictions, targets
+
+
+def _summarized(task: Task, sums: Mapping[str, jax.Array], predictions: Tree, targets: Sample | None) -> Evaluation:
+    numbers = {name: value for name, value in sums.items() if np.ndim(value) == 0}
+    arrays = {name: np.asarray(value) for name, value in sums.items() if name not in numbers}
+    return Evaluation(task.summarize(means(numbers), arrays, predictions, targets), arrays, predictions)

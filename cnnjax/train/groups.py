@@ -1,11 +1,13 @@
-"""Parameters by patterns of their names: what stays as it is, and what has a learning rate of its own."""
+"""Parameters by their names: those that stay as they are, have a learning rate of their own, or are kernels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import lax
 
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.nn import path_name
@@ -74,3 +76,49 @@ def _by_name(what: str, params: Tree, values: Mapping[str, Any], default: Any) -
             raise unknown_name(what, pattern, known)
     chosen = [values[patterns[0]] if patterns else default for patterns in found]
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def kernel_mask(params: Tree) -> Tree:
+    """Return which parameters weight decay and penalties act on: True for a "kernel" of two axes or more.
+
+    Kernels of convolutions and of fully connected layers scale what they are given; shrinking a bias, or the scale of a
+    normalisation, only moves activations.
+    """
+
+    def is_kernel(path: Any, param: jax.Array) -> bool:
+        return jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and param.ndim >= 2
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def l1_penalty(params: Tree) -> jax.Array:
+    """Return the sum of `|w|` over all kernels, a scalar, with the gradient sign(w), 0 at 0."""
+    return _sum_over_kernels(lambda w: w * lax.stop_gradient(jnp.sign(w)), params)  # abs has the gradient 1 at 0
+
+
+def l2_penalty(params: Tree) -> jax.Array:
+    """Return the sum of `w^2` over all kernels, a scalar, as Keras has it.
+
+    Its gradient is 2 w: torch's `weight_decay` in SGD and Adam is twice the strength of this penalty.
+    """
+    return _sum_over_kernels(jnp.square, params)
+
+
+def _sum_over_kernels(function: Callable[[jax.Array], jax.Array], params: Tree) -> jax.Array:
+    chosen = zip(jax.tree.leaves(params), jax.tree.leaves(kernel_mask(params)), strict=True)
+    return sum((function(param).sum() for param, is_kernel in chosen if is_kernel), start=jnp.float32(0))
+
+
+def penalty(l1: float, l2: float, params: Tree) -> jax.Array | float:
+    """Return what a recipe adds to the mean loss: `l1 * sum |w| + l2 * sum w^2` over all kernels.
+
+    Once for the whole batch: where replicas add up their gradients, each adds its share.
+    """
+    total: jax.Array | float = 0.0
+    for strength, compute in ((l1, l1_penalty), (l2, l2_penalty)):
+        if strength:
+            total = total + strength * compute(params)
+    return total

@@ -2,38 +2,39 @@
 
 import logging
 import statistics
-import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnjax.data import Examples, augment
+from cnnjax.data import Examples, epoch_order, fingerprint
 from cnnjax.errors import RunError, UserError
 from cnnjax.models import layer_rows
-from cnnjax.nn import Module, share_batch_statistics
+from cnnjax.nn import Module
 from cnnjax.runs import processes
 from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import peak_flops
-from cnnjax.runs.metrics import Recorder, read_history
+from cnnjax.runs.metrics import InMemory, Recorder, read_history
+from cnnjax.runs.processes import Wishes
 from cnnjax.runs.progress import Display, Plain, display
-from cnnjax.runs.signals import deferred_signals
-from cnnjax.train.advance import make_advance, traced_once
-from cnnjax.train.checkpoints import Checkpoints
-from cnnjax.train.epochs import Epochs
-from cnnjax.train.evaluation import Evaluation, make_evaluator
-from cnnjax.train.optimizers import learning_rate, make_optimizer
+from cnnjax.runs.signals import Interrupted, StopRequest, deferred_signals
+from cnnjax.tasks import Task
+from cnnjax.train.callbacks import Callback, EpochEnd, Profile
+from cnnjax.train.checkpoints import Checkpoints, Kept
+from cnnjax.train.evaluation import make_evaluator
+from cnnjax.train.finite import carefully_over, is_finite
+from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.seeds import orders, over_seeds, stack, unstack
-from cnnjax.train.soundness import make_careful_advance
-from cnnjax.train.state import Network, TrainState, count_steps, means, split_model
-from cnnjax.train.step import AXIS, Constants, make_train_step, scale_pixels
+from cnnjax.train.state import Network, TrainState, count_steps, means
+from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, scale_pixels
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,195 @@ class Fit(NamedTuple):
     history: dict[str, list[float]]
 
 
-def title_of(tag: str, seeds: Sequence[int]) -> str:
-    """Return what names seeds in one program and the folder of their states, of the first one's tag: "cnn/seed0-7"."""
-    return tag if len(seeds) == 1 else f"{tag}-{seeds[-1]}"
+def fit(
+    model: Module,
+    task: Task,
+    recipe: Recipe,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    run: Run | None = None,
+    parallel: Parallel | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Fit:
+    """Train a network, or resume where a killed process left it; a finished training is only read back.
+
+    The recipe's seed decides the order of the examples, augmentation and every random layer: interrupted or not, the
+    result is the same bits. With a run a state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
+
+    Args:
+        model: the network with its initial parameters.
+        task: what it learns.
+        recipe: how it is trained.
+        train: examples to learn from; the last step of an epoch takes what is left.
+        validation: examples to evaluate after every epoch, with averaged parameters if the recipe averages them; with
+            None there is no evaluation and no best checkpoint.
+        run: the directory that metrics and checkpoints go to; without one nothing is kept on disk.
+        parallel: the devices and how they are mapped; default: all of them.
+        callbacks: observers, beside those of the run.
+
+    Raises:
+        UserError: the data lack the task's targets, the batch is larger than the data or cannot be split over the
+            devices, the schedule does not fit, the run belongs to something else, or its processes have read different
+            data.
+        RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
+        Interrupted: a signal came; the state is saved.
+    """
+    parallel = parallel or Parallel()
+    train = train.select(task.targets)
+    check_data(recipe, train, validation, parallel)
+    steps = -(-train.size // recipe.batch_size)
+    step = compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
+    title = (run and (run.tag or run.experiment)) or "training"
+    with opened(run, title, callbacks) as (checkpoints, observers):
+        state = checkpoints.restore(step.initial) or step.initial
+        first = count_steps(state)
+        if run and first == recipe.epochs * steps:
+            return Fit(step.network, state, history_of(run))
+        recorder = recorder_of(run, first)
+        if first == 0:
+            recorder.write_pictures(0, example_pictures(step, task, recipe, train))
+        evaluate = validation and make_evaluator(
+            step.network, step.initial, task, validation, recipe.precision, parallel
+        )
+        speed = speed_of(model, train, recipe, parallel)
+        order = partial(epoch_order, recipe.seed, count=train.size, batch_size=recipe.batch_size)
+        skip = partial(skip_step, [title], checkpoints, recipe.on_nan)
+        with watched(title, recipe.epochs, steps, first) as (shown, stop):
+            epochs = Epochs(
+                title, step, recipe.epochs, steps, recipe.batch_size, order, checkpoints, observers, shown, stop
+            )
+            for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
+                state = epoch.state
+                figures = {"train": trained(title, state, epoch.number) | speed(epoch)}
+                if evaluate:
+                    figures["validation"] = evaluate(state).figures
+                recorder.write_epoch(count_steps(state), epoch.number, figures, state.params)
+                shown.epoch_done(epoch.number, summary_of(figures))
+                checkpoints.save(state, score(task, [figures]))
+                for observer in observers:
+                    observer.on_epoch(EpochEnd(epoch.number, figures, state))
+    return Fit(step.network, state, history_of(run, recorder))
+
+
+# ---------------------------------------------------------------- epochs of steps
+
+
+class Epoch(NamedTuple):
+    """The end of an epoch: the state as one device has it, and what the process needed since it began or resumed it."""
+
+    number: int
+    state: TrainState
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Runs the epochs of one network, or of several seeds at once: saved when due, stopped by signals, kept finite.
+
+    Attributes:
+        title: names the training in messages.
+        step: the step.
+        count: of epochs.
+        steps: of an epoch.
+        images: of a step, of all seeds.
+        order: maps an epoch to indices and weights of the examples of its steps.
+        checkpoints: where states are saved when due, and taken from where one is not finite.
+        observers: called after every step.
+        shown: the progress display.
+        stop: set by signals.
+        wishes: what all processes do when one of them is due to save or to stop.
+    """
+
+    title: str
+    step: CompiledStep
+    count: int
+    steps: int
+    images: int
+    order: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    checkpoints: Checkpoints | Kept
+    observers: Sequence[Callback]
+    shown: Display
+    stop: StopRequest
+    wishes: Wishes = field(default_factory=Wishes)
+
+    def run(self, state: TrainState, advance: Advance, careful: Advance) -> Iterator[Epoch]:
+        """Yield every epoch that is left; a signal within one saves the state.
+
+        Args:
+            state: to resume from, as one device has it.
+            advance: runs steps.
+            careful: runs steps of an epoch again that did not end in finite numbers.
+
+        Raises:
+            Interrupted: a signal came.
+            RunError: the loss is not finite, and such steps are not to be left out.
+        """
+        parallel, at = self.step.parallel, count_steps(state)
+        state = parallel.replicate(state)
+        while at < self.count * self.steps:
+            began = at
+            state, seconds = self._rest_of_epoch(state, began, advance)
+            if not is_finite(parallel.one_copy(state)):  # the first such step is found on the way there again
+                good = self.checkpoints.restore(self.step.initial) or self.step.initial
+                if not is_finite(good):
+                    raise RunError(f"{self.title}: the parameters are not finite before the first step")
+                epoch, began = began // self.steps + 1, count_steps(good)
+                log.warning("%s: not finite in epoch %d; step by step from step %d on", self.title, epoch, began)
+                state, seconds = self._rest_of_epoch(parallel.replicate(good), began, careful)
+            one = parallel.one_copy(state)
+            at = count_steps(one)
+            if at % self.steps == 0:
+                yield Epoch(at // self.steps, one, at - began, seconds)
+            else:
+                self.checkpoints.save(one)
+            self.wishes.ask(self.stop.signum, save=False, now=True)
+            if self.wishes.signum is not None:
+                raise Interrupted(self.wishes.signum, self.checkpoints.have_saved())
+
+    def _rest_of_epoch(self, state: TrainState, began: int, advance: Advance) -> tuple[TrainState, float]:
+        """Run the steps from `began` to the end of its epoch, or those up to a signal; return the seconds they took."""
+        epoch, done = divmod(began, self.steps)
+        indices, weights = self.order(epoch)
+        if done == 0:
+            zeros = jax.tree.map(np.zeros_like, self.step.initial.sums)
+            state = state._replace(sums=self.step.parallel.replicate(zeros))
+        started = time.perf_counter()
+        for steps, after in advance(state, indices[done:], weights[done:]):
+            state = after
+            for observer in self.observers:
+                observer.on_step(began + steps, state)
+            to_save = self.wishes.ask(self.stop.signum, self.checkpoints.due())
+            if self.wishes.signum is not None:
+                break
+            self._look(state, began, time.perf_counter() - started, to_save)
+        jax.block_until_ready(state)
+        return state, time.perf_counter() - started
+
+    def _look(self, state: TrainState, began: int, seconds: float, to_save: bool) -> None:
+        """Save a state within an epoch, and show where that stands, when either is due."""
+        if not (to_save or self.shown.due()):
+            return  # without waiting for the device
+        one = self.step.parallel.one_copy(state)
+        at = count_steps(one)
+        # The state of an epoch's end is saved once that is written down.
+        if to_save and at % self.steps and is_finite(one):
+            self.checkpoints.save(one)
+        epoch, rate = began // self.steps, (at - began) * self.images / seconds
+        self.shown.update(epoch + 1, at - epoch * self.steps, means(jax.tree.map(jnp.sum, one.sums)), rate)
+
+
+# ---------------------------------------------------------------- parts of a training, of one seed or of several
+
+
+def check_data(recipe: Recipe, train: Examples, validation: Examples | None, parallel: Parallel) -> None:
+    """Raise a UserError if batches do not fit the data or the devices, or processes have read different data."""
+    check_batch_size(recipe.batch_size, train)
+    parallel.check_batch(recipe.batch_size)
+    if processes.count() > 1:
+        data = {"training data": train, "validation data": validation}
+        processes.check_same({name: split and fingerprint(split) for name, split in data.items()})
 
 
 def check_batch_size(batch_size: int, train: Examples) -> None:
@@ -59,187 +246,101 @@ def check_batch_size(batch_size: int, train: Examples) -> None:
         raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
 
 
-def fit(
-    model: Module,
-    recipe: Recipe,
-    train: Examples,
-    validation: Examples,
-    *,
-    seed: int,
-    run: Run,
-    tag: str,
-    parallel: Parallel,
-    epoch_program: bool | None = None,
-) -> Fit:
-    """Train a classifier, or go on where a killed process left it; a finished training is only read back.
+@contextmanager
+def opened(
+    run: Run | None, title: str, callbacks: Sequence[Callback]
+) -> Iterator[tuple[Checkpoints | Kept, list[Callback]]]:
+    """Open the run's directory, if there is one, and its checkpoints of this training; end the callbacks."""
+    observers = [*callbacks, *(run.callbacks if run else ())]
+    if run and run.profile:
+        observers.append(Profile(run.path / "profile" / title))
+    with ExitStack() as stack:
+        if run:
+            stack.enter_context(run.opened())
+        folder = run and run.checkpoints / (title if run.tag else "")
+        checkpoints = Checkpoints(folder, run.save_every, run.check_present) if run and folder else Kept()
+        stack.enter_context(closing(checkpoints))
+        for observer in observers:
+            stack.callback(observer.on_end)
+        yield checkpoints, observers
 
-    One seed decides the order of the examples, augmentation and every random layer: interrupted or not, the result is
-    the same bits. A state is saved after every epoch, and on SIGTERM or Ctrl-C after the step.
 
-    Args:
-        model: the network with its initial parameters.
-        recipe: how it is trained.
-        train: examples to learn from; the last step of an epoch takes what is left.
-        validation: examples to judge every epoch by, with averaged parameters if the recipe averages them.
-        seed: of the order, of augmentation and of random layers; the recipe's own counts for whoever repeats trainings.
-        run: the directory that metrics and checkpoints go to.
-        tag: names this training within the run.
-        parallel: the devices and how they are mapped.
-        epoch_program: as `make_advance`.
+@contextmanager
+def watched(title: str, epochs: int, steps: int, first: int) -> Iterator[tuple[Display, StopRequest]]:
+    """Show progress, in the process that shows any, and hold signals back until a step is done."""
+    shown = display(title, epochs, steps, first) if processes.is_first() else Plain(title, epochs)
+    with closing(shown), deferred_signals() as stop:
+        yield shown, stop
 
-    Raises:
-        UserError: the batch is larger than the data, or cannot be split over the devices, or the schedule does not
-            fit, or the run's processes have read different data.
-        RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
-        Interrupted: a signal came; the state is saved.
+
+def recorder_of(run: Run | None, step: int) -> Recorder | InMemory:
+    """Return where a training's metrics go; a process that does not write keeps them in memory."""
+    return Recorder(run.metrics, run.tag, step) if run and run.writes else InMemory()
+
+
+def history_of(run: Run | None, recorder: Recorder | InMemory | None = None) -> dict[str, list[float]]:
+    """Return the curves of a training, in every process."""
+    if isinstance(recorder, InMemory) and run is None:
+        return recorder.history()
+    return processes.from_first(lambda: read_history(run.metrics, run.tag) if run else {})
+
+
+def speed_of(
+    model: Module, train: Examples, recipe: Recipe, parallel: Parallel, seeds: int = 1
+) -> Callable[[Epoch], dict[str, float]]:
+    """Return what tells how fast an epoch was, and its learning rate; of the devices' peak the model's own share.
+
+    Two operations are counted for a multiply-add, and the backward pass as twice the forward one.
     """
-    options: Any = {"run": run, "parallel": parallel, "epoch_program": epoch_program}
-    return fit_together([model], recipe, train, validation, seeds=[seed], tags=[tag], **options)[0]
+    copy = nnx.clone(model)
+    copy.eval()
+    flops = 6 * sum(row.macs for row in layer_rows(copy, train.image_shape))
+    steps, peak = -(-train.size // recipe.batch_size), peak_flops(parallel.devices, recipe.precision)
+
+    def speed(epoch: Epoch) -> dict[str, float]:
+        images = train.size - (steps - epoch.steps) * recipe.batch_size  # what fills the last batch up is not counted
+        seconds = epoch.seconds / seeds
+        rate = images / seconds
+        lr = float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))
+        figures = {"lr": lr, "seconds": seconds, "step_ms": seconds / epoch.steps * 1e3, "images_per_second": rate}
+        return figures | ({"flop_utilization": rate * flops / peak} if peak else {})
+
+    return speed
 
 
-def fit_together(
-    models: Sequence[Module],
-    recipe: Recipe,
-    train: Examples,
-    validation: Examples,
-    *,
-    seeds: Sequence[int],
-    run: Run,
-    tags: Sequence[str],
-    parallel: Parallel,
-    epoch_program: bool | None = None,
-) -> list[Fit]:
-    """Train a network for each seed in one program, every step of all of them at once (`jax.vmap`).
-
-    Each ends as `fit` would end with its seed, up to rounding. Seconds and milliseconds in the metrics are a seed's
-    share. A step that does not end in finite numbers is left out for that seed alone, or stops all. Arguments are as
-    `fit` has them, a model, a seed and a tag for each network; more than one network is not trained from a stream.
-    """
-    batch_size, count = recipe.batch_size, len(seeds)
-    check_batch_size(batch_size, train)
-    parallel.check_batch(batch_size)
-    if processes.count() > 1:
-        processes.check_same({"training data": _fingerprint(train), "validation data": _fingerprint(validation)})
-    steps = -(-train.size // batch_size)
-    optimizer = make_optimizer(recipe, steps, recipe.epochs)
-    networks, states = zip(*[split_model(_prepared(model, recipe), optimizer) for model in models], strict=True)
-    network, initial = networks[0], stack(states)
-    title = title_of(tags[0], seeds)
-    checkpoints = Checkpoints(run.checkpoints / title, run.save_every, run.check_present)
-    state = checkpoints.restore(initial) or initial
-    first, last = count_steps(state), recipe.epochs * steps
-    if first == last:
-        checkpoints.close()
-        return _ends(network, state, tags, run)
-
-    constants = parallel.replicate(stack([Constants(jax.random.key(seed)) for seed in seeds]))
-    step, batch_axis = over_seeds(make_train_step(network, optimizer, recipe), count), int(count > 1)
-    advance = make_advance(step, train, parallel, epoch_program, batch_axis)
-    if run.profile:
-        advance = traced_once(advance, run.path / "profile" / title)
-    skip = partial(_skip, tags, checkpoints, recipe.on_nan)
-    careful = make_careful_advance(step, train, parallel, count, skip)
-    judge = make_evaluator(network, states[0], validation, parallel, recipe)
-    speed = partial(_speed, flops=_flops(models[0], train), peak=peak_flops(parallel.devices, recipe.precision))
-    order = partial(orders, seeds, count=train.size, batch_size=batch_size)
-    with (
-        closing(checkpoints),
-        closing(display(title, recipe.epochs, steps, first) if run.writes else Plain(title, recipe.epochs)) as shown,
-        deferred_signals() as stop,
-    ):
-        recorders, written = [Recorder(run.metrics, tag, first) for tag in tags if run.writes], first // steps
-        if first == 0 and run.writes:
-            for recorder, seed in zip(recorders, seeds, strict=True):
-                recorder.write_pictures(0, _examples(train, recipe, seed))
-        images = batch_size * count
-        epochs = Epochs(title, initial, constants, steps, images, order, parallel, checkpoints, shown, stop)
-        for epoch in epochs.run(state, last, advance, careful):
-            state = epoch.state
-            each = unstack(state, count)
-            if not all(float(one.sums["count"]) for one in each):
-                raise RunError(f"{title}: no step of epoch {epoch.number} ends in finite numbers; try a lower --lr")
-            common = {"lr": float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))}
-            seen = train.size - (steps - epoch.steps) * batch_size  # what fills the last batch up is not counted
-            common |= speed(epoch.seconds / count, epoch.steps, seen)
-            judged = [judge(one) for one in each]
-            if epoch.number <= written:  # the newest state was damaged, and that of an epoch before it not finite
-                recorders = [Recorder(run.metrics, one.tag, (epoch.number - 1) * steps) for one in recorders]
-            written = epoch.number
-            if run.writes:
-                _write_epoch(epoch.number, each, common, judged, recorders, shown)
-            checkpoints.save(state, statistics.fmean(one.accuracy for one in judged))
-    return _ends(network, state, tags, run)
+def trained(title: str, state: TrainState, epoch: int) -> dict[str, float]:
+    """Return the means of an epoch's sums; raise a RunError if no step of it ended in finite numbers."""
+    if not float(state.sums["count"]):
+        raise RunError(f"{title}: no step of epoch {epoch} ends in finite numbers; try a lower `lr`")
+    return means(state.sums)
 
 
-def _ends(network: Network, state: TrainState, tags: Sequence[str], run: Run) -> list[Fit]:
-    each = unstack(state, len(tags))
-    histories = processes.from_first(lambda: [read_history(run.metrics, tag) for tag in tags])
-    return [Fit(network, one, history) for one, history in zip(each, histories, strict=True)]
+def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return what an epoch ended with in one line: the figures of the validation have a prefix."""
+    return {**figures["train"], **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
 
 
-def _skip(tags: Sequence[str], checkpoints: Checkpoints, on_nan: str, step: int, which: int) -> None:
+def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:
+    """Return by what the best checkpoint is chosen, the higher the better: the task's figure, the mean over seeds."""
+    values = [one["validation"][task.best] for one in figures if "validation" in one]
+    return statistics.fmean(values) * (1 if task.highest else -1) if values else None
+
+
+def skip_step(titles: Sequence[str], checkpoints: Checkpoints | Kept, on_nan: str, step: int, which: int) -> None:
+    """Report that a step of one of the trainings is left out; raise a RunError where it may not be."""
     if on_nan == "stop":
         raise RunError(
-            f"{tags[which]}: step {step} ends in a loss or parameters that are not finite; the last good state is of "
-            f"step {checkpoints.newest() or 0}. Try a lower --lr, --clip-norm 1, or --on-nan rollback, which leaves "
-            "the batch of such a step out"
+            f"{titles[which]}: step {step} ends in a loss or parameters that are not finite; the last good state is of "
+            f"step {checkpoints.newest() or 0}. Try a lower `lr`, `clip_norm=1`, or `on_nan=rollback`, which leaves "
+            "out the batch of such a step"
         )
-    log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", tags[which], step)
+    log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", titles[which], step)
 
 
-def _prepared(model: Module, recipe: Recipe) -> Module:
-    """The model, or where its replicas share batch statistics a copy that does."""
-    if recipe.sync_batch_norm:
-        model = nnx.clone(model)
-        share_batch_statistics(model, AXIS)
-    return model
-
-
-def _flops(model: Module, train: Examples) -> float:
-    """Floating-point operations of training on one image: two a multiply-add, the backward pass twice the forward."""
-    model = nnx.clone(model)
-    model.eval()
-    return 6 * sum(row.macs for row in layer_rows(model, train.image_shape))
-
-
-def _speed(seconds: float, steps: int, images: int, flops: float, peak: float | None) -> dict[str, float]:
-    """Metrics of how fast an epoch was; of the devices' peak the share that the model's own operations take."""
-    rate = images / seconds
-    speed = {"seconds": seconds, "step_ms": seconds / steps * 1e3, "images_per_second": rate}
-    return speed | ({"flop_utilization": rate * flops / peak} if peak else {})
-
-
-def _write_epoch(
-    epoch: int,
-    states: Sequence[TrainState],
-    common: dict[str, float],
-    judged: Sequence[Evaluation],
-    recorders: Sequence[Recorder],
-    shown: Display,
-) -> None:
-    """Write what an epoch ended with, a network of each seed after the other; show their means."""
-    step, trained = int(states[0].step), [means(state.sums) | common for state in states]
-    validated = [{"loss": one.loss, "accuracy": one.accuracy} for one in judged]
-    for recorder, state, *values in zip(recorders, states, trained, validated, strict=True):
-        for split, ours in zip(("train", "validation"), values, strict=True):
-            recorder.write(step, epoch, split, ours)
-        recorder.write_weights(step, state.params)
-    shown.epoch_done(epoch, _mean(trained) | {f"val_{name}": value for name, value in _mean(validated).items()})
-
-
-def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
-
-
-def _fingerprint(split: Examples) -> str:
-    """What tells one data set from another, though the options that name them are the same."""
-    images, labels = split.first(SHOWN)
-    first = zlib.crc32(labels.tobytes(), zlib.crc32(images.tobytes()))
-    return f"{split.size} images of {'x'.join(map(str, split.image_shape))} that begin with {first:08x}"
-
-
-def _examples(train: Examples, recipe: Recipe, seed: int) -> np.ndarray:
-    """The first images as training sees them, with the recipe's augmentation."""
-    images, labels = train.first(SHOWN)
-    sample = augment.Sample(scale_pixels(jnp.asarray(images)), jax.nn.one_hot(labels, int(labels.max()) + 1))
-    return np.asarray(augment.parse(recipe.augment)(jax.random.key(seed), sample).images)
+def example_pictures(step: CompiledStep, task: Task, recipe: Recipe, train: Examples) -> np.ndarray:
+    """Return the first images as training sees them, with the recipe's augmentation."""
+    batch = train.first(SHOWN).take(slice(None))
+    batch = replace(batch, images=scale_pixels(jnp.asarray(batch.images)))
+    if recipe.augment:
+        batch = augmented(step.network, task, recipe, step.initial, jax.random.key(recipe.seed), batch)
+    return np.asarray(batch.images)

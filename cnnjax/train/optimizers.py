@@ -26,8 +26,7 @@ from cnnjax.options import (
     check_ranges,
 )
 from cnnjax.train.averages import average_params
-from cnnjax.train.groups import freeze, parse_factors, scale_by_name
-from cnnjax.train.losses import kernel_mask
+from cnnjax.train.groups import freeze, kernel_mask, parse_factors, scale_by_name
 from cnnjax.train.schedules import SCHEDULES, Span
 from cnnjax.train.state import Tree
 

@@ -7,8 +7,7 @@ import tyro
 
 from cnnjax.data.augment import listing, parse
 from cnnjax.errors import UserError
-from cnnjax.options import COUNT, LAST_SEED, SEED, check_ranges
-from cnnjax.train.losses import Objective
+from cnnjax.options import COUNT, LAST_SEED, NOT_NEGATIVE, SEED, check_ranges
 from cnnjax.train.optimizers import Optimization, check_epochs
 
 CHOICES = {
@@ -21,12 +20,14 @@ _RANGES = {
     "batch_size": COUNT,
     "seeds": COUNT,
     "seed": SEED,
+    "l1": NOT_NEGATIVE,
+    "l2": NOT_NEGATIVE,
 }
 
 
 @dataclass(frozen=True)
-class Recipe(Optimization, Objective):
-    """Epochs, batches and seeds, data augmentation, precision, and all of `Optimization` and `Objective`.
+class Recipe(Optimization):
+    """Epochs, batches and seeds, data augmentation, precision, penalties, and all of `Optimization`.
 
     Raises:
         UserError: an unknown name, an option out of range, or options that do not go together.
@@ -47,6 +48,12 @@ class Recipe(Optimization, Objective):
         int,
         tyro.conf.arg(help=f"How many seeds to train with, at least 1, counted up from --seed to {LAST_SEED} at most."),
     ] = 1
+    l1: Annotated[
+        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of |w| over all kernels.")
+    ] = 0.0
+    l2: Annotated[
+        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of w^2 over all kernels.")
+    ] = 0.0
     augment: Annotated[
         str,
         tyro.conf.arg(
@@ -83,7 +90,6 @@ class Recipe(Optimization, Objective):
 
     def __post_init__(self) -> None:
         Optimization.__post_init__(self)
-        Objective.__post_init__(self)
         check_ranges(self, _RANGES)
         if self.seed + self.seeds - 1 > LAST_SEED:
             raise UserError(

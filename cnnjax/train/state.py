@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +15,6 @@ from cnnjax.nn import Module
 from cnnjax.train.averages import with_statistics
 
 Tree = Any  # a pytree of arrays
-
-
-class Batch(NamedTuple):
-    """Images uint8 (batch, height, width, channels), labels int32 (batch,), weights float32 (batch,), 0 for filling."""
-
-    images: jax.Array
-    labels: jax.Array
-    weights: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -54,23 +47,26 @@ class Network(NamedTuple):
         return module
 
 
-def split_model(model: Module, optimizer: optax.GradientTransformation) -> tuple[Network, TrainState]:
-    """Split a model into its structure and the state that training starts from."""
+def split_model(
+    model: Module, optimizer: optax.GradientTransformation, logged: Sequence[str] = ()
+) -> tuple[Network, TrainState]:
+    """Split a model into its structure and the state that training starts from.
+
+    Args:
+        model: the network with its initial parameters.
+        optimizer: makes its own state.
+        logged: what is summed over an epoch, beside the loss.
+    """
     graphdef, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ..., graph=False)
     params, model_state, rng_state = (nnx.as_pure(part).raw_mapping for part in parts)
     opt_state = with_statistics(optimizer.init(params), model_state)
-    state = TrainState(jnp.int32(0), params, model_state, opt_state, zero_sums())
-    return Network(graphdef, rng_state), state
+    sums = {name: jnp.float32(0) for name in ("loss", *logged, "gradient_norm", "count")}
+    return Network(graphdef, rng_state), TrainState(jnp.int32(0), params, model_state, opt_state, sums)
 
 
 def count_steps(state: TrainState) -> int:
     """Return how many steps a state is of; waits for the device."""
     return int(np.max(state.step))  # of several seeds, all have done the same
-
-
-def zero_sums() -> dict[str, jax.Array]:
-    """Return the metrics of no examples: sums over examples, and their count."""
-    return {name: jnp.float32(0) for name in ("loss", "accuracy", "gradient_norm", "count")}
 
 
 def means(sums: Tree) -> dict[str, float]:

@@ -1,22 +1,37 @@
-"""One step of training and one of evaluation, written for one replica of the mapped axis."""
+"""One step of training, written for one replica of the mapped axis, and compiled for all of them."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
 
-from cnnjax.data import augment
-from cnnjax.errors import UserError
+from cnnjax.data import Examples, Split, augment
+from cnnjax.data.augment import Sample
 from cnnjax.models import WithAuxiliary
-from cnnjax.train.losses import make_loss, penalty, predicted_classes, probabilities_of
+from cnnjax.nn import Module, share_batch_statistics
+from cnnjax.tasks import Task
+from cnnjax.train.groups import penalty
+from cnnjax.train.optimizers import make_optimizer
+from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.state import Batch, Network, TrainState, Tree
+from cnnjax.train.state import Network, TrainState, Tree, split_model
 
-AXIS = "data"  # the mapped axis over which a batch is split
 AUGMENTATION = 1  # what a step's key is folded with for it; random layers take the key itself
+# The host hands out steps before they are done, JAX alone up to 32: that many would end before a signal is obeyed,
+# and that many batches lie in memory.
+STEPS_AHEAD = 4
+
+
+ReplicaStep = Callable[[TrainState, "Constants", Sample], TrainState]
+# From a state and indices and weights of examples to the states on the way, each with how many steps were done.
+Advance = Callable[[Tree, np.ndarray, np.ndarray], Iterator[tuple[int, Tree]]]
 
 
 class Constants(NamedTuple):
@@ -25,12 +40,12 @@ class Constants(NamedTuple):
     key: jax.Array
 
 
-def scale_pixels(images: jax.Array) -> jax.Array:
-    """Bytes to float32 in [0, 1], as the lecture feeds its networks."""
-    return images.astype(jnp.float32) / 255
+# ---------------------------------------------------------------- one replica
 
 
-def make_train_step(network: Network, optimizer: optax.GradientTransformationExtraArgs, recipe: Recipe) -> Any:
+def make_train_step(
+    network: Network, optimizer: optax.GradientTransformationExtraArgs, task: Task, recipe: Recipe
+) -> Any:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
     The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary
@@ -38,43 +53,35 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformationExt
     layers share them, and their running averages are averaged. Augmentation and random layers draw from a key folded
     from the run's key, the step and the replica, so that a resumed run repeats them.
     """
-    compute, change = make_loss(recipe), augment.parse(recipe.augment)
 
-    def step(state: TrainState, constants: Constants, batch: Batch) -> TrainState:
-        total = _psum(batch.weights.sum())
+    def step(state: TrainState, constants: Constants, batch: Sample) -> TrainState:
+        total = psum(batch.weights.sum())
         key = jax.random.fold_in(jax.random.fold_in(constants.key, state.step), lax.axis_index(AXIS))
-        images = scale_pixels(batch.images)
-        targets: Any = batch.labels
+        batch = replace(batch, images=scale_pixels(batch.images))
         if recipe.augment:
-            outputs = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), images)
-            classes = _with_auxiliary(outputs).logits.shape[-1]
-            sample = augment.Sample(images, probabilities_of(targets, classes))
-            changed = change(jax.random.fold_in(key, AUGMENTATION), sample)
-            images, targets = changed.images, changed.labels
+            batch = augmented(network, task, recipe, state, jax.random.fold_in(key, AUGMENTATION), batch)
 
-        def loss_of(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+        def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array], Tree]]:
             model = network.merge(params, state.model_state)
             model.train()
             nnx.reseed(model, graph=False, dropout=key)
-            outputs = jax.tree.map(jnp.float32, _with_auxiliary(model(images.astype(recipe.precision))))
-            if outputs.logits.ndim != 2:
-                raise UserError(
-                    "a network that is trained on classes must give logits (batch, classes), got shape "
-                    f"{outputs.logits.shape}: for an autoencoder take jax.grad of the error of its images"
-                )
+            outputs = jax.tree.map(jnp.float32, with_auxiliary(model(batch.images.astype(recipe.precision))))
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
-            auxiliary = sum(compute(logits, targets) for logits in outputs.auxiliary)
-            losses = compute(outputs.logits, targets) + outputs.weight * auxiliary
+            parts = task.losses(outputs.logits, batch)
+            auxiliary = sum(sum_of(task.losses(logits, batch)) for logits in outputs.auxiliary)
+            losses = sum_of(parts) + outputs.weight * auxiliary
             loss = jnp.sum(losses * batch.weights) / jnp.maximum(total, 1)  # 0: a stream could read none of the batch
-            return loss + penalty(recipe, params) / lax.axis_size(AXIS), (outputs.logits, model_state)
+            loss += penalty(recipe.l1, recipe.l2, params) / lax.axis_size(AXIS)
+            return loss, (outputs.logits, parts, model_state)
 
-        (loss, (logits, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        gradients, loss = _psum((gradients, loss))
+        (loss, (outputs, parts, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients, loss = psum((gradients, loss))
         model_state = lax.pmean(model_state, AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, model_state=model_state)
-        correct = _psum(jnp.sum((predicted_classes(recipe, logits) == batch.labels) * batch.weights))
+        measured = {name: jnp.sum(part * batch.weights) for name, part in parts.items()} | task.measure(outputs, batch)
+        logged = psum({name: measured[name] for name in task.logged})
         norm = optax.tree.norm(gradients) if recipe.gradient_norm else jnp.float32(0)
-        sums = {"loss": loss * total, "accuracy": correct, "gradient_norm": norm * total, "count": total}
+        sums = {"loss": loss * total, **logged, "gradient_norm": norm * total, "count": total}
         return TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -86,37 +93,159 @@ def make_train_step(network: Network, optimizer: optax.GradientTransformationExt
     return step
 
 
-def make_eval_step(network: Network, num_classes: int, recipe: Recipe) -> Any:
-    """Return `step(sums, (params, model_state), batch) -> sums` for one replica, to be mapped over `AXIS`.
-
-    The sums are "loss" (the recipe's, without its penalties), "accuracy", "count", and "confusion" (num_classes,
-    num_classes): how many images of class `row` were taken for `column`.
-    """
-    compute = make_loss(recipe)
-
-    def step(sums: dict[str, jax.Array], variables: tuple[Tree, Tree], batch: Batch) -> dict[str, jax.Array]:
-        model = network.merge(*variables)
-        model.eval()
-        logits = model(scale_pixels(batch.images).astype(recipe.precision)).astype(jnp.float32)
-        predicted = predicted_classes(recipe, logits)
-        pairs = jnp.zeros((num_classes, num_classes)).at[batch.labels, predicted].add(batch.weights)
-        new = {
-            "loss": jnp.sum(compute(logits, batch.labels) * batch.weights),
-            "accuracy": jnp.sum((predicted == batch.labels) * batch.weights),
-            "count": batch.weights.sum(),
-            "confusion": pairs,
-        }
-        new = _psum(new)
-        return {name: value + new[name] for name, value in sums.items()}
-
-    return step
+def augmented(network: Network, task: Task, recipe: Recipe, state: TrainState, key: jax.Array, batch: Sample) -> Sample:
+    """Return a batch of float images as the recipe's augmentation changes it, together with its targets."""
+    outputs = jax.eval_shape(lambda x: network.merge(state.params, state.model_state)(x), batch.images)
+    batch = task.before_augmentation(batch, with_auxiliary(outputs).logits)
+    changed = augment.parse(recipe.augment)(key, replace(batch, weights=None))  # type: ignore[arg-type]
+    return replace(changed, weights=batch.weights)
 
 
-def _with_auxiliary(outputs: Any) -> WithAuxiliary:
-    """Return what a network returns in training as one type: plain logits have no auxiliary ones beside them."""
+def scale_pixels(images: jax.Array) -> jax.Array:
+    """Return bytes as float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def with_auxiliary(outputs: Any) -> WithAuxiliary:
+    """Return what a network returns in training as one type: plain outputs have no auxiliary ones beside them."""
     return outputs if isinstance(outputs, WithAuxiliary) else WithAuxiliary(outputs, (), 0.0)
 
 
-def _psum(tree: Tree) -> Tree:
+def sum_of(parts: dict[str, jax.Array]) -> jax.Array:
+    """Return the loss of each image, of the parts that a task gives."""
+    first, *others = parts.values()
+    return sum(others, start=first)
+
+
+def psum(tree: Tree) -> Tree:
     """Sum over the replicas; of one replica nothing, for XLA:CPU copies whatever goes through an all-reduce."""
     return tree if lax.axis_size(AXIS) == 1 else lax.psum(tree, AXIS)
+
+
+# ---------------------------------------------------------------- compiled
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A training step over the devices, and the state that it starts from.
+
+    Attributes:
+        network: the structure that is trained.
+        initial: the state before the first step, as one device has it.
+        constants: what the step reads, on every device.
+        replica: the step of one replica.
+        parallel: the devices.
+        batch_axis: of the axes that a batch has, the one over examples; 1 where an axis of seeds comes first.
+    """
+
+    network: Network
+    initial: TrainState
+    constants: Constants
+    replica: ReplicaStep
+    parallel: Parallel
+    batch_axis: int = 0
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return self.parallel.map(self.replica, axis=self.batch_axis)
+
+    def start(self) -> TrainState:
+        """Return the initial state as the step takes it, a copy on every device."""
+        return self.parallel.replicate(self.initial)
+
+    def __call__(self, state: TrainState, batch: Sample) -> TrainState:
+        """Return the state after a step; the memory of the one before is reused.
+
+        Args:
+            state: as `start` gives it.
+            batch: as `Parallel.split` gives it.
+        """
+        after: TrainState = self._compiled(state, self.constants, batch)
+        return after
+
+    def over(self, examples: Examples) -> Advance:
+        """Return what runs steps over examples, as `run_over` does."""
+        run = run_over(self.replica, examples, self.parallel, self.batch_axis)
+        return lambda state, indices, weights: run(state, self.constants, indices, weights)
+
+
+def compile_step(
+    model: Module, task: Task, recipe: Recipe, parallel: Parallel | None = None, *, steps_per_epoch: int = 1
+) -> CompiledStep:
+    """Bring optimiser, state, step and devices together; XLA compiles at the first call.
+
+    Args:
+        model: the network with its initial parameters.
+        task: what it learns.
+        recipe: how it is trained; its seed decides augmentation and random layers.
+        parallel: the devices; default: all of them.
+        steps_per_epoch: what schedules and accumulation are measured in.
+
+    Raises:
+        UserError: the schedule or the accumulation does not fit into the training, or a pattern names no parameter.
+    """
+    parallel = parallel or Parallel()
+    network, initial, replica = make_step(model, task, recipe, steps_per_epoch)
+    return CompiledStep(network, initial, parallel.replicate(Constants(jax.random.key(recipe.seed))), replica, parallel)
+
+
+def make_step(
+    model: Module, task: Task, recipe: Recipe, steps_per_epoch: int
+) -> tuple[Network, TrainState, ReplicaStep]:
+    """Return the structure, the initial state and the step of one replica; as `compile_step`, but for the devices."""
+    if recipe.sync_batch_norm:
+        model = nnx.clone(model)
+        share_batch_statistics(model, AXIS)
+    optimizer = make_optimizer(recipe, steps_per_epoch, recipe.epochs)
+    network, initial = split_model(model, optimizer, task.logged)
+    return network, initial, make_train_step(network, optimizer, task, recipe)
+
+
+def run_over(replica: Any, examples: Examples, parallel: Parallel, batch_axis: int = 0) -> Any:
+    """Return `run(carry, constants, indices, weights)`, which steps over the examples that these name.
+
+    `indices` and `weights` are (steps, batch), or of several seeds (steps, seeds, batch). `run` yields how many steps
+    are done and the carry, after every step; or once after all of them, where these are one compiled program over
+    examples on the device.
+
+    Args:
+        replica: `step(carry, constants, batch) -> carry` of one replica.
+        examples: what the batches are taken from.
+        parallel: the devices, and whether an epoch is one program; a stream is always fed from the host.
+        batch_axis: of the axes that a step's batch has, the one over examples.
+    """
+    if parallel.whole_epochs and isinstance(examples, Split):
+        return _on_device(replica, examples, parallel, batch_axis)
+    one_step = parallel.map(replica, axis=batch_axis)
+
+    def from_host(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[tuple[int, Tree]]:
+        own = map(parallel.own, (indices, weights))
+        for done, batch in enumerate(examples.batches(*own)):
+            placed = parallel.split(batch, axis=batch_axis)
+            if done and done % STEPS_AHEAD == 0:  # now that the device has what it takes next
+                jax.block_until_ready(carry)
+            carry = one_step(carry, constants, placed)
+            yield done + 1, carry
+
+    return from_host
+
+
+def _on_device(replica: Any, split: Split, parallel: Parallel, batch_axis: int) -> Any:
+    def all_steps(carry: Tree, constants: Tree, order: Tree) -> Tree:
+        examples, constants = constants
+
+        def body(carry: Tree, batch: Tree) -> tuple[Tree, None]:
+            index, weight = batch
+            batch = replace(jax.tree.map(lambda array: array[index], examples), weights=weight)
+            return replica(carry, constants, batch), None
+
+        return lax.scan(body, carry, order)[0]
+
+    examples = parallel.replicate(split.take(slice(None)))
+    program = parallel.map(all_steps, axis=1 + batch_axis)
+
+    def on_device(carry: Tree, constants: Tree, indices: np.ndarray, weights: np.ndarray) -> Iterator[tuple[int, Tree]]:
+        own = tuple(map(parallel.own, (indices, weights)))
+        yield len(indices), program(carry, (examples, constants), parallel.split(own, axis=1 + batch_axis))
+
+    return on_device

@@ -29,13 +29,12 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from cnnjax import data, models, train
+from cnnjax import data, models, tasks, train
 from cnnjax.errors import RunError
+from cnnjax.lab import heap
+from cnnjax.lab.app import run_experiment
 from cnnjax.options import COUNT, check_ranges
 from cnnjax.runs.hardware import use_compilation_cache
-from cnnjax.train.advance import make_advance
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
 from experiments.bench.timing import print_aims, write_results
 
 ROOT = Path(__file__).parents[2]
@@ -43,26 +42,6 @@ EPOCHS, STARTS = 7, 5
 BATCH, HELD_OUT = 128, 0.3
 MOST_PERCENT, MOST_SECONDS = 2, 10
 COMMAND = ["fcn-vs-cnn", "--epochs", "2"]  # so that the first state of a network is never its last
-
-# The command line, but that it ends as soon as a step is done; the display is told of every step.
-UNTIL_A_STEP = """
-import os, sys
-import launch
-from cnnjax.train import loop
-
-class FirstStep:
-    def due(self):
-        return True
-
-    def update(self, *where):
-        os._exit(0)
-
-    def close(self):
-        pass
-
-loop.display = lambda *about: FirstStep()
-sys.exit(launch.main(sys.argv[1:]) or 1)
-"""
 
 
 @dataclass(frozen=True)
@@ -102,21 +81,18 @@ class Training:
     def __init__(self, name: str):
         dataset = data.load(name)
         examples, _ = data.hold_out(dataset.train, HELD_OUT)
-        recipe, self._parallel = train.Recipe(), train.Parallel(devices=jax.local_devices()[:1])
+        parallel = train.Parallel(devices=jax.local_devices()[:1])
         self._order = data.epoch_order(0, 0, examples.size, BATCH)
         self.steps = len(self._order[0])
         height, _, channels = dataset.image_shape
         classes = len(dataset.class_names)
         model = models.create_model("lecture-cnn", num_classes=classes, in_channels=channels, image_size=height)
-        optimizer = make_optimizer(recipe, self.steps, 1)
-        network, state = train.split_model(model, optimizer)
-        self._advance = make_advance(make_train_step(network, optimizer, recipe), examples, self._parallel)
-        self._constants = self._parallel.replicate(Constants(jax.random.key(0)))
-        self.state: train.TrainState = self._parallel.replicate(state)
+        step = train.compile_step(model, tasks.Classification(), train.Recipe(), parallel)
+        self._advance, self.state = step.over(examples.select(("labels",))), step.start()
 
     def epoch(self) -> None:
         """Train an epoch."""
-        *_, self.state = self._advance(self.state, self._constants, *self._order)
+        *_, (_, self.state) = self._advance(self.state, *self._order)
         jax.block_until_ready(self.state)
 
 
@@ -171,7 +147,7 @@ def measure_resuming(name: str, starts: int, out: Path) -> list[float]:
     seconds = []
     for _ in range(starts + 1):
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", UNTIL_A_STEP, *command], **_QUIET)
+        done = subprocess.run([sys.executable, "-m", __name__, *command], **_QUIET)
         seconds.append(time.perf_counter() - started)
         if done.returncode:
             raise RunError(f"the run in {out} did not go on: {done.stderr}")
@@ -179,7 +155,7 @@ def measure_resuming(name: str, starts: int, out: Path) -> list[float]:
 
 
 _QUIET: dict[str, Any] = {
-    "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+    "env": {**os.environ, "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": heap.TUNABLES},
     "stdout": subprocess.DEVNULL,
     "stderr": subprocess.PIPE,
     "text": True,
@@ -212,3 +188,18 @@ def _print(results: dict[str, Any]) -> None:
         ("from start to the first step of a resumed run, s", start, f"< {MOST_SECONDS}"),
     ]
     print_aims(f"lecture-cnn on {results['data']}, batches of {BATCH}", rows)
+
+
+# ---------------------------------------------------------------- the resumed process
+
+
+class ExitAtFirstStep(train.Callback):
+    """Ends the process as soon as a step is done."""
+
+    def on_step(self, step: int, state: train.TrainState) -> None:
+        jax.block_until_ready(state)
+        os._exit(0)
+
+
+if __name__ == "__main__":  # the command line, but that it ends after a step
+    sys.exit(run_experiment(sys.argv[1], sys.argv[2:], (ExitAtFirstStep(),)) or 1)

@@ -28,13 +28,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
@@ -42,12 +40,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import data, models, runs, train
+from cnnjax import data, models, runs, tasks, train
 from cnnjax.errors import UserError
 from cnnjax.options import COUNT, check_ranges
-from cnnjax.train import loop
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
 from experiments import fcn_vs_cnn
 from experiments.bench import peers
 from experiments.bench.timing import write_results
@@ -158,7 +153,9 @@ def _take_turns(
         arrays.mkdir()
         training, validation = data.hold_out(dataset.train, config.validation_split)
         splits = zip(peers.SPLITS, (training, validation, dataset.test), strict=True)
-        peers.save_arrays(arrays, {name: split.first(split.size) for name, split in splits})
+        peers.save_arrays(
+            arrays, {name: (split.first(split.size).images, split.first(split.size).labels) for name, split in splits}
+        )
         for contender in contenders.values():
             if contender.modules:  # read from the disk now, or the first turn would wait for that
                 _time(["-c", f"import {', '.join(contender.modules)}"], PEER_ENVIRONMENT, Path(temporary) / "log")
@@ -175,7 +172,7 @@ def _take_turns(
 def _cnnjax(job: Job) -> Outcome:
     cache, out = job.folder / "cache", job.folder / "run"
     cache.mkdir()
-    (cache / "data").symlink_to(data.cache_dir().absolute() / "data")  # decoded images, but no compiled programs
+    (cache / "splits").symlink_to(data.cache_dir().absolute() / "splits")  # decoded images, but no compiled programs
     options = {name: getattr(job.config, name) for name in ("data", "stream", "epochs", "seed")} | {"out": out}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     seconds = _time([str(LAUNCH), "fcn-vs-cnn", *arguments], {"CNNJAX_CACHE_DIR": str(cache)}, job.folder / "log")
@@ -238,7 +235,7 @@ def summarize(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
 # ---------------------------------------------------------------- the loop's overhead
 
 
-def measure_overhead(config: train.Recipe, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
+def measure_overhead(config: fcn_vs_cnn.Config, dataset: data.Dataset, epochs: int) -> dict[str, Any]:
     """Return the seconds of an epoch of `train.fit` and what percentage of it is not its compiled steps; medians.
 
     Once as it is ("whole_epoch"), and once without validation and checkpoints ("loop"): what is left is feeding the
@@ -255,76 +252,69 @@ def measure_overhead(config: train.Recipe, dataset: data.Dataset, epochs: int) -
         OVERHEAD_NETWORK, num_classes=len(dataset.class_names), in_channels=channels, image_size=height
     )
     parallel = train.Parallel(devices=jax.local_devices()[:1])
-    time_steps = _steps_alone(model, config, training, parallel)
+    task, recipe = tasks.Classification(config), replace(config, epochs=epochs + 1)
+    time_steps, steps = _steps_alone(model, task, config, training, parallel)
     measured: dict[str, Any] = {}
-    for name, whole in (("loop", False), ("whole_epoch", True)):
-        with _watched_epochs(time_steps, epochs, whole) as pairs, tempfile.TemporaryDirectory() as folder:
-            recipe, run = replace(config, epochs=epochs + 1), runs.Run(Path(folder), "bench run", {})
-            run.create()
-            train.fit(model, recipe, training, validation, seed=0, run=run, tag=name, parallel=parallel)
-        percents = [100 * (1 - alone / epoch) for epoch, alone in pairs]
-        measured[name] = {
-            "epoch_seconds": statistics.median(epoch for epoch, _ in pairs),
-            "overhead_percent": statistics.median(percents),
-            "overhead_percents": percents,
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in (("loop", None), ("whole_epoch", runs.Run(Path(folder), "bench run"))):
+            watch = WatchedEpochs(time_steps, steps, epochs)
+            options: Any = {"run": run, "parallel": parallel, "callbacks": [watch]}
+            train.fit(model, task, recipe, training, validation if run else None, **options)
+            percents = [100 * (1 - alone / epoch) for epoch, alone in watch.pairs]
+            measured[name] = {
+                "epoch_seconds": statistics.median(epoch for epoch, _ in watch.pairs),
+                "overhead_percent": statistics.median(percents),
+                "overhead_percents": percents,
+            }
     return measured
 
 
-@contextmanager
-def _watched_epochs(time_steps: Callable[[], float], epochs: int, whole: bool) -> Iterator[list[tuple[float, float]]]:
-    """Within the block, note the seconds of every epoch of a training after the first, and of as many steps alone.
+class WatchedEpochs(train.Callback):
+    """Notes the seconds of every epoch of a training after the first, and of as many steps alone.
 
-    An epoch is taken from the moment when its steps are done to the same moment of the next one. There, where the loop
-    is about to validate and nothing else goes on, it is held for the steps alone. Unless `whole`, it neither validates
-    nor saves.
+    An epoch is taken from the moment when its steps are done to the same moment of the next one. There, where nothing
+    else goes on, it is held for the steps alone.
+
+    Args:
+        time_steps: runs an epoch's steps alone, and returns the seconds that they took.
+        steps: of an epoch.
+        epochs: how many to note.
     """
-    pairs, alone, begun = list[tuple[float, float]](), 0.0, 0.0
-    make_evaluator, save = loop.make_evaluator, train.Checkpoints.save
 
-    def make_watched(*arguments: Any) -> Callable[[train.TrainState], train.Evaluation]:
-        judge = make_evaluator(*arguments) if whole else lambda state: train.Evaluation(0.0, 0.0, np.zeros((1, 1)))
+    def __init__(self, time_steps: Callable[[], float], steps: int, epochs: int):
+        self.pairs: list[tuple[float, float]] = []
+        self._time_steps, self._steps, self._epochs = time_steps, steps, epochs
+        self._alone = self._began = 0.0
 
-        def watched(state: train.TrainState) -> train.Evaluation:
-            nonlocal alone, begun
-            if begun:
-                pairs.append((time.perf_counter() - begun, alone))
-            alone = time_steps() if len(pairs) < epochs else 0.0
-            begun = time.perf_counter()
-            return judge(state)
-
-        return watched
-
-    with (
-        mock.patch.object(loop, "make_evaluator", make_watched),
-        mock.patch.object(train.Checkpoints, "save", save if whole else lambda *_: None),
-    ):
-        yield pairs
+    def on_step(self, step: int, state: train.TrainState) -> None:
+        if step % self._steps:
+            return
+        jax.block_until_ready(state)
+        if self._began:
+            self.pairs.append((time.perf_counter() - self._began, self._alone))
+        self._alone = self._time_steps() if len(self.pairs) < self._epochs else 0.0
+        self._began = time.perf_counter()
 
 
 def _steps_alone(
-    model: models.Module, recipe: train.Recipe, training: data.Examples, parallel: train.Parallel
-) -> Callable[[], float]:
-    """Return what runs an epoch's number of compiled steps on one batch, and returns the seconds that they took."""
+    model: models.Module, task: tasks.Task, recipe: train.Recipe, training: data.Examples, parallel: train.Parallel
+) -> tuple[Callable[[], float], int]:
+    """Return what runs an epoch's number of compiled steps on one batch and returns their seconds, and the number."""
     steps = -(-training.size // recipe.batch_size)
-    optimizer = make_optimizer(recipe, steps, recipe.epochs)
-    network, initial = train.split_model(model, optimizer)
-    compiled = parallel.map(make_train_step(network, optimizer, recipe))
-    images, labels = training.first(recipe.batch_size)
-    weights = np.ones(recipe.batch_size, np.float32)
-    constants, batch = parallel.replicate((Constants(jax.random.key(0)), (images, labels, weights)))
-    batch = train.Batch(*batch)
-    jax.block_until_ready(compiled(parallel.replicate(initial), constants, batch))
+    compiled = train.compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
+    first = training.select(task.targets).first(recipe.batch_size)
+    batch = parallel.replicate(first.take(slice(None), np.ones(recipe.batch_size, np.float32)))
+    jax.block_until_ready(compiled(compiled.start(), batch))
 
     def time_steps() -> float:
-        state = jax.block_until_ready(parallel.replicate(initial))
+        state = jax.block_until_ready(compiled.start())
         started = time.perf_counter()
         for _ in range(steps):
-            state = compiled(state, constants, batch)
+            state = compiled(state, batch)
         jax.block_until_ready(state)
         return time.perf_counter() - started
 
-    return time_steps
+    return time_steps, steps
 
 
 # ---------------------------------------------------------------- what comes out

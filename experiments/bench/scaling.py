@@ -28,12 +28,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import models, train
+from cnnjax import data, models, tasks, train
 from cnnjax.errors import RunError, UserError
 from cnnjax.options import NOT_NEGATIVE, check_ranges
 from cnnjax.runs import processes
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
 from experiments.bench.timing import race, write_results
 
 NETWORKS = ("lecture-fcn", "lecture-cnn")
@@ -96,18 +94,16 @@ def in_two(devices: int) -> str:
 
 def make_step(network: str, parallel: train.Parallel) -> Callable[[], None]:
     """Return a call that takes the next step of a training, on a batch that starts in the host's memory."""
-    recipe = train.Recipe()
-    optimizer = make_optimizer(recipe, 1, 1)
-    structure, state = train.split_model(models.create_model(network, num_classes=CLASSES), optimizer)
-    compiled = parallel.map(make_train_step(structure, optimizer, recipe))
-    constants, carried = parallel.replicate(Constants(jax.random.key(0))), [parallel.replicate(state)]
+    model = models.create_model(network, num_classes=CLASSES)
+    compiled = train.compile_step(model, tasks.Classification(), train.Recipe(), parallel)
     rng, share = np.random.default_rng(0), parallel.own(np.arange(BATCH))
     images = rng.integers(0, 256, (BATCH, *IMAGE), dtype=np.uint8)[share]
     labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)[share]
-    batch = train.Batch(images, labels, np.ones(len(share), np.float32))  # type: ignore[arg-type]
+    batch = data.Split(images, labels).take(slice(None), np.ones(len(share), np.float32))
+    carried = [compiled.start()]
 
     def step() -> None:
-        carried[0] = jax.block_until_ready(compiled(carried[0], constants, parallel.split(batch)))
+        carried[0] = jax.block_until_ready(compiled(carried[0], parallel.split(batch)))
 
     return step
 

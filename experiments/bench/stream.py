@@ -35,14 +35,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, track
 
-from cnnjax import data, models, runs, train
+from cnnjax import data, models, runs, tasks, train
 from cnnjax.data import shapes
 from cnnjax.data.dataset import Batches
 from cnnjax.errors import UserError
 from cnnjax.runs.hardware import use_compilation_cache
-from cnnjax.train.advance import make_advance
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
 from experiments.bench.timing import print_aims, write_results
 
 log = logging.getLogger(__name__)
@@ -153,18 +150,15 @@ class Feed:
     """A training fed by some examples, which notes how long it takes and how long the device waits for them."""
 
     def __init__(self, examples: data.Examples, indices: np.ndarray, weights: np.ndarray):
-        recipe, parallel = train.Recipe(), train.Parallel(devices=jax.local_devices()[:1])
+        parallel = train.Parallel(devices=jax.local_devices()[:1], epoch_program=False)
         model = models.create_model("lecture-cnn", num_classes=len(shapes.CLASS_NAMES), image_size=IMAGE_SIZE)
-        optimizer = make_optimizer(recipe, len(indices), 1)
-        network, state = train.split_model(model, optimizer)
-        constants = parallel.replicate(Constants(jax.random.key(0)))
-        step = make_train_step(network, optimizer, recipe)
-        advance = make_advance(step, self, parallel, epoch_program=False)  # type: ignore[arg-type] # all it needs of us
-        self._examples, self._state = examples, parallel.replicate(state)
+        step = train.compile_step(model, tasks.Classification(), train.Recipe(), parallel)
+        advance = step.over(self)  # type: ignore[arg-type] # all it needs of us is `batches`
+        self._examples, self._state = examples, step.start()
         self.steps, self.seconds, self._waited = 0, 0.0, 0.0
-        for compiled in advance(self._state, constants, indices[:1], weights[:1]):
+        for _, compiled in advance(self._state, indices[:1], weights[:1]):
             self._state = jax.block_until_ready(compiled)
-        self._states = advance(self._state, constants, indices, weights)
+        self._states = advance(self._state, indices, weights)
         self._waited = 0.0  # while it compiled
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
@@ -179,14 +173,14 @@ class Feed:
             batch = next(batches, None)
             if batch is None:
                 return
-            if self._state.step.is_ready():
+            if self._state.step.is_ready():  # type: ignore[attr-defined]
                 self._waited += time.perf_counter() - started
             yield batch
 
     def turn(self) -> Iterator[None]:
         """Take the next `TURN` steps, as many as there are; yield after each."""
         started = time.perf_counter()
-        for state in itertools.islice(self._states, TURN):
+        for _, state in itertools.islice(self._states, TURN):
             self._state = state
             self.steps += 1
             yield
@@ -241,8 +235,8 @@ def measure(dataset: data.Dataset, steps: int | None = None) -> dict[str, Any]:
 
 
 def _remember(examples: data.Examples, indices: np.ndarray) -> data.Split:
-    images, labels, _ = next(examples.batches(indices, np.ones(indices.shape, np.float32)))
-    return data.Split(np.array(images), np.array(labels))
+    batch = next(examples.batches(indices, np.ones(indices.shape, np.float32)))
+    return data.Split(np.array(batch.images), np.array(batch.labels))
 
 
 def resident_memory() -> int:

@@ -30,12 +30,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cnnjax import models, train, viz
+from cnnjax import data, models, tasks, train, viz
+from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
 from cnnjax.options import COUNT, NOT_NEGATIVE, check_ranges
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.seeds import over_seeds, stack
-from cnnjax.train.step import Constants, make_train_step
 from experiments.bench.peers import (
     ADAM,
     CLASSES,
@@ -109,25 +107,18 @@ def _time_workload(workload: Workload, options: Options) -> dict[str, Any]:
 
 def _time_seeds(workload: Workload, seconds: float) -> dict[str, Any]:
     """Time a step of `SEEDS` networks: one network's step after the other, and all in one program by `vmap`."""
-    recipe = train.Recipe()
-    optimizer = make_optimizer(recipe, 1, 1)
     parallel = train.Parallel(devices=jax.local_devices()[:1])
-    build = partial(models.create_model, workload.name, num_classes=CLASSES, in_channels=workload.image[2])
-    networks, states = zip(*[train.split_model(build(seed=seed), optimizer) for seed in range(SEEDS)], strict=True)
-    step = make_train_step(networks[0], optimizer, recipe)
-    images, labels = _batch(workload)
-    batch = train.Batch(images, labels, np.ones(len(labels), np.float32))  # type: ignore[arg-type]
-    keys = [Constants(jax.random.key(seed)) for seed in range(SEEDS)]
-
-    one, all_of_them = parallel.map(step), parallel.map(over_seeds(step, SEEDS), axis=1)
-    apart, together = list(map(parallel.replicate, states)), [parallel.replicate(stack(states))]
-    batches, constants = jax.tree.map(lambda x: np.stack([x] * SEEDS), batch), stack(keys)
+    steps = [_compiled(workload, parallel, seed) for seed in range(SEEDS)]
+    all_of_them, batch = train.together(steps), _as_batch(*_batch(workload))
+    batches = jax.tree.map(lambda x: np.stack([x] * SEEDS), batch)
+    apart, together = [step.start() for step in steps], [all_of_them.start()]
+    one = steps[0]  # whose program serves all seeds
 
     def in_turn() -> None:
-        apart[:] = [jax.block_until_ready(one(state, key, batch)) for state, key in zip(apart, keys, strict=True)]
+        apart[:] = [jax.block_until_ready(one(state, batch)) for state in apart]
 
     def in_one_program() -> None:
-        together[0] = jax.block_until_ready(all_of_them(together[0], constants, batches))
+        together[0] = jax.block_until_ready(all_of_them(together[0], batches))
 
     in_turn()
     in_one_program()
@@ -144,23 +135,26 @@ def _batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------- contenders: make(workload, images, labels) -> step
 
 
+def _compiled(workload: Workload, parallel: train.Parallel, seed: int = 0) -> train.CompiledStep:
+    options = {"num_classes": CLASSES, "in_channels": workload.image[2]}
+    model = models.create_model(workload.name, seed=seed, **options)
+    return train.compile_step(model, tasks.Classification(), train.Recipe(seed=seed), parallel)
+
+
+def _as_batch(images: np.ndarray, labels: np.ndarray) -> Sample:
+    return data.Split(images, labels).take(slice(None), np.ones(len(labels), np.float32))
+
+
 def _ours(workload: Workload, images: np.ndarray, labels: np.ndarray) -> Contender:
-    model = models.create_model(workload.name, num_classes=CLASSES, in_channels=workload.image[2])
-    recipe = train.Recipe()
-    optimizer = make_optimizer(recipe, 1, 1)
-    structure, state = train.split_model(model, optimizer)
-    parallel = train.Parallel(devices=jax.local_devices()[:1])
-    compiled = parallel.map(make_train_step(structure, optimizer, recipe))
-    constants = parallel.replicate(Constants(jax.random.key(0)))
-    batch = train.Batch(images, labels, np.ones(len(labels), np.float32))  # type: ignore[arg-type]
-    carried = [parallel.replicate(state)]
+    compiled = _compiled(workload, train.Parallel(devices=jax.local_devices()[:1]))
+    batch, carried = _as_batch(images, labels), [compiled.start()]
 
     def step() -> float:
         before = float(carried[0].sums["loss"])
-        carried[0] = jax.block_until_ready(compiled(carried[0], constants, batch))
+        carried[0] = jax.block_until_ready(compiled(carried[0], batch))
         return (float(carried[0].sums["loss"]) - before) / len(labels)
 
-    return Contender(models.count_params(model), step)
+    return Contender(sum(leaf.size for leaf in jax.tree.leaves(compiled.initial.params)), step)
 
 
 class _FlaxNetwork(nnx.Module):

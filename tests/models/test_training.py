@@ -6,11 +6,11 @@ import optax
 import pytest
 from flax import nnx
 
-from cnnjax import data, models, train
+from cnnjax import data, models, tasks, train
+from cnnjax.data import Split
 from cnnjax.errors import UserError
 from cnnjax.nn import path_name
 from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
 
 CLASSES, BATCH, STEPS = 10, 8, 12
 LR, FASTER = 3e-4, 3  # of Adam, whose first step moves a parameter by the learning rate; of one layer so many times it
@@ -33,7 +33,7 @@ def networks(names):
 def batch(name):
     size = next((size for start, size in SIZES.items() if name.startswith(start)), 64)
     shapes = data.shapes.generate(BATCH, size=size, seed=0)
-    return train.Batch(shapes.images, shapes.labels, np.ones(BATCH, np.float32))
+    return Split(shapes.images, shapes.labels).take(slice(None), np.ones(BATCH, np.float32))
 
 
 def parameters(state):
@@ -61,14 +61,11 @@ def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
     model.train()
     lr = next((rate for part, rate in SLOWER.items() if part in name), LR)
     recipe = train.Recipe(freeze=stem, lr=lr, lr_factors=f"{model.heads[0]}={FASTER}")
-    optimizer = make_optimizer(recipe, STEPS, 1)
-    structure, state = train.split_model(model, optimizer)
-    step = one_device.map(make_train_step(structure, optimizer, recipe))
-    before, losses = parameters(state.params), []
-    state, constants = one_device.replicate(state), one_device.replicate(Constants(jax.random.key(0)))
+    step = train.compile_step(model, tasks.Classification(), recipe, one_device, steps_per_epoch=STEPS)
+    state, before, losses = step.start(), parameters(step.initial.params), []
     for number in range(STEPS):
         total = float(state.sums["loss"])
-        state = step(state, constants, images)
+        state = step(state, images)
         losses.append((float(state.sums["loss"]) - total) / BATCH)
         if number == 0:
             first = parameters(state.params)
@@ -77,13 +74,10 @@ def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
 
 
 def test_an_autoencoder_is_not_trained_on_classes(one_device):
-    recipe = train.Recipe(loss="mse")
-    optimizer = make_optimizer(recipe, STEPS, 1)
-    structure, state = train.split_model(models.create_model("conv_autoencoder"), optimizer)
-    step = one_device.map(make_train_step(structure, optimizer, recipe))
-    state, constants = one_device.replicate(state), one_device.replicate(Constants(jax.random.key(0)))
-    with pytest.raises(UserError, match=r"must give logits \(batch, classes\), got shape \(8, 32, 32, 3\)"):
-        step(state, constants, batch("conv_autoencoder"))
+    model = models.create_model("conv_autoencoder")
+    step = train.compile_step(model, tasks.Classification(), train.Recipe(), one_device)
+    with pytest.raises(UserError, match=r"needs logits \(batch, classes\), got outputs of shape \(8, 32, 32, 3\)"):
+        step(step.start(), batch("conv_autoencoder"))
 
 
 @pytest.mark.parametrize("name", networks(AUTOENCODERS))

@@ -22,10 +22,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import models, runs, train
+from cnnjax import models, runs, tasks, train
 from cnnjax.lab import app, experiments
 from cnnjax.lab.options import parse
-from cnnjax.train.optimizers import make_optimizer
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
@@ -98,7 +97,7 @@ def summary(out):
 
 def final_params(out):
     model = models.create_model(NETWORK, num_classes=CLASSES, in_channels=3, image_size=IMAGE)
-    _, like = train.split_model(model, make_optimizer(train.Recipe(), 4, 2))
+    like = train.compile_step(model, tasks.Classification(), train.Recipe()).initial
     checkpoints = train.Checkpoints(out / "checkpoints" / NETWORK / "seed0")
     state = checkpoints.restore(like)
     checkpoints.close()

@@ -7,21 +7,17 @@ from flax import nnx
 
 from cnnjax import train
 from cnnjax.train.averages import averaged_variables
-from cnnjax.train.optimizers import make_optimizer
-from cnnjax.train.step import Constants, make_train_step
-from tests.train.test_loop import Small, images
+from tests.train.test_loop import TASK, Small, images
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_averaged_parameters_are_judged_with_averaged_batch_statistics(accumulate, one_device):
     recipe = train.Recipe(optimizer="sgd", lr=0.1, ema=0.5, accumulate=accumulate)
-    optimizer = make_optimizer(recipe, 4, 1)
-    network, state = train.split_model(Small(nnx.Rngs(0)), optimizer)
-    step = one_device.map(make_train_step(network, optimizer, recipe), donate=False)
-    data, constants, after = images(20), Constants(jax.random.key(0)), []
+    step = train.compile_step(Small(nnx.Rngs(0)), TASK, recipe, one_device, steps_per_epoch=4)
+    network, state, data, after = step.network, step.start(), images(20), []
     for _ in range(4):
-        state = step(state, constants, train.Batch(*data, np.ones(20, np.float32)))
-        after.append((state.params, state.model_state))
+        state = step(state, data.take(slice(None), np.ones(20, np.float32)))
+        after.append(jax.tree.map(np.array, (state.params, state.model_state)))
     updated = after[accumulate - 1 :: accumulate]
     weights = 0.5 ** np.arange(len(updated) - 1, -1, -1)
     expected = jax.tree.map(lambda *leaves: np.average(np.stack(leaves), 0, weights).astype(np.float32), *updated)
@@ -32,7 +28,9 @@ def test_averaged_parameters_are_judged_with_averaged_batch_statistics(accumulat
     model.eval()
     logits = np.asarray(model(data.images.astype(np.float32) / 255), np.float64)
     likely = logits[np.arange(20), data.labels] - np.log(np.exp(logits).sum(-1))
-    judged = train.evaluate(network, state, data, one_device, recipe)
-    assert judged.loss == pytest.approx(-likely.mean(), rel=1e-5)
-    newest = train.evaluate(network, state._replace(opt_state=()), data, one_device, recipe)
-    assert abs(newest.loss - judged.loss) > 1e-3 * judged.loss
+    loss, newest = (
+        train.evaluate(network, chosen, TASK, data, parallel=one_device).figures["loss"]
+        for chosen in (state, state._replace(opt_state=()))
+    )
+    assert loss == pytest.approx(-likely.mean(), rel=1e-5)
+    assert abs(newest - loss) > 1e-3 * loss

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import nn, runs, train
+from cnnjax import nn, tasks, train
 from cnnjax.data import Split
 from cnnjax.errors import UserError
-from tests.train.test_loop import Plain, Small, images, streamed
+from tests.train.test_loop import TASK, Plain, Small, images, streamed
 
 
 class Single(Plain):
@@ -32,15 +32,15 @@ def check(network, data=None, **options):
     recipe = train.Recipe(batch_size=16, epochs=1, **options)
     builds = {"plain": lambda seed: Plain(nnx.Rngs(seed)), "other": lambda seed: network(nnx.Rngs(seed))}
     builds = builds if data is None else {"other": builds["other"]}
-    train.check_training(builds, recipe, images(72) if data is None else data)
+    train.check_training(builds, TASK, recipe, images(72) if data is None else data)
 
 
 @pytest.mark.parametrize(
     ("network", "options", "message"),
     [
-        (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with --augment 'ra"),
-        (Single, {}, "other cannot be trained .*--loss cross-entropy .logits must have at least two classes"),
-        (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; --augment is 'random-crop:size=20'$"),
+        (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with `augment=ra"),
+        (Single, {}, "other cannot be trained .* Classification .logits must have at least two classes"),
+        (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; `augment` is 'random-crop:size=20'$"),
         (Small, {"freeze": "norm"}, "plain: unknown parameter or layer 'norm': there are conv, dense$"),
         (Single, {"lr_factors": "dense=2 norm=0.1"}, "or layer that is not frozen 'norm': there are conv, dense$"),
         (Small, {"accumulate": 6}, "--accumulate 6 is more than the 5 steps"),
@@ -54,7 +54,7 @@ def test_options_that_a_network_cannot_follow_are_refused(network, options, mess
 def test_what_only_the_second_network_cannot_follow_is_refused_as_soon():
     builds = {"small": lambda seed: Small(nnx.Rngs(seed)), "plain": lambda seed: Plain(nnx.Rngs(seed))}
     with pytest.raises(UserError, match=r"^plain: unknown parameter or layer 'norm'"):
-        train.check_training(builds, train.Recipe(batch_size=16, freeze="norm"), images(72))
+        train.check_training(builds, TASK, train.Recipe(batch_size=16, freeze="norm"), images(72))
 
 
 def test_colours_of_grey_images_are_refused():
@@ -65,7 +65,7 @@ def test_colours_of_grey_images_are_refused():
 
 
 def test_a_stream_of_seeds_in_one_program_is_refused():
-    with pytest.raises(UserError, match="--vmap-seeds always needs the images in memory"):
+    with pytest.raises(UserError, match="`vmap_seeds=always` needs the images in memory"):
         check(Plain, streamed(images(72)), vmap_seeds="always", seeds=2)
 
 
@@ -81,18 +81,16 @@ def test_what_can_be_trained_is_not_refused(options):
 
 
 @pytest.mark.parametrize(("loss", "middle"), [("binary-cross-entropy", 0.0), ("focal", 0.0), ("mse", 0.5)])
-def test_a_single_output_tells_two_classes_apart(loss, middle, tmp_path, one_device):
+def test_a_single_output_tells_two_classes_apart(loss, middle, one_device):
     four = images(72)
     data = Split(four.images, (four.labels > 1).astype(np.int32))
-    run = runs.Run(tmp_path, "test", {})
-    run.create()
-    recipe = train.Recipe(lr=1e-2, epochs=3, batch_size=16, loss=loss, augment="brightness")
-    options = {"seed": 0, "run": run, "tag": "single", "parallel": one_device}
-    result = train.fit(Single(nnx.Rngs(0)), recipe, data, data, **options)
+    task = tasks.Classification(tasks.ClassificationLoss(loss))
+    recipe = train.Recipe(lr=1e-2, epochs=3, batch_size=16, augment="brightness")
+    result = train.fit(Single(nnx.Rngs(0)), task, recipe, data, data, parallel=one_device)
     assert result.history["train/accuracy"][-1] > 0.9  # whose labels augmentation does not turn around
-    judged = train.evaluate(result.network, result.state, data, one_device, recipe)
+    evaluation = train.evaluate(result.network, result.state, task, data, parallel=one_device)
     model = result.network.merge(result.state.params, result.state.model_state)
     above = np.asarray(model(data.images.astype(np.float32) / 255))[:, 0] > middle
     expected = [[np.sum((data.labels == row) & (above == column)) for column in (0, 1)] for row in (0, 1)]
-    np.testing.assert_array_equal(judged.confusion, expected)
-    assert judged.accuracy == pytest.approx(np.mean(above == data.labels))
+    np.testing.assert_array_equal(evaluation.sums["confusion"], expected)
+    assert evaluation.figures["accuracy"] == pytest.approx(np.mean(above == data.labels))

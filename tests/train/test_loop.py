@@ -13,12 +13,12 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from cnnjax import nn, runs, train
-from cnnjax.data import Split, Stream, epoch_order
+from cnnjax import nn, runs, tasks, train
+from cnnjax.data import Split, Stream, epoch_order, fingerprint
 from cnnjax.errors import RunError, UserError
 from cnnjax.runs import processes
 from cnnjax.runs.metrics import read_rows
-from cnnjax.train import advance, evaluation, loop
+from cnnjax.train import step as train_step
 
 
 class Small(nn.Module):
@@ -84,16 +84,16 @@ def streamed(split):
     return Stream(Encoded(split), (8, 8, 3), 4, 0, split.size)
 
 
-def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, **options):
-    run = runs.Run(path, "test", {})
-    run.create()
-    seed = options.pop("seed", 1)
+TASK = tasks.Classification()
+
+
+def fit(path, parallel, model=Small, epochs=3, source=lambda split: split, task=TASK, **options):
     names = {field.name for field in dataclasses.fields(train.Recipe)}
-    chosen = {"lr": 1e-2, "epochs": epochs, "batch_size": 16} | {k: v for k, v in options.items() if k in names}
-    settings = {"seed": seed, "run": run, "tag": "small", "parallel": parallel}
-    settings |= {name: value for name, value in options.items() if name not in names}
+    chosen = {"lr": 1e-2, "epochs": epochs, "batch_size": 16, "seed": 1}
+    chosen |= {name: options.pop(name) for name in names & options.keys()}
+    settings = {"run": runs.Run(path, "test").part("small"), "parallel": parallel} | options
     splits = source(images(72)), source(images(20, 1))
-    return train.fit(model(nnx.Rngs(0)), train.Recipe(**chosen), *splits, **settings)
+    return train.fit(model(nnx.Rngs(0)), task, train.Recipe(**chosen), *splits, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +108,9 @@ def test_training_learns(undisturbed):
     assert result.history["validation/accuracy"][-1] > 0.9
 
 
-def test_every_image_counts_once_in_an_epoch(undisturbed, monkeypatch, tmp_path, one_device):
-    counts = []
-
-    def means(sums):
-        counts.append(float(sums["count"]))
-        return {"loss": 0, "accuracy": 0}
-
-    for module in (loop, evaluation):
-        monkeypatch.setattr(module, "means", means)
-    fit(tmp_path, one_device, epochs=1)
-    assert sorted(counts) == [20, 72]  # 72 images in batches of 16: the last step has 8
+def test_every_image_counts_once_in_an_epoch(undisturbed):
+    result, _ = undisturbed
+    assert float(result.state.sums["count"]) == 72  # in batches of 16: the last step has 8
 
 
 def test_a_stream_trains_to_the_same_bits_as_data_in_memory(undisturbed, tmp_path, one_device):
@@ -142,19 +134,19 @@ def test_a_step_of_which_no_image_can_be_read_learns_nothing(monkeypatch, tmp_pa
 
 
 def test_there_must_be_images_to_judge_by(tmp_path, one_device):
-    with pytest.raises(UserError, match="no images to judge the network by"):
+    with pytest.raises(UserError, match="no images to evaluate the network on"):
         fit(tmp_path, one_device, source=lambda split: split if split.size == 72 else split.slice(0, 0))
 
 
 def test_few_steps_are_handed_out_before_they_are_done(monkeypatch, tmp_path, one_device):
     handed_out, waited = [], []
     split = images(72)
-    monkeypatch.setattr(advance.jax, "block_until_ready", lambda carry: waited.append(len(handed_out)))
+    monkeypatch.setattr(train_step.jax, "block_until_ready", lambda carry: waited.append(len(handed_out)))
     step = lambda carry, constants, batch: carry + batch.weights.sum()  # noqa: E731
     indices, weights = np.zeros((20, 16), int), np.ones((20, 16), np.float32)
-    for _ in advance.make_advance(step, split, one_device)(jnp.zeros(()), (), indices, weights):
+    for _ in train_step.run_over(step, split, one_device)(jnp.zeros(()), (), indices, weights):
         handed_out.append(1)
-    assert max(np.diff([0, *waited, len(handed_out)])) <= advance.STEPS_AHEAD
+    assert max(np.diff([0, *waited, len(handed_out)])) <= train_step.STEPS_AHEAD
 
 
 def test_the_next_batch_is_placed_before_steps_are_waited_for(one_device, monkeypatch):
@@ -165,50 +157,42 @@ def test_the_next_batch_is_placed_before_steps_are_waited_for(one_device, monkey
             happened.append("batch")
             return super().split(batch, axis)
 
-    monkeypatch.setattr(advance.jax, "block_until_ready", lambda carry: happened.append("wait"))
+    monkeypatch.setattr(train_step.jax, "block_until_ready", lambda carry: happened.append("wait"))
     step = lambda carry, constants, batch: carry + batch.weights.sum()  # noqa: E731
-    count = advance.STEPS_AHEAD + 1
+    count = train_step.STEPS_AHEAD + 1
     indices, weights = np.zeros((count, 16), int), np.ones((count, 16), np.float32)
-    run = advance.make_advance(step, images(72), Watched(devices=one_device.devices))
-    *_, last = (happened.append("step") or carry for carry in run(jnp.zeros(()), (), indices, weights))
-    assert happened == ["batch", "step"] * advance.STEPS_AHEAD + ["batch", "wait", "step"]
+    run = train_step.run_over(step, images(72), Watched(devices=one_device.devices))
+    *_, (_, last) = (happened.append("step") or done for done in run(jnp.zeros(()), (), indices, weights))
+    assert happened == ["batch", "step"] * train_step.STEPS_AHEAD + ["batch", "wait", "step"]
     assert float(last) == weights.sum()
 
 
-class StopAfter:
-    """Stands in for the display and sends a signal after some steps."""
+class StopAfter(train.Callback):
+    """Sends a signal after some steps, and counts them."""
 
-    def __init__(self, steps):
-        self.left = steps
+    def __init__(self, steps=None):
+        self.steps, self.done = steps, 0
 
-    def due(self):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return False
+    def on_step(self, step, state):
+        self.done += 1
+        if self.done == self.steps:
+            self.stop()
 
-    def epoch_done(self, epoch, values):
-        pass
-
-    def close(self):
-        pass
+    def stop(self):
+        signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 7, 14])
-def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch, tmp_path, one_device):
+def test_a_stopped_run_resumes_to_the_same_bits(steps, undisturbed, tmp_path, one_device):
     whole, path = undisturbed
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "display", lambda *args: StopAfter(steps))
-        with pytest.raises(runs.Interrupted) as stop:
-            fit(tmp_path, one_device)
+    with pytest.raises(runs.Interrupted) as stop:
+        fit(tmp_path, one_device, callbacks=[StopAfter(steps)])
     assert (stop.value.signum, stop.value.saved) == (signal.SIGTERM, True)
     at = max(int(state.name) for state in (tmp_path / "checkpoints" / "small").iterdir())
     assert at in (steps, steps + 1)
-    with monkeypatch.context() as patch:
-        rest = StopAfter(1000)
-        patch.setattr(loop, "display", lambda *args: rest)
-        resumed = fit(tmp_path, one_device)
-    assert 1000 - rest.left == 15 - at  # it went on, and did not start again
+    rest = StopAfter()
+    resumed = fit(tmp_path, one_device, callbacks=[rest])
+    assert rest.done == 15 - at  # it resumed, and did not start again
     assert train.tree_sha256(resumed.state) == train.tree_sha256(whole.state)
 
     def values(folder):
@@ -221,17 +205,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(steps, undisturbed, monkeypatch,
 def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, one_device):
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(train.checkpoints.Manager, "save", lambda *_, **__: (_ for _ in ()).throw(full))
-    monkeypatch.setattr(loop, "display", lambda *args: StopAfter(7))
     with pytest.raises(runs.Interrupted) as stop:
-        fit(tmp_path, one_device)
+        fit(tmp_path, one_device, callbacks=[StopAfter(7)])
     assert not stop.value.saved
 
 
 def test_a_state_is_saved_within_an_epoch_when_it_is_due(undisturbed, monkeypatch, tmp_path, one_device):
     saved, save = [], train.Checkpoints.save
     monkeypatch.setattr(train.Checkpoints, "save", lambda *args: saved.append(int(args[1].step)) or save(*args))
-    run = runs.Run(tmp_path, "test", {}, save_every=1e-9)
-    run.create()
+    run = runs.Run(tmp_path, "test", save_every=1e-9).part("small")
     whole, _ = undisturbed
     result = fit(tmp_path, one_device, run=run)
     assert saved == list(range(1, 16))
@@ -251,13 +233,11 @@ def on_one_device(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("first", "then"), [(("shard_map", 8), ("pmap", 1)), (("pmap", 1), ("shard_map", 8))])
-def test_a_state_saved_on_some_devices_goes_on_on_others(first, then, monkeypatch, tmp_path, on_one_device):
+def test_a_state_saved_on_some_devices_resumes_on_others(first, then, tmp_path, on_one_device):
     whole = on_one_device
     first, then = (train.Parallel(mode, jax.local_devices()[:count]) for mode, count in (first, then))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "display", lambda *args: StopAfter(7))
-        with pytest.raises(runs.Interrupted):
-            fit(tmp_path, first, Plain)
+    with pytest.raises(runs.Interrupted):
+        fit(tmp_path, first, Plain, callbacks=[StopAfter(7)])
     moved = fit(tmp_path, then, Plain)
     for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * float(jnp.abs(a).max()))
@@ -285,19 +265,18 @@ def test_batch_statistics_are_averaged_over_replicas(mode, tmp_path):
 @pytest.mark.parametrize("mode", train.MODES)
 def test_an_epoch_as_one_program_is_the_loop_of_steps(mode, tmp_path, one_device):
     steps = fit(tmp_path / "steps", one_device, Plain, epochs=2)
-    program = fit(
-        tmp_path / "program", train.Parallel(mode, jax.local_devices()[:2]), Plain, epochs=2, epoch_program=True
-    )
+    whole = train.Parallel(mode, jax.local_devices()[:2], epoch_program=True)
+    program = fit(tmp_path / "program", whole, Plain, epochs=2)
     for a, b in zip(jax.tree.leaves(steps.state.params), jax.tree.leaves(program.state.params), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
 
 
 def test_evaluation_counts_every_image_in_the_confusion_matrix(undisturbed, one_device):
     result, _ = undisturbed
-    judged = train.evaluate(result.network, result.state, images(20, 1), one_device, train.Recipe())
-    assert judged.confusion.sum() == 20
-    np.testing.assert_array_equal(judged.confusion.sum(1), [5, 5, 5, 5])
-    assert judged.accuracy == pytest.approx(np.trace(judged.confusion) / 20)
+    evaluation = train.evaluate(result.network, result.state, TASK, images(20, 1), parallel=one_device)
+    confusion = evaluation.sums["confusion"]
+    np.testing.assert_array_equal(confusion.sum(1), [5, 5, 5, 5])
+    assert evaluation.figures["accuracy"] == pytest.approx(np.trace(confusion) / 20)
 
 
 def test_the_model_given_stays_usable(tmp_path, one_device):
@@ -322,7 +301,7 @@ def test_processes_that_read_different_data_are_told(monkeypatch, tmp_path, one_
 
     def exchange(value):
         told.append(value)
-        return [value, value | {"training data": loop._fingerprint(images(72, seed=5))}]
+        return [value, value | {"training data": fingerprint(images(72, seed=5))}]
 
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "exchange", exchange)
@@ -346,22 +325,18 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, monkeypatch, t
 
 def test_a_directory_taken_away_ends_training_and_nothing_is_made_in_its_place(tmp_path, one_device, monkeypatch):
     class TakeAway(StopAfter):
-        def due(self):
-            self.left -= 1
-            if self.left == 0:
-                (tmp_path / "run").rename(tmp_path / "aside")
-            return False
+        def stop(self):
+            (tmp_path / "run").rename(tmp_path / "aside")
 
     save = train.Checkpoints.save
     monkeypatch.setattr(train.Checkpoints, "save", lambda self, *state: (save(self, *state), self.wait()))
-    monkeypatch.setattr(loop, "display", lambda *args: TakeAway(7))
-    with pytest.raises(RunError, match=r"run has vanished, or cannot be read any more: .*Put it back"):
-        fit(tmp_path / "run", one_device)
+    with pytest.raises(RunError, match=r"run has vanished, or cannot be read any more: .*[Pp]ut it back"):
+        fit(tmp_path / "run", one_device, callbacks=[TakeAway(7)])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(undisturbed, tmp_path, one_device, caplog):
-    run = runs.Run(tmp_path, "test", {}, profile=True)
+def test_a_trace_that_cannot_be_written_is_reported_and_training_continues(undisturbed, tmp_path, one_device, caplog):
+    run = runs.Run(tmp_path, "test", profile=True).part("small")
     run.create()
     (tmp_path / "profile").write_text("in the way")
     result = fit(tmp_path, one_device, run=run, batch_size=8, epochs=2)

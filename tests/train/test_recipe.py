@@ -9,16 +9,15 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from cnnjax import models, nn, runs, train
-from cnnjax.data import augment, epoch_order
+from cnnjax import models, nn, runs, tasks, train
+from cnnjax.data import Split, augment, epoch_order
 from cnnjax.errors import UserError
-from cnnjax.train import loop
+from cnnjax.tasks.losses import softmax_cross_entropy
 from cnnjax.train.averages import averaged_variables
-from cnnjax.train.losses import softmax_cross_entropy
-from cnnjax.train.optimizers import learning_rate, make_optimizer
+from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.state import means
-from cnnjax.train.step import AUGMENTATION, Constants, make_train_step
-from tests.train.test_loop import Plain, Small, StopAfter, fit, images
+from cnnjax.train.step import AUGMENTATION
+from tests.train.test_loop import TASK, Plain, Small, StopAfter, fit, images
 
 AUGMENT = "translate mirror brightness mixup:alpha=0.4"
 
@@ -26,10 +25,9 @@ AUGMENT = "translate mirror brightness mixup:alpha=0.4"
 def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_device, monkeypatch):
     whole = fit(tmp_path / "whole", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     assert whole.history["validation/accuracy"][-1] > 0.5
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "display", lambda *args: StopAfter(7))
-        with pytest.raises(runs.Interrupted):
-            fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
+    stop = {"epochs": 3, "callbacks": [StopAfter(7)]}
+    with pytest.raises(runs.Interrupted):
+        fit(tmp_path / "again", one_device, augment="translate:fraction=0.1 brightness", **stop)
     again = fit(tmp_path / "again", one_device, epochs=3, augment="translate:fraction=0.1 brightness")
     plain = fit(tmp_path / "plain", one_device, epochs=3)
     assert train.tree_sha256(again.state.params) == train.tree_sha256(whole.state.params)
@@ -38,12 +36,14 @@ def test_augmented_training_learns_and_resumes_to_the_same_bits(tmp_path, one_de
 
 def one_step(model, recipe, batch, parallel, **fields):
     """The state that one compiled step over a batch ends with, and the one it starts from."""
-    optimizer = make_optimizer(recipe, 1, 1)
-    network, state = train.split_model(model(nnx.Rngs(0)), optimizer)
-    state = state._replace(**fields)
-    step = parallel.map(make_train_step(network, optimizer, recipe), donate=False)
-    after = step(*parallel.replicate((state, Constants(jax.random.key(0)))), parallel.split(batch))
-    return parallel.one_copy(after), state
+    step = train.compile_step(model(nnx.Rngs(0)), TASK, recipe, parallel)
+    state = step.initial._replace(**fields)
+    return parallel.one_copy(step(parallel.replicate(state), parallel.split(batch))), state
+
+
+def batch_of(split, weights=None):
+    """All images of a split as a batch."""
+    return split.take(slice(None), np.ones(split.size, np.float32) if weights is None else weights)
 
 
 def loss_of(params, images, targets):
@@ -53,8 +53,8 @@ def loss_of(params, images, targets):
 
 @pytest.mark.parametrize("epoch_program", [False, True])
 def test_augmentation_runs_inside_the_compiled_step_on_every_replica(epoch_program, tmp_path):
-    parallel, line = train.Parallel(devices=jax.local_devices()[:2]), "mirror mixup:alpha=0.4"
-    options = {"epochs": 1, "optimizer": "sgd", "lr": 1e-30, "batch_size": 72, "epoch_program": epoch_program}
+    parallel, line = train.Parallel("shard_map", jax.local_devices()[:2], epoch_program), "mirror mixup:alpha=0.4"
+    options = {"epochs": 1, "optimizer": "sgd", "lr": 1e-30, "batch_size": 72}
     result = fit(tmp_path, parallel, model=Plain, augment=line, **options)
     (order,), _ = epoch_order(1, 0, 72, 72)
     pictures, labels = jnp.float32(images(72).images[order]) / 255, jax.nn.one_hot(images(72).labels[order], 4)
@@ -79,10 +79,8 @@ def test_images_a_second_are_those_that_count(tmp_path, one_device, monkeypatch)
     )
     whole = fit(tmp_path / "whole", one_device, model=Plain, epochs=1)
     assert rate(whole, 0) == pytest.approx(72)  # in batches of 16, the last of 8
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "display", lambda *args: StopAfter(2))
-        with pytest.raises(runs.Interrupted):
-            fit(tmp_path / "again", one_device, model=Plain, epochs=1)
+    with pytest.raises(runs.Interrupted):
+        fit(tmp_path / "again", one_device, model=Plain, epochs=1, callbacks=[StopAfter(2)])
     again = fit(tmp_path / "again", one_device, model=Plain, epochs=1)
     steps = round(again.history["train/seconds"][0] * 1e3 / again.history["train/step_ms"][0])
     assert 0 < steps < 5
@@ -91,7 +89,7 @@ def test_images_a_second_are_those_that_count(tmp_path, one_device, monkeypatch)
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_convolutions_and_products_compute_in_the_precision_forwards_and_backwards(precision, one_device):
-    recipe, batch = train.Recipe(precision=precision), train.Batch(*images(16), np.ones(16, np.float32))
+    recipe, batch = train.Recipe(precision=precision), batch_of(images(16))
     program = jax.make_jaxpr(lambda: one_step(Small, recipe, batch, one_device))()
     computed = [
         (equation.primitive.name, {variable.aval.dtype.name for variable in (*equation.invars, *equation.outvars)})
@@ -160,31 +158,25 @@ class Dropping(Plain):
 
 def test_every_step_and_replica_draws_its_own_dropout():
     recipe, parallel = train.Recipe(optimizer="sgd", lr=1e-30), train.Parallel(devices=jax.local_devices()[:2])
-    optimizer = make_optimizer(recipe, 1, 1)
-    network, state = train.split_model(Dropping(nnx.Rngs(0)), optimizer)
-    step = parallel.map(make_train_step(network, optimizer, recipe), donate=False)
-    one = images(1)
-    batch = train.Batch(np.repeat(one.images, 2, 0), np.repeat(one.labels, 2), np.ones(2, np.float32))
-    losses, constants = [], Constants(jax.random.key(0))
+    step = train.compile_step(Dropping(nnx.Rngs(0)), TASK, recipe, parallel)
+    one, losses = images(1), []
+    batch = batch_of(Split(np.repeat(one.images, 2, 0), np.repeat(one.labels, 2)))
     for number in range(6):
-        moved = state._replace(step=jnp.int32(number))
-        losses.append(float(step(moved, constants, parallel.split(batch)).sums["loss"]))
+        moved = parallel.replicate(step.initial._replace(step=jnp.int32(number)))
+        losses.append(float(step(moved, parallel.split(batch)).sums["loss"]))
     assert len(set(losses)) > 2
 
 
 def test_a_moving_average_is_what_validation_judges(tmp_path, one_device):
     result = fit(tmp_path, one_device, ema=0.9)
-    recipe = train.Recipe(ema=0.9)
     variables = result.state.params, result.state.model_state
     average = dict(zip(("params", "model_state"), averaged_variables(result.state.opt_state, *variables), strict=True))
     for ours, newest in zip(average.values(), variables, strict=True):
         assert train.tree_sha256(ours) != train.tree_sha256(newest)
-    judged = train.evaluate(result.network, result.state, images(20, 1), one_device, recipe)
-    assert judged.loss == pytest.approx(result.history["validation/loss"][-1], rel=1e-6)
-    plain = train.evaluate(
-        result.network, result.state._replace(**average, opt_state=()), images(20, 1), one_device, train.Recipe()
-    )
-    assert plain.loss == pytest.approx(judged.loss, rel=1e-6)
+    plain = result.state._replace(**average, opt_state=())
+    for state in (result.state, plain):
+        figures = train.evaluate(result.network, state, TASK, images(20, 1), parallel=one_device).figures
+        assert figures["loss"] == pytest.approx(result.history["validation/loss"][-1], rel=1e-6)
 
 
 def test_learning_rate_and_on_demand_the_gradient_norm_are_recorded(tmp_path, one_device):
@@ -196,7 +188,7 @@ def test_learning_rate_and_on_demand_the_gradient_norm_are_recorded(tmp_path, on
 
 
 def test_the_gradient_norm_is_that_of_the_whole_batch_s_gradient(one_device):
-    batch = train.Batch(*images(16), np.float32(np.arange(16) < 12))  # four images fill up
+    batch = batch_of(images(16), np.float32(np.arange(16) < 12))  # four images fill up
     recipe = train.Recipe(gradient_norm=True, clip_norm=1e-3)
     for parallel in (one_device, train.Parallel(devices=jax.local_devices()[:4])):
         after, before = one_step(Plain, recipe, batch, parallel)
@@ -217,7 +209,15 @@ def test_a_penalty_counts_once_however_many_replicas_there_are(mode, tmp_path, o
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"optimizer": "lamb"}, {"loss": "mse"}, {"accumulate": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "muon"},
+        {"optimizer": "lamb"},
+        {"task": tasks.Classification(tasks.ClassificationLoss("mse"))},
+        {"accumulate": 2},
+    ],
+)
 def test_every_kind_of_recipe_learns(options, tmp_path, one_device):
     result = fit(tmp_path, one_device, model=lambda rngs: Plain(nnx.Rngs(0)), epochs=4, **options)
     assert result.history["train/loss"][-1] < 0.9 * result.history["train/loss"][0]
@@ -229,9 +229,10 @@ def test_every_kind_of_recipe_learns(options, tmp_path, one_device):
         ({"augment": "mirorr"}, "unknown augmentation 'mirorr': did you mean mirror"),
         ({"precision": "float16"}, "--precision must be one of float32, bfloat16, got 'float16'"),
         ({"epochs": 0}, "--epochs must be an integer of at least 1, got 0"),
+        ({"l1": -1.0}, "--l1 must be at least 0 and finite, got -1.0"),
+        ({"l2": None}, "--l2 must be at least 0 and finite, got None"),
         ({"seed": -1}, "--seed must be from 0 to 2147483647, got -1"),
         ({"optimizer": "adaam"}, "unknown optimiser 'adaam'"),
-        ({"loss": "cross"}, "unknown loss 'cross'"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):
@@ -241,8 +242,7 @@ def test_a_wrong_option_is_named(options, message):
 
 def test_a_profile_is_written_and_changes_nothing(tmp_path, one_device):
     plain = fit(tmp_path / "plain", one_device, batch_size=4, epochs=1)
-    run = runs.Run(tmp_path / "traced", "test", {}, profile=True)
-    run.create()
+    run = runs.Run(tmp_path / "traced", "test", profile=True).part("small")
     traced = fit(tmp_path / "traced", one_device, batch_size=4, epochs=1, run=run)
     assert train.tree_sha256(traced.state.params) == train.tree_sha256(plain.state.params)
     assert list((tmp_path / "traced" / "profile" / "small").rglob("*.trace.json.gz"))

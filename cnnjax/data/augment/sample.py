@@ -1,4 +1,4 @@
-"""What an augmentation takes and gives: a batch of images with all that is known of them."""
+"""A batch of images with all that is known of them: what data sets give, augmentation changes and a task learns."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from cnnjax.errors import UserError
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["images", "labels", "boxes", "masks", "keypoints"],
+    data_fields=["images", "labels", "boxes", "masks", "keypoints", "weights"],
     meta_fields=["mask_fill", "keypoint_pairs"],
 )
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Sample:
     Coordinates are pixels, x right and y down: pixel (i, j) covers the square from (i, j) to (i + 1, j + 1).
 
     Attributes:
-        images: float (N, H, W, C) in [0, 1].
-        labels: float (N, K), the probability of each class; one-hot until images are mixed.
+        images: uint8 (N, H, W, C) as data sets give them; float in [0, 1] for augmentation and from there on.
+        labels: int32 (N,), the class of each image; float (N, K), the probability of each class, for augmentations that
+            mix images.
         boxes: float (N, B, 4): x_min, y_min, x_max, y_max; (0, 0, 0, 0) is no box.
         masks: integer or bool (N, H, W), the class of every pixel.
         keypoints: float (N, P, 3): x, y, and visible, 0 or larger.
+        weights: float32 (N,), how much each image counts; 0 for one that only fills the batch up.
         mask_fill: class of the pixels that come from outside the image.
         keypoint_pairs: indices of keypoints that trade places in a mirror image, e.g. (left eye, right eye).
     """
@@ -38,6 +40,7 @@ class Sample:
     boxes: jax.Array | None = None
     masks: jax.Array | None = None
     keypoints: jax.Array | None = None
+    weights: jax.Array = None  # type: ignore[assignment] # only an augmentation by itself does without
     mask_fill: int = 0
     keypoint_pairs: tuple[tuple[int, int], ...] = ()
 

@@ -10,25 +10,22 @@ from flax import nnx
 
 from cnnjax import nn, runs, train
 from cnnjax.errors import UserError
-from cnnjax.train import loop, repeats
-from tests.train.test_loop import Plain, Small, StopAfter, fit, images, streamed
+from cnnjax.train import loop, multi_seed
+from tests.train.test_loop import TASK, Plain, Small, StopAfter, fit, images, streamed
 
 SEEDS = [3, 4]
 
 
-def together(path, parallel, model=Small, epochs=2, seeds=SEEDS, **options):
-    run = runs.Run(path, "test", {})
-    run.create()
+def together(path, parallel, model=Small, epochs=2, **options):
     names = {field.name for field in dataclasses.fields(train.Recipe)}
-    chosen = {name: options.pop(name) for name in names & options.keys()}
+    chosen = {"seed": SEEDS[0], "seeds": len(SEEDS)} | {name: options.pop(name) for name in names & options.keys()}
     return train.fit_together(
-        [model(nnx.Rngs(seed)) for seed in seeds],
+        [model(nnx.Rngs(seed)) for seed in SEEDS],
+        TASK,
         train.Recipe(lr=1e-2, epochs=epochs, batch_size=16, **chosen),
         images(72),
         images(20, 1),
-        seeds=seeds,
-        tags=[f"small/seed{seed}" for seed in seeds],
-        run=run,
+        run=runs.Run(path, "test").part(f"small/seed{SEEDS[0]}"),
         parallel=parallel,
         **options,
     )
@@ -43,9 +40,9 @@ def assert_same(ours, theirs):
     ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
 )
 def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, epoch_program, tmp_path):
-    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    parallel = train.Parallel(mode, jax.local_devices()[:count], epoch_program)
     # Not Adam: a bias before a normalisation has a gradient of rounding errors, which Adam scales up.
-    options = {"optimizer": "momentum", "augment": "mirror brightness", "ema": 0.9, "epoch_program": epoch_program}
+    options = {"optimizer": "momentum", "augment": "mirror brightness", "ema": 0.9}
     fits = together(tmp_path / "all", parallel, **options)
     assert len({train.tree_sha256(result.state.params) for result in fits}) == len(SEEDS)
     for seed, result in zip(SEEDS, fits, strict=True):
@@ -62,12 +59,10 @@ def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, ep
             np.testing.assert_allclose(result.history[name], alone.history[name], rtol=1e-5)
 
 
-def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_path, one_device):
+def test_several_seeds_that_are_stopped_resume_to_the_same_bits(tmp_path, one_device):
     whole = together(tmp_path / "whole", one_device, ema=0.9)
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "display", lambda *_: StopAfter(7))
-        with pytest.raises(runs.Interrupted):
-            together(tmp_path / "stopped", one_device, ema=0.9)
+    with pytest.raises(runs.Interrupted):
+        together(tmp_path / "stopped", one_device, ema=0.9, callbacks=[StopAfter(7)])
     resumed = together(tmp_path / "stopped", one_device, ema=0.9)
     again = together(tmp_path / "stopped", one_device, ema=0.9)
     for a, b, c in zip(whole, resumed, again, strict=True):
@@ -77,13 +72,12 @@ def test_several_seeds_that_are_stopped_go_on_to_the_same_bits(monkeypatch, tmp_
             assert a.history[name] == b.history[name] == c.history[name]
 
 
-def seeds_of(path, parallel, source=lambda split: split, **options):
-    run = runs.Run(path, "test", {})
-    run.create()
+def seeds_of(path, parallel, source=lambda split: split, callbacks=(), **options):
+    run = runs.Run(path, "test", callbacks=callbacks)
     recipe = train.Recipe(lr=1e-2, epochs=1, batch_size=16, seed=3, seeds=3, **options)
     splits = source(images(72)), source(images(20, 1))
     build = lambda seed: Plain(nnx.Rngs(seed))  # noqa: E731
-    return list(train.fit_seeds(build, recipe, *splits, run=run, name="plain", parallel=parallel))
+    return list(train.fit_seeds(build, TASK, recipe, *splits, run=run, name="plain", parallel=parallel))
 
 
 def test_seeds_are_one_program_or_one_after_another_to_the_same_numbers(tmp_path, one_device):
@@ -106,14 +100,16 @@ def test_an_accelerator_takes_as_many_seeds_at_once_as_its_memory_holds(monkeypa
 
     recipe = train.Recipe(seeds=8)
     parallel = train.Parallel(devices=[Accelerator()])
-    fits = partial(repeats._fits, lambda seed: None, recipe, images(72), parallel)
-    count = lambda: repeats._seeds_at_once(recipe, images(72), parallel, fits)  # noqa: E731
-    monkeypatch.setattr(repeats, "_bytes_needed", lambda model, recipe, train, parallel, count: 100 + 10 * count)
-    monkeypatch.setattr(repeats, "memory_limit", lambda device: None)
+    fits = partial(multi_seed._fits, lambda seed: None, TASK, recipe, images(72), parallel)
+    count = lambda: multi_seed._seeds_at_once(recipe, images(72), parallel, fits)  # noqa: E731
+    monkeypatch.setattr(
+        multi_seed, "_bytes_needed", lambda model, task, recipe, train, parallel, count: 100 + 10 * count
+    )
+    monkeypatch.setattr(multi_seed, "memory_limit", lambda device: None)
     assert count() == 8
-    monkeypatch.setattr(repeats, "memory_limit", lambda device: 150)
+    monkeypatch.setattr(multi_seed, "memory_limit", lambda device: 150)
     assert count() == 4
-    monkeypatch.setattr(repeats, "memory_limit", lambda device: 5)
+    monkeypatch.setattr(multi_seed, "memory_limit", lambda device: 5)
     assert count() == 1
 
 
@@ -121,21 +117,18 @@ def test_seeds_that_began_in_one_program_go_on_in_it_whatever_fits_now(monkeypat
     options = {"vmap_seeds": "auto"}
     whole = seeds_of(tmp_path / "whole", one_device, **options)
     with monkeypatch.context() as patched:
-        patched.setattr(repeats, "_seeds_at_once", lambda *_: 2)
-        patched.setattr(loop, "display", lambda *_: StopAfter(3))
+        patched.setattr(multi_seed, "_seeds_at_once", lambda *_: 2)
         with pytest.raises(runs.Interrupted):
-            seeds_of(tmp_path / "run", one_device, **options)
+            seeds_of(tmp_path / "run", one_device, callbacks=[StopAfter(3)], **options)
     states = tmp_path / "run" / "checkpoints" / "plain" / "seed3-4"
     assert any(states.iterdir())
     with monkeypatch.context() as patched:
-        patched.setattr(repeats, "memory_limit", lambda device: 1)
-        with pytest.raises(UserError, match=f"{states} holds the states of 2 seeds in one program, .*--overwrite"):
+        patched.setattr(multi_seed, "memory_limit", lambda device: 1)
+        with pytest.raises(UserError, match=f"{states} holds the states of 2 seeds in one program, .*`overwrite`"):
             seeds_of(tmp_path / "run", one_device, **options)
-    with monkeypatch.context() as patched:
-        left = StopAfter(1000)
-        patched.setattr(loop, "display", lambda *_: left)
-        resumed = seeds_of(tmp_path / "run", one_device, **options)
-    assert 1000 - left.left < 2 * 5  # of five steps each: what was left of two seeds, and the third
+    rest = StopAfter()
+    resumed = seeds_of(tmp_path / "run", one_device, callbacks=[rest], **options)
+    assert rest.done < 2 * 5  # of five steps each: what was left of two seeds, and the third
     assert sorted(path.name for path in states.parent.iterdir()) == ["seed3-4", "seed5"]
     for ours, expected in zip(resumed, whole, strict=True):
         assert_same(ours.state.params, expected.state.params)
@@ -144,7 +137,9 @@ def test_seeds_that_began_in_one_program_go_on_in_it_whatever_fits_now(monkeypat
 
 def test_the_memory_of_a_step_grows_with_its_seeds(one_device):
     recipe = train.Recipe(batch_size=16)
-    one, eight = (repeats._bytes_needed(Small(nnx.Rngs(0)), recipe, images(72), one_device, count) for count in (1, 8))
+    one, eight = (
+        multi_seed._bytes_needed(Small(nnx.Rngs(0)), TASK, recipe, images(72), one_device, count) for count in (1, 8)
+    )
     parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.state(Small(nnx.Rngs(0)), nnx.Param)))
     assert one > 3 * parameters  # Adam's two moments beside them
     assert eight - one > 7 * 3 * parameters
@@ -152,7 +147,7 @@ def test_the_memory_of_a_step_grows_with_its_seeds(one_device):
 
 def test_a_stream_has_one_order_so_its_seeds_take_turns(tmp_path, one_device):
     assert len(seeds_of(tmp_path / "turns", one_device, streamed)) == 3
-    with pytest.raises(UserError, match="--vmap-seeds always needs the images in memory"):
+    with pytest.raises(UserError, match="`vmap_seeds=always` needs the images in memory"):
         seeds_of(tmp_path / "one", one_device, streamed, vmap_seeds="always")
 
 

@@ -1,25 +1,14 @@
-"""What training minimises: losses of examples by name, and penalties on kernels."""
+"""Losses of examples, by name."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
-from jax import lax
-
-from cnnjax.errors import unknown_name
-from cnnjax.options import BETWEEN_0_AND_1, FROM_0_BELOW_1, NOT_NEGATIVE, check_applies, check_ranges
-from cnnjax.train.state import Tree
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets) -> (batch,)
-
-
-# ---------------------------------------------------------------- losses, one number for every example
 
 
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
@@ -161,45 +150,11 @@ def _check_smoothing(label_smoothing: float) -> None:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
 
 
-# ---------------------------------------------------------------- penalties on kernels
-
-
-def kernel_mask(params: Tree) -> Tree:
-    """Return which parameters weight decay and penalties act on: True for a "kernel" of two axes or more.
-
-    Kernels of convolutions and of fully connected layers scale what they are given; shrinking a bias, or the scale of a
-    normalisation, only moves activations.
-    """
-
-    def is_kernel(path: Any, param: jax.Array) -> bool:
-        return jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and param.ndim >= 2
-
-    return jax.tree_util.tree_map_with_path(is_kernel, params)
-
-
-def l1_penalty(params: Tree) -> jax.Array:
-    """Return the sum of `|w|` over all kernels, a scalar, with the gradient sign(w), 0 at 0; claim G5."""
-    return _sum_over_kernels(lambda w: w * lax.stop_gradient(jnp.sign(w)), params)  # abs has the gradient 1 at 0
-
-
-def l2_penalty(params: Tree) -> jax.Array:
-    """Return the sum of `w^2` over all kernels, a scalar, as Keras and lecture S2 have it; claim G5.
-
-    Its gradient is 2 w: torch's `weight_decay` in SGD and Adam is twice the strength of this penalty.
-    """
-    return _sum_over_kernels(jnp.square, params)
-
-
-def _sum_over_kernels(function: Callable[[jax.Array], jax.Array], params: Tree) -> jax.Array:
-    chosen = zip(jax.tree.leaves(params), jax.tree.leaves(kernel_mask(params)), strict=True)
-    return sum((function(param).sum() for param, is_kernel in chosen if is_kernel), start=jnp.float32(0))
-
-
 # ---------------------------------------------------------------- by name
 
 
 class Loss(NamedTuple):
-    """A loss, and which fields of `Objective` are options of it ("focal_gamma" is its argument `gamma`).
+    """A loss, and which fields of `ClassificationLoss` are options of it ("focal_gamma" is its argument `gamma`).
 
     A single output above `threshold` stands for class 1.
     """
@@ -215,70 +170,3 @@ LOSSES: dict[str, Loss] = {
     "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha")),
     "mse": Loss(mean_squared_error, threshold=0.5),
 }
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What training minimises: the mean loss of the examples plus penalties on kernels.
-
-    Raises:
-        UserError: unknown loss, an option out of range, or one that the loss does not have.
-    """
-
-    loss: Annotated[str, tyro.conf.arg(help=f"{', '.join(LOSSES)}.")] = "cross-entropy"
-    label_smoothing: Annotated[
-        float | None, tyro.conf.arg(help="Share of a label spread over all classes, in [0, 1); default 0.")
-    ] = None
-    focal_gamma: Annotated[
-        float | None, tyro.conf.arg(help="How much less easy examples count, at least 0; default 2.")
-    ] = None
-    focal_alpha: Annotated[
-        float | None, tyro.conf.arg(help="Weight of the true class, between 0 and 1; default 0.25.")
-    ] = None
-    l1: Annotated[
-        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of |w| over all kernels.")
-    ] = 0.0
-    l2: Annotated[
-        float, tyro.conf.arg(help="Added to the loss: this, at least 0, times the sum of w^2 over all kernels.")
-    ] = 0.0
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise unknown_name("loss", self.loss, LOSSES)
-        check_ranges(self, _RANGES)
-        check_applies(self, {name: loss.options for name, loss in LOSSES.items()}, "loss", self.loss)
-
-
-_RANGES = {
-    "label_smoothing": FROM_0_BELOW_1,
-    "focal_gamma": NOT_NEGATIVE,
-    "focal_alpha": BETWEEN_0_AND_1,
-    "l1": NOT_NEGATIVE,
-    "l2": NOT_NEGATIVE,
-}
-
-
-def make_loss(objective: Objective) -> LossFunction:
-    """Return the loss of an objective as `(outputs, targets) -> (batch,)`, without the penalties."""
-    loss = LOSSES[objective.loss]
-    given = {option: getattr(objective, option) for option in loss.options}
-    return partial(loss.compute, **{k.removeprefix("focal_"): value for k, value in given.items() if value is not None})
-
-
-def predicted_classes(objective: Objective, outputs: jax.Array) -> jax.Array:
-    """Return the class (batch,) that outputs (batch, classes) stand for; of a single one 0 or 1, as its loss has it."""
-    if outputs.shape[-1] == 1:
-        return (outputs[..., 0] > LOSSES[objective.loss].threshold).astype(jnp.int32)
-    return outputs.argmax(-1)
-
-
-def penalty(objective: Objective, params: Tree) -> jax.Array | float:
-    """Return what an objective adds to the mean loss: `l1 * sum |w| + l2 * sum w^2` over all kernels.
-
-    Once for the whole batch: where replicas add up their gradients, each adds its share.
-    """
-    total: jax.Array | float = 0.0
-    for strength, compute in ((objective.l1, l1_penalty), (objective.l2, l2_penalty)):
-        if strength:
-            total = total + strength * compute(params)
-    return total

@@ -1,7 +1,5 @@
 """Losses are what their formulas say, one number an example, and stay finite; penalties see kernels alone."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,19 +10,15 @@ from flax import nnx
 
 from cnnjax import models, nn
 from cnnjax.errors import UserError
-from cnnjax.train.losses import (
+from cnnjax.tasks import ClassificationLoss
+from cnnjax.tasks.losses import (
     LOSSES,
-    Objective,
-    kernel_mask,
-    l1_penalty,
-    l2_penalty,
-    make_loss,
     mean_squared_error,
-    penalty,
     sigmoid_cross_entropy,
     sigmoid_focal,
     softmax_cross_entropy,
 )
+from cnnjax.train.groups import kernel_mask, l1_penalty, l2_penalty, penalty
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.standard_normal((6, 5))
@@ -92,7 +86,7 @@ def test_losses_are_their_formulas(ours, expected):
 
 def test_the_default_is_optax_cross_entropy_to_the_bit():
     expected = optax.softmax_cross_entropy_with_integer_labels(jnp.float32(LOGITS), CLASSES)
-    np.testing.assert_array_equal(make_loss(Objective())(jnp.float32(LOGITS), CLASSES), expected)
+    np.testing.assert_array_equal(ClassificationLoss().function()(jnp.float32(LOGITS), CLASSES), expected)
 
 
 def test_softmax_outputs_sum_to_one_so_that_adding_to_all_logits_changes_nothing():
@@ -106,7 +100,7 @@ def test_softmax_outputs_sum_to_one_so_that_adding_to_all_logits_changes_nothing
 @pytest.mark.parametrize("size", [0.0, 50.0, 1e4])
 def test_losses_and_gradients_are_finite_however_sure_the_network_is(name, size):
     logits = size * jnp.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 1.0]])
-    compute = make_loss(Objective(loss=name))
+    compute = ClassificationLoss(loss=name).function()
     for targets in (jnp.array([0, 0]), jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])):
         losses, pull = jax.vjp(lambda x, targets=targets: compute(x, targets), logits)
         assert jnp.isfinite(losses).all()
@@ -115,7 +109,7 @@ def test_losses_and_gradients_are_finite_however_sure_the_network_is(name, size)
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_of_half_precision_logits_are_computed_in_float32(name):
-    logits, compute = jnp.bfloat16(LOGITS), make_loss(Objective(loss=name))
+    logits, compute = jnp.bfloat16(LOGITS), ClassificationLoss(loss=name).function()
     losses = compute(logits, CLASSES)
     assert losses.dtype == jnp.float32
     np.testing.assert_array_equal(losses, compute(logits.astype(jnp.float32), CLASSES))
@@ -131,16 +125,16 @@ def test_losses_and_gradients_are_those_of_torch():
 
     classes, several = torch.tensor(CLASSES), torch.tensor(SEVERAL, dtype=torch.double)
     pairs = {
-        "classes": (Objective(), CLASSES, lambda x: F.cross_entropy(x, classes, reduction="none")),
+        "classes": (ClassificationLoss(), CLASSES, lambda x: F.cross_entropy(x, classes, reduction="none")),
         "smooth": (
-            Objective(label_smoothing=0.1),
+            ClassificationLoss(label_smoothing=0.1),
             CLASSES,
             lambda x: F.cross_entropy(x, classes, reduction="none", label_smoothing=0.1),
         ),
-        "mixed": (Objective(), MIXED, lambda x: F.cross_entropy(x, torch.tensor(MIXED), reduction="none")),
-        "binary": (Objective(loss="binary-cross-entropy"), SEVERAL, lambda x: bce(x, several)),
+        "mixed": (ClassificationLoss(), MIXED, lambda x: F.cross_entropy(x, torch.tensor(MIXED), reduction="none")),
+        "binary": (ClassificationLoss(loss="binary-cross-entropy"), SEVERAL, lambda x: bce(x, several)),
         "mse": (
-            Objective(loss="mse"),
+            ClassificationLoss(loss="mse"),
             MIXED,
             lambda x: F.mse_loss(x, torch.tensor(MIXED), reduction="none").mean(-1),
         ),
@@ -150,7 +144,7 @@ def test_losses_and_gradients_are_those_of_torch():
         x = torch.tensor(LOGITS, requires_grad=True)
         expected = theirs(x)
         expected.backward(torch.tensor(weights))
-        losses, pull = jax.vjp(lambda x, o=objective, t=targets: make_loss(o)(x, t), jnp.float32(LOGITS))
+        losses, pull = jax.vjp(lambda x, o=objective, t=targets: o.function()(x, t), jnp.float32(LOGITS))
         np.testing.assert_allclose(losses, expected.detach(), rtol=1e-5, atol=1e-6, err_msg=name)
         np.testing.assert_allclose(pull(jnp.float32(weights))[0], x.grad, rtol=1e-5, atol=1e-6, err_msg=name)
 
@@ -231,13 +225,12 @@ def test_penalties_are_sums_over_kernels_with_their_gradients():
     params = {"a": {"kernel": jnp.array([[1.0, -2.0], [0.0, 3.0]]), "bias": jnp.array([5.0])}, "scale": jnp.ones(4)}
     assert float(l1_penalty(params)) == 6
     assert float(l2_penalty(params)) == 14
-    objective = Objective(l1=0.5, l2=0.25)
-    assert float(penalty(objective, params)) == 0.5 * 6 + 0.25 * 14
-    slope = jax.grad(lambda params: penalty(objective, params))(params)
+    assert float(penalty(0.5, 0.25, params)) == 0.5 * 6 + 0.25 * 14
+    slope = jax.grad(lambda params: penalty(0.5, 0.25, params))(params)
     np.testing.assert_array_equal(slope["a"]["kernel"], [[1.0, -1.5], [0.0, 2.0]])  # 0.5 sign w + 0.25 * 2 w
     assert not slope["a"]["bias"].any()
     assert not slope["scale"].any()
-    assert penalty(Objective(), params) == 0
+    assert penalty(0.0, 0.0, params) == 0
 
 
 # ---------------------------------------------------------------- by name
@@ -246,15 +239,19 @@ def test_penalties_are_sums_over_kernels_with_their_gradients():
 @pytest.mark.parametrize(
     ("objective", "compute", "options"),
     [
-        (Objective(label_smoothing=0.2), softmax_cross_entropy, {"label_smoothing": 0.2}),
-        (Objective("binary-cross-entropy", label_smoothing=0.2), sigmoid_cross_entropy, {"label_smoothing": 0.2}),
-        (Objective("focal"), sigmoid_focal, {}),
-        (Objective("focal", focal_gamma=0.0, focal_alpha=0.5), sigmoid_focal, {"gamma": 0.0, "alpha": 0.5}),
-        (Objective("mse"), mean_squared_error, {}),
+        (ClassificationLoss(label_smoothing=0.2), softmax_cross_entropy, {"label_smoothing": 0.2}),
+        (
+            ClassificationLoss("binary-cross-entropy", label_smoothing=0.2),
+            sigmoid_cross_entropy,
+            {"label_smoothing": 0.2},
+        ),
+        (ClassificationLoss("focal"), sigmoid_focal, {}),
+        (ClassificationLoss("focal", focal_gamma=0.0, focal_alpha=0.5), sigmoid_focal, {"gamma": 0.0, "alpha": 0.5}),
+        (ClassificationLoss("mse"), mean_squared_error, {}),
     ],
 )
 def test_a_loss_by_name_is_the_function_with_its_options(objective, compute, options):
-    ours = make_loss(objective)(LOGITS, CLASSES)
+    ours = objective.function()(LOGITS, CLASSES)
     np.testing.assert_array_equal(ours, compute(LOGITS, CLASSES, **options))
 
 
@@ -267,20 +264,17 @@ def test_a_loss_by_name_is_the_function_with_its_options(objective, compute, opt
         ({"label_smoothing": 1.0}, "--label-smoothing must be at least 0 and less than 1, got 1.0"),
         ({"loss": "focal", "focal_gamma": -1.0}, "--focal-gamma must be at least 0 and finite, got -1.0"),
         ({"loss": "focal", "focal_alpha": 0.0}, "--focal-alpha must be between 0 and 1, got 0.0"),
-        ({"l1": -1.0}, "--l1 must be at least 0 and finite, got -1.0"),
-        ({"l2": math.nan}, "--l2 must be at least 0 and finite, got nan"),
-        ({"l2": None}, "--l2 must be at least 0 and finite, got None"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        Objective(**options)
+        ClassificationLoss(**options)
 
 
 def test_every_field_is_an_option_of_the_command_line(capsys):
-    line = "--loss focal --focal-gamma 1 --focal-alpha 0.5 --l1 1e-5 --l2 1e-4"
-    assert tyro.cli(Objective, args=line.split()) == Objective("focal", None, 1.0, 0.5, 1e-5, 1e-4)
+    line = "--loss focal --focal-gamma 1 --focal-alpha 0.5"
+    assert tyro.cli(ClassificationLoss, args=line.split()) == ClassificationLoss("focal", None, 1.0, 0.5)
     with pytest.raises(SystemExit):
-        tyro.cli(Objective, args=["--help"])
+        tyro.cli(ClassificationLoss, args=["--help"])
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*LOSSES, "--label-smoothing"))

@@ -1,6 +1,7 @@
 """A loss or parameter that is not finite stops a run before it is saved, or costs a batch."""
 
 import logging
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from cnnjax import runs, train
 from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError
 from cnnjax.runs.metrics import read_rows
-from cnnjax.train.soundness import is_sound
+from cnnjax.train.finite import is_finite
 from tests.train.damage import rewrite_what_it_is_about
-from tests.train.test_loop import Plain, fit, images
+from tests.train.test_loop import TASK, Plain, fit, images
 
 BAD = 41  # the image, in its epoch's batches of 16 somewhere
 SEED = 1
@@ -53,15 +54,14 @@ def run_fragile(path, parallel, **options):
 
 def test_a_run_stops_at_the_first_step_that_is_not_finite_and_names_it(tmp_path, one_device):
     first = bad_steps(1)[0]
-    with pytest.raises(RunError, match=f"step {first} ends in .*last good state is of step 0.*--on-nan rollback"):
+    with pytest.raises(RunError, match=f"step {first} ends in .*last good state is of step 0.*`on_nan=rollback`"):
         run_fragile(tmp_path, one_device)
     with pytest.raises(RunError, match=f"step {first} ends in"):  # and again, for no such state was saved
         run_fragile(tmp_path, one_device)
 
 
 def test_the_last_good_state_is_named(tmp_path, one_device):
-    run = runs.Run(tmp_path, "test", {}, save_every=1e-9)
-    run.create()
+    run = runs.Run(tmp_path, "test", save_every=1e-9).part("small")
     first = bad_steps(1)[0]
     assert first > 1
     with pytest.raises(RunError, match=f"step {first} ends in .*last good state is of step {first - 1}"):
@@ -72,15 +72,15 @@ def test_the_last_good_state_is_named(tmp_path, one_device):
     ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
 )
 def test_rollback_leaves_out_the_batches_that_are_not_finite_and_no_other(mode, count, epoch_program, tmp_path, caplog):
-    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    parallel = train.Parallel(mode, jax.local_devices()[:count], epoch_program)
     with caplog.at_level(logging.WARNING):
-        result = run_fragile(tmp_path, parallel, on_nan="rollback", epochs=2, epoch_program=epoch_program)
+        result = run_fragile(tmp_path, parallel, on_nan="rollback", epochs=2)
     for step in bad_steps(2):
         assert f"left out the batch of step {step}," in caplog.text
     assert caplog.text.count("left out the batch") == len(bad_steps(2))
     assert int(result.state.step) == 10
     assert np.isfinite(result.history["train/loss"]).all()
-    assert is_sound(result.state)
+    assert is_finite(result.state)
 
 
 def test_a_rolled_back_run_is_the_same_bits_again(tmp_path, one_device):
@@ -123,12 +123,12 @@ def test_of_seeds_in_one_program_each_leaves_out_its_own_bad_batches(mode, count
     parallel, seeds = train.Parallel(mode, jax.local_devices()[:count]), (SEED, SEED + 1)
     assert not set(bad_steps(2, seeds[0])) & set(bad_steps(2, seeds[1]))
     recipe = train.Recipe(lr=1e-2, epochs=2, batch_size=16, optimizer="momentum", on_nan="rollback")
-    run = runs.Run(tmp_path / "together", "test", {})
-    run.create()
-    splits, tags = (with_a_black_image(images(72)), images(20, 1)), [f"seed{seed}" for seed in seeds]
+    recipe = replace(recipe, seed=SEED, seeds=2)
+    run = runs.Run(tmp_path / "together", "test").part(f"seed{SEED}")
+    splits = with_a_black_image(images(72)), images(20, 1)
     models = [Fragile(nnx.Rngs(0)) for _ in seeds]
     with caplog.at_level(logging.WARNING):
-        fits = train.fit_together(models, recipe, *splits, seeds=seeds, tags=tags, run=run, parallel=parallel)
+        fits = train.fit_together(models, TASK, recipe, *splits, run=run, parallel=parallel)
     told = [message.split(",")[0] for message in caplog.messages if "left out" in message]
     assert sorted(told) == [f"seed{s}: left out the batch of step {step}" for s in seeds for step in bad_steps(2, s)]
     for seed, result in zip(seeds, fits, strict=True):
@@ -154,7 +154,6 @@ def test_an_epoch_of_which_no_step_is_left_ends_the_run(save_every, tmp_path, on
         def __call__(self, x):
             return super().__call__(x * 0)
 
-    run = runs.Run(tmp_path, "test", {}, save_every=save_every)
-    run.create()
-    with pytest.raises(RunError, match="no step of epoch 1 ends in finite numbers; try a lower --lr"):
+    run = runs.Run(tmp_path, "test", save_every=save_every).part("small")
+    with pytest.raises(RunError, match="no step of epoch 1 ends in finite numbers; try a lower `lr`"):
         fit(tmp_path, one_device, Hopeless, on_nan="rollback", run=run)

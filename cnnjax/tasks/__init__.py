@@ -1,0 +1,8 @@
+"""What a network learns: a task's loss, what is measured, and how outputs become predictions."""
+
+from cnnjax.tasks.classification import Classification, ClassificationLoss
+from cnnjax.tasks.losses import LOSSES
+from cnnjax.tasks.reconstruction import Reconstruction
+from cnnjax.tasks.task import Task
+
+__all__ = ["LOSSES", "Classification", "ClassificationLoss", "Reconstruction", "Task"]

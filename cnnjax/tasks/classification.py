@@ -1,0 +1,144 @@
+"""Classification: one class for each image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from cnnjax.data.augment import Sample
+from cnnjax.errors import UserError, unknown_name
+from cnnjax.options import BETWEEN_0_AND_1, FROM_0_BELOW_1, NOT_NEGATIVE, check_applies, check_ranges
+from cnnjax.tasks.losses import LOSSES, LossFunction, probabilities_of
+from cnnjax.tasks.task import Outputs, Predictions, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 5  # classes that JSON names for an image
+
+
+@dataclass(frozen=True)
+class ClassificationLoss:
+    """The loss of each image.
+
+    Raises:
+        UserError: unknown loss, an option out of range, or one that the loss does not have.
+    """
+
+    loss: Annotated[str, tyro.conf.arg(help=f"{', '.join(LOSSES)}.")] = "cross-entropy"
+    label_smoothing: Annotated[
+        float | None, tyro.conf.arg(help="Share of a label spread over all classes, in [0, 1); default 0.")
+    ] = None
+    focal_gamma: Annotated[
+        float | None, tyro.conf.arg(help="How much less easy examples count, at least 0; default 2.")
+    ] = None
+    focal_alpha: Annotated[
+        float | None, tyro.conf.arg(help="Weight of the true class, between 0 and 1; default 0.25.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, LOSSES)
+        check_ranges(self, _RANGES)
+        check_applies(self, {name: loss.options for name, loss in LOSSES.items()}, "loss", self.loss)
+
+    def function(self) -> LossFunction:
+        """Return the loss as a function of outputs and targets, (batch, ...) both, to (batch,)."""
+        loss = LOSSES[self.loss]
+        given = {option.removeprefix("focal_"): getattr(self, option) for option in loss.options}
+        return partial(loss.compute, **{name: value for name, value in given.items() if value is not None})
+
+
+_RANGES = {
+    "label_smoothing": FROM_0_BELOW_1,
+    "focal_gamma": NOT_NEGATIVE,
+    "focal_alpha": BETWEEN_0_AND_1,
+}
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Give each image one class; a network's outputs are logits (batch, classes), or (batch, 1) for two classes.
+
+    An evaluation has the figures "loss" and "accuracy", and the sum "confusion" (classes, classes): how many images of
+    class `row` were taken for class `column`. Where augmentation mixes images, an image's class is the most probable.
+
+    Args:
+        loss: the loss and its options.
+        class_names: what class k is called, for figures and JSON.
+    """
+
+    loss: ClassificationLoss = field(default_factory=ClassificationLoss)
+    class_names: tuple[str, ...] = ()
+
+    logged: ClassVar[Sequence[str]] = ("accuracy",)
+    best: ClassVar[str] = "accuracy"
+    highest: ClassVar[bool] = True
+
+    def before_augmentation(self, batch: Sample, outputs: Outputs) -> Sample:
+        return replace(batch, labels=probabilities_of(jnp.asarray(batch.labels), outputs.shape[-1]))
+
+    def losses(self, outputs: Outputs, batch: Sample) -> dict[str, jax.Array]:
+        if jnp.ndim(outputs) != 2:
+            raise UserError(
+                f"classification needs logits (batch, classes), got outputs of shape {jnp.shape(outputs)}: choose a "
+                "network for classification, or another task"
+            )
+        return {self.loss.loss: self.loss.function()(outputs, jnp.asarray(batch.labels))}
+
+    def measure(self, outputs: Outputs, batch: Sample) -> dict[str, jax.Array]:
+        truth, predicted, weights = _classes(jnp.asarray(batch.labels)), self._predicted(outputs), batch.weights
+        classes = max(outputs.shape[-1], 2)  # a single output tells two classes apart
+        return {
+            "accuracy": jnp.sum((predicted == truth) * weights),
+            "confusion": jnp.zeros((classes, classes)).at[truth, predicted].add(weights),
+        }
+
+    def decode(self, outputs: Outputs) -> Predictions:
+        """Return the "label" (batch,) of each image, and the "scores" (batch, classes) of all classes.
+
+        Scores are probabilities: the softmax of the logits, or sigmoids for a loss that takes each class by itself. The
+        outputs of a network that learned by squared errors are scores as they are.
+        """
+        if self.loss.loss == "mse":
+            scores = outputs
+        else:
+            scores = jax.nn.softmax(outputs) if self.loss.loss == "cross-entropy" else jax.nn.sigmoid(outputs)
+        if outputs.shape[-1] == 1:
+            scores = jnp.concatenate([1 - scores, scores], -1)
+        return {"label": self._predicted(outputs), "scores": scores}
+
+    def draw(self, images: np.ndarray, predictions: Predictions) -> "Figure":
+        from cnnjax import viz
+
+        labels, scores = np.asarray(predictions["label"]), np.asarray(predictions["scores"])
+        titles = [f"{self._name(label)} {row[label]:.0%}" for label, row in zip(labels, scores, strict=True)]
+        return viz.image_grid(images, titles, columns=min(len(images), 6))
+
+    def to_json(self, predictions: Predictions) -> list[Any]:
+        """Return the class of each image, and its most probable classes with their scores."""
+        rows = []
+        for label, scores in zip(*(np.asarray(predictions[name]) for name in ("label", "scores")), strict=True):
+            best = np.argsort(-scores, kind="stable")[:SHOWN]
+            rows.append({"class": self._name(label), "scores": {self._name(k): float(scores[k]) for k in best}})
+        return rows
+
+    def _predicted(self, outputs: Outputs) -> jax.Array:
+        if outputs.shape[-1] == 1:
+            return (outputs[..., 0] > LOSSES[self.loss.loss].threshold).astype(jnp.int32)
+        return outputs.argmax(-1)
+
+    def _name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def _classes(labels: jax.Array) -> jax.Array:
+    """Labels as classes (batch,), whether they are classes or probabilities, of all classes or of class 1 alone."""
+    if labels.ndim == 1:
+        return labels
+    return (labels[..., 0] > 0.5).astype(jnp.int32) if labels.shape[-1] == 1 else labels.argmax(-1)

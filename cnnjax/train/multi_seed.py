@@ -1,0 +1,282 @@
+"""The same training with several seeds: in one program where that pays and there is room, else one after another."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.data import Examples, Split, epoch_order
+from cnnjax.errors import UserError
+from cnnjax.nn import Module
+from cnnjax.runs import processes
+from cnnjax.runs.directory import Run
+from cnnjax.runs.hardware import memory_limit
+from cnnjax.tasks import Task
+from cnnjax.train.callbacks import Callback
+from cnnjax.train.evaluation import make_evaluator
+from cnnjax.train.finite import carefully_over
+from cnnjax.train.loop import (
+    Epochs,
+    Fit,
+    check_batch_size,
+    check_data,
+    example_pictures,
+    fit,
+    history_of,
+    opened,
+    recorder_of,
+    score,
+    skip_step,
+    speed_of,
+    summary_of,
+    trained,
+    watched,
+)
+from cnnjax.train.parallel import AXIS, Parallel
+from cnnjax.train.recipe import Recipe
+from cnnjax.train.state import Tree, count_steps
+from cnnjax.train.step import CompiledStep, Constants, compile_step, make_step
+
+
+def fit_seeds(
+    build: Callable[[int], Module],
+    task: Task,
+    recipe: Recipe,
+    train: Examples,
+    validation: Examples,
+    *,
+    run: Run,
+    name: str,
+    parallel: Parallel | None = None,
+) -> Iterator[Fit]:
+    """Yield what training ends with for each of the recipe's seeds: `recipe.seeds` of them from `recipe.seed` on.
+
+    `recipe.vmap_seeds` decides how many are one program. By default that is all of them on accelerators, or half as
+    many, and half again, until they fit into memory; and one on CPUs, where a single network's matrix products leave no
+    core idle: eight lecture FCNs in one program have 0.8 to 1.2 times the throughput that they have in turn, lecture
+    CNNs 0.6. What a stopped run had in one program resumes in one, whatever number fits now.
+
+    Args:
+        build: makes the network of a seed.
+        task: as for `fit`.
+        recipe: how it is trained, and with which seeds.
+        train: as for `fit`.
+        validation: as for `fit`.
+        run: as for `fit`.
+        name: of the network; the part of the run that a training has is "NAME/seedSEED".
+        parallel: as for `fit`.
+
+    Raises:
+        UserError: as `fit`, or seeds of a stream are asked for in one program, or more seeds have begun in one program
+            than memory holds now.
+    """
+    parallel = parallel or Parallel()
+    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+    fits = partial(_fits, build, task, recipe, train, parallel)
+    at_once = processes.from_first(lambda: _seeds_at_once(recipe, train, parallel, fits))
+    while seeds:
+        begun = partial(_begun, run.checkpoints / name, seeds, at_once, fits)
+        count = processes.from_first(begun) or at_once
+        group, seeds = seeds[:count], seeds[count:]
+        options: Any = {"run": run.part(f"{name}/seed{group[0]}"), "parallel": parallel}
+        its_recipe = replace(recipe, seed=group[0], seeds=len(group))
+        if len(group) == 1:
+            yield fit(build(group[0]), task, its_recipe, train, validation, **options)
+        else:
+            yield from fit_together([build(seed) for seed in group], task, its_recipe, train, validation, **options)
+
+
+def fit_together(
+    models: Sequence[Module],
+    task: Task,
+    recipe: Recipe,
+    train: Examples,
+    validation: Examples,
+    *,
+    run: Run,
+    parallel: Parallel | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> list[Fit]:
+    """Train a network for each of the recipe's seeds in one program, every step of all of them at once (`jax.vmap`).
+
+    Each ends as `fit` would end with its seed, up to rounding. Seconds and milliseconds in the metrics are a seed's
+    share. A step that does not end in finite numbers is left out for that seed alone, or stops all. Arguments are as
+    `fit` has them; the run is the first seed's part, "NAME/seed0".
+    """
+    parallel, seeds = parallel or Parallel(), range(recipe.seed, recipe.seed + recipe.seeds)
+    train, validation = train.select(task.targets), validation.select(task.targets)
+    check_data(recipe, train, validation, parallel)
+    steps = -(-train.size // recipe.batch_size)
+    recipes = [replace(recipe, seed=seed, seeds=1) for seed in seeds]
+    each_step = [
+        compile_step(model, task, its_recipe, parallel, steps_per_epoch=steps)
+        for model, its_recipe in zip(models, recipes, strict=True)
+    ]
+    step, title = together(each_step), title_of(run.tag, seeds)
+    parts = [run.part(f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}") for seed in seeds]
+    with opened(replace(run, tag=title), title, callbacks) as (checkpoints, observers):
+        state = checkpoints.restore(step.initial) or step.initial
+        first = count_steps(state)
+        if first < recipe.epochs * steps:
+            recorders = [recorder_of(part, first) for part in parts]
+            if first == 0:
+                for recorder, own, its_recipe in zip(recorders, each_step, recipes, strict=True):
+                    recorder.write_pictures(0, example_pictures(own, task, its_recipe, train))
+            like = each_step[0].initial
+            evaluate = make_evaluator(step.network, like, task, validation, recipe.precision, parallel)
+            speed = speed_of(models[0], train, recipe, parallel, len(seeds))
+            order = partial(orders, seeds, count=train.size, batch_size=recipe.batch_size)
+            skip = partial(skip_step, [part.tag for part in parts], checkpoints, recipe.on_nan)
+            images = recipe.batch_size * len(seeds)
+            with watched(title, recipe.epochs, steps, first) as (shown, stop):
+                epochs = Epochs(title, step, recipe.epochs, steps, images, order, checkpoints, observers, shown, stop)
+                for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
+                    state = epoch.state
+                    each, common = unstack(state, len(seeds)), speed(epoch)
+                    figures = [
+                        {"train": trained(title, one, epoch.number) | common, "validation": evaluate(one).figures}
+                        for one in each
+                    ]
+                    for recorder, one, its_figures in zip(recorders, each, figures, strict=True):
+                        recorder.write_epoch(count_steps(one), epoch.number, its_figures, one.params)
+                    shown.epoch_done(epoch.number, _mean([summary_of(one) for one in figures]))
+                    checkpoints.save(state, score(task, figures))
+    ends = zip(unstack(state, len(seeds)), parts, strict=True)
+    return [Fit(step.network, one, history_of(part)) for one, part in ends]
+
+
+def together(steps: Sequence[CompiledStep]) -> CompiledStep:
+    """Return the steps of several seeds as one program, whose arrays have a leading axis of seeds."""
+    first, stack = steps[0], lambda *leaves: jnp.stack(leaves)
+    initial = jax.tree.map(stack, *(step.initial for step in steps))
+    constants = jax.tree.map(stack, *(step.parallel.one_copy(step.constants) for step in steps))
+    return replace(
+        first,
+        initial=initial,
+        constants=first.parallel.replicate(constants),
+        replica=jax.vmap(first.replica),
+        batch_axis=1,
+    )
+
+
+def unstack(tree: Tree, count: int) -> list[Tree]:
+    """Return a tree whose arrays have a leading axis of seeds as a tree for every seed."""
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], tree) for k in range(count)]
+
+
+def orders(seeds: Sequence[int], epoch: int, count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `epoch_order` of every seed: indices and weights (steps, seeds, batch)."""
+    indices, weights = zip(*(epoch_order(seed, epoch, count, batch_size) for seed in seeds), strict=True)
+    return np.stack(indices, 1), np.stack(weights, 1)
+
+
+def title_of(tag: str, seeds: Sequence[int]) -> str:
+    """Return what names seeds in one program and the folder of their states, of the first one's tag: "cnn/seed0-7"."""
+    return tag if len(seeds) == 1 else f"{tag}-{seeds[-1]}"
+
+
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
+
+
+# ---------------------------------------------------------------- before anything is trained
+
+
+def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, recipe: Recipe, train: Examples) -> None:
+    """Raise a UserError if one of some networks cannot be trained so; traces a step of each and computes nothing.
+
+    Args:
+        builds: by name, what makes the network of a seed.
+        task: what they are to learn.
+        recipe: how they are to be trained.
+        train: the examples to train on.
+    """
+    check_batch_size(recipe.batch_size, train)
+    _check_in_memory(recipe, train)
+    train = train.select(task.targets)
+    steps = -(-train.size // recipe.batch_size)
+
+    def first_step(build: Callable[[int], Module], batch: Tree) -> Tree:
+        _, initial, replica = make_step(build(recipe.seed), task, recipe, steps)
+        return replica(initial, Constants(jax.random.key(0)), batch)
+
+    share = jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct((1, recipe.batch_size, *one.shape[1:]), one.dtype), train.spec
+    )  # of one replica
+    for name, build in builds.items():
+        try:
+            jax.eval_shape(jax.vmap(partial(first_step, build), axis_name=AXIS), share)
+        except UserError as error:
+            augmented = f"; `augment` is {recipe.augment!r}" if recipe.augment else ""
+            raise UserError(f"{name}: {error}{augmented}") from error
+        except ValueError as error:  # of a layer or a loss, which know of no options
+            size = "x".join(map(str, train.image_shape))
+            raise UserError(
+                f"{name} cannot be trained on images of {size} with `augment={recipe.augment}` and "
+                f"{type(task).__name__} ({error}): choose others"
+            ) from error
+
+
+def _check_in_memory(recipe: Recipe, train: Examples) -> None:
+    if recipe.vmap_seeds == "always" and recipe.seeds > 1 and not isinstance(train, Split):
+        raise UserError(
+            "`vmap_seeds=always` needs the images in memory, for every seed has an order of its own: add `stream=never`"
+        )
+
+
+def _seeds_at_once(recipe: Recipe, train: Examples, parallel: Parallel, fits: Callable[[int], bool]) -> int:
+    _check_in_memory(recipe, train)
+    if recipe.vmap_seeds == "always":
+        return recipe.seeds
+    if recipe.vmap_seeds == "never" or not isinstance(train, Split) or parallel.devices[0].platform == "cpu":
+        return 1
+    at_once = recipe.seeds
+    while at_once > 1 and not fits(at_once):
+        at_once = -(-at_once // 2)
+    return at_once
+
+
+def _begun(folder: Path, seeds: Sequence[int], at_once: int, fits: Callable[[int], bool]) -> int | None:
+    """How many seeds, the first of these and those after it, have states as one program; None if it has none.
+
+    With another number, which may be what fits now, they would start over.
+    """
+    for count in range(len(seeds), 0, -1):
+        states = folder / title_of(f"seed{seeds[0]}", seeds[:count])
+        if not any(path.name.isdigit() for path in states.glob("*")):
+            continue
+        if count > at_once and not fits(count):
+            raise UserError(
+                f"{states} holds the states of {count} seeds in one program, for which this device has not the memory: "
+                "resume with a larger one, choose another `out`, or start over with `overwrite`"
+            )
+        return count
+    return None
+
+
+def _fits(
+    build: Callable[[int], Module], task: Task, recipe: Recipe, train: Examples, parallel: Parallel, count: int
+) -> bool:
+    limit = memory_limit(parallel.devices[0])
+    return limit is None or _bytes_needed(build(recipe.seed), task, recipe, train, parallel, count) <= limit
+
+
+def _bytes_needed(model: Module, task: Task, recipe: Recipe, train: Examples, parallel: Parallel, count: int) -> int:
+    """Memory of one device for a step of `count` seeds as XLA plans it, and the images."""
+    one = Parallel(devices=parallel.devices[:1])
+    step = compile_step(model, task, recipe, one)
+    step = together([step] * count) if count > 1 else step
+    share = (*[count] * (count > 1), recipe.batch_size // len(parallel.devices))
+    batch = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((*share, *array.shape[1:]), array.dtype), train.select(task.targets).spec
+    )
+    compiled = one.map(step.replica, axis=step.batch_axis)
+    planned = compiled.lower(step.initial, step.constants, batch).compile().memory_analysis()
+    return planned.argument_size_in_bytes + planned.temp_size_in_bytes + train.size * math.prod(train.image_shape)
