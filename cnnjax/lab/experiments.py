@@ -73,14 +73,20 @@ def load(name: str) -> Experiment:
     return cast(Experiment, importlib.import_module(f"{path.parent.name}.{path.stem}"))
 
 
+def title(name: str) -> str:
+    """Return what an experiment's runs are called, given its name or the path of its file."""
+    return Path(name).stem.replace("_", "-") if name.endswith(".py") else name
+
+
 def load_file(path: Path) -> Experiment:
     """Import a file that holds an experiment; the networks that it registers are known from then on."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected the path of an experiment, a Python module")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"file_{path.stem}"  # which is no other module's
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported: expected a Python module")
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.absolute()))  # for what lies beside it
     spec.loader.exec_module(module)
     missing = [part for part in ("Config", "load", "run", "table", "claims") if not hasattr(module, part)]

@@ -112,6 +112,7 @@ def check_shares(name: str, config: type) -> None:
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:
     """Return the run of an experiment's options; nothing is made or checked."""
     options = runs.as_config(config)
+    name = experiments.title(name)
     out = directory.out or workspace.find().runs / f"{name}-{runs.config_hash(options)}"
     return runs.Run(out, name, options, execution.profile, execution.save_every, runs.processes.is_first())
 

@@ -177,15 +177,22 @@ class Epochs:
         parallel, at = self.step.parallel, count_steps(state)
         state = parallel.replicate(state)
         while at < self.count * self.steps:
-            began = at
-            state, seconds = self._rest_of_epoch(state, began, advance)
-            if not is_finite(parallel.one_copy(state)):  # the first such step is found on the way there again
-                good = self.checkpoints.restore(self.step.initial) or self.step.initial
-                if not is_finite(good):
-                    raise RunError(f"{self.title}: the parameters are not finite before the first step")
-                epoch, began = began // self.steps + 1, count_steps(good)
-                log.warning("%s: not finite in epoch %d; step by step from step %d on", self.title, epoch, began)
-                state, seconds = self._rest_of_epoch(parallel.replicate(good), began, careful)
+            for runner in (advance, careful):
+                began, started = at, time.perf_counter()
+                epoch, done = divmod(began, self.steps)
+                indices, weights = self.order(epoch)
+                if done == 0:
+                    state = state._replace(sums=parallel.replicate(jax.tree.map(np.zeros_like, self.step.initial.sums)))
+                for steps, after in runner(state, indices[done:], weights[done:]):
+                    state = after
+                    self._look(state, began, steps, time.perf_counter() - started)
+                    if self.wishes.signum is not None:
+                        break
+                jax.block_until_ready(state)
+                seconds = time.perf_counter() - started
+                if is_finite(parallel.one_copy(state)):
+                    break
+                at, state = self._last_finite(epoch + 1)  # the step that was not is found on the way there again
             one = parallel.one_copy(state)
             at = count_steps(one)
             if at % self.steps == 0:
@@ -196,36 +203,28 @@ class Epochs:
             if self.wishes.signum is not None:
                 raise Interrupted(self.wishes.signum, self.checkpoints.have_saved())
 
-    def _rest_of_epoch(self, state: TrainState, began: int, advance: Advance) -> tuple[TrainState, float]:
-        """Run the steps from `began` to the end of its epoch, or those up to a signal; return the seconds they took."""
-        epoch, done = divmod(began, self.steps)
-        indices, weights = self.order(epoch)
-        if done == 0:
-            zeros = jax.tree.map(np.zeros_like, self.step.initial.sums)
-            state = state._replace(sums=self.step.parallel.replicate(zeros))
-        started = time.perf_counter()
-        for steps, after in advance(state, indices[done:], weights[done:]):
-            state = after
-            for observer in self.observers:
-                observer.on_step(began + steps, state)
-            to_save = self.wishes.ask(self.stop.signum, self.checkpoints.due())
-            if self.wishes.signum is not None:
-                break
-            self._look(state, began, time.perf_counter() - started, to_save)
-        jax.block_until_ready(state)
-        return state, time.perf_counter() - started
-
-    def _look(self, state: TrainState, began: int, seconds: float, to_save: bool) -> None:
-        """Save a state within an epoch, and show where that stands, when either is due."""
-        if not (to_save or self.shown.due()):
+    def _look(self, state: TrainState, began: int, steps: int, seconds: float) -> None:
+        """Let observers see a step; save the state within an epoch, and show where that stands, when either is due."""
+        for observer in self.observers:
+            observer.on_step(began + steps, state)
+        to_save = self.wishes.ask(self.stop.signum, self.checkpoints.due())
+        if self.wishes.signum is not None or not (to_save or self.shown.due()):
             return  # without waiting for the device
         one = self.step.parallel.one_copy(state)
         at = count_steps(one)
         # The state of an epoch's end is saved once that is written down.
         if to_save and at % self.steps and is_finite(one):
             self.checkpoints.save(one)
-        epoch, rate = began // self.steps, (at - began) * self.images / seconds
+        epoch, rate = began // self.steps, steps * self.images / seconds
         self.shown.update(epoch + 1, at - epoch * self.steps, means(jax.tree.map(jnp.sum, one.sums)), rate)
+
+    def _last_finite(self, epoch: int) -> tuple[int, TrainState]:
+        """Return the step and the state, on every device, that an epoch is run again from."""
+        good = self.checkpoints.restore(self.step.initial) or self.step.initial
+        if not is_finite(good):
+            raise RunError(f"{self.title}: the parameters are not finite before the first step")
+        log.warning("%s: not finite in epoch %d; step by step from step %d on", self.title, epoch, count_steps(good))
+        return count_steps(good), self.step.parallel.replicate(good)
 
 
 # ---------------------------------------------------------------- parts of a training, of one seed or of several

@@ -21,7 +21,7 @@ def test_a_tfds_set_is_read_without_tensorflow(tfds_dir):
     assert dataset.image_shape == (8, 8, 3)
     assert dataset.train.images.dtype == np.uint8
     expected = {tiny_tfds.picture(number).tobytes(): number % 4 for number in range(40)}
-    found = {image.tobytes(): label for image, label in zip(*dataset.train, strict=True)}
+    found = {image.tobytes(): label for image, label in zip(dataset.train.images, dataset.train.labels, strict=True)}
     assert found == expected
 
 
@@ -35,13 +35,13 @@ def test_another_copy_of_the_same_version_has_its_own_cache(tfds_dir, monkeypatc
     data.load("tiny_squares")
     (tfds_dir / "dataset_info.json").write_text((tfds_dir / "dataset_info.json").read_text() + " ")
     data.load("tiny_squares")
-    assert len(list((tmp_path / "cache" / "data").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "splits").iterdir())) == 2
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_truncated_cache_is_made_again_and_said(tfds_dir, tmp_path, caplog, keep):
     expected = np.array(data.load("tiny_squares").train.images)
-    (cached,) = (tmp_path / "cache" / "data").iterdir()
+    (cached,) = (tmp_path / "cache" / "splits").iterdir()
     images = cached / "train.images.npy"
     images.write_bytes(images.read_bytes()[:keep])
     with caplog.at_level(logging.WARNING):
@@ -129,7 +129,7 @@ def test_an_empty_test_split_gives_way_to_validation(tfds_dir):
 
 def test_cached_labels_that_no_class_has_are_made_again(tfds_dir, tmp_path, caplog):
     expected = np.array(data.load("tiny_squares").test.labels)
-    (cached,) = (tmp_path / "cache" / "data").iterdir()
+    (cached,) = (tmp_path / "cache" / "splits").iterdir()
     np.save(cached / "test.labels.npy", np.full_like(expected, -1))
     with caplog.at_level(logging.WARNING):
         again = data.load("tiny_squares")

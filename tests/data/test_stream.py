@@ -35,7 +35,13 @@ def tree(tmp_path):
 
 def everything(split, batch_size=4, seed=0, epoch=0):
     indices, weights = data.epoch_order(seed, epoch, split.size, batch_size)
-    return [np.concatenate(parts) for parts in zip(*split.batches(indices, weights), strict=True)]
+    batches = map(arrays, split.batches(indices, weights))
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def arrays(batch):
+    """Images, labels and weights of a batch."""
+    return batch.images, batch.labels, batch.weights
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -76,7 +82,7 @@ def test_a_stream_goes_on_anywhere_in_an_epoch(tree):
     whole, rest = stream.batches(indices, weights), stream.batches(indices[1:], weights[1:])
     next(whole)
     for ours, theirs in zip(rest, whole, strict=True):
-        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours.images, theirs.images)
 
 
 def test_small_folders_are_kept_in_memory_and_decoded_again_when_a_file_changes(tree):
@@ -149,13 +155,13 @@ def test_a_broken_image_ends_the_run_by_name_or_is_left_out(tree, workers, caplo
 def test_another_image_of_the_batch_stands_in_for_a_broken_one(tree):
     whole = data.load(str(tree), image_size=8, stream="always").train
     indices, weights = data.epoch_order(0, 0, whole.size, 5)
-    before = [np.copy(images) for images, _, _ in whole.batches(indices, weights)]
+    before = [np.copy(batch.images) for batch in whole.batches(indices, weights)]
     for file in whole.source.files[2], whole.source.files[7]:
         Path(file).write_text("no image")
     stream = data.load(str(tree), image_size=8, stream="always", skip_bad=True).train
     for _ in range(2):
         for index, images, (ours, labels, ours_weights) in zip(
-            indices, before, stream.batches(indices, weights), strict=True
+            indices, before, map(arrays, stream.batches(indices, weights)), strict=True
         ):
             broken = np.isin(index, (2, 7))
             np.testing.assert_array_equal(ours[~broken], images[~broken])
