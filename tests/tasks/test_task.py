@@ -1,0 +1,124 @@
+"""Tasks: what the loop sums, gathers and summarises is what a task says of all images, however they are split."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import models, tasks, train, viz
+from cnnjax.data import Split
+from cnnjax.errors import UserError
+from tests.train.test_finite import Fragile
+from tests.train.test_loop import Plain, images, streamed
+
+
+class Ranking(tasks.Classification):
+    """Needs the predictions of all images at once: which image each class has its highest score on."""
+
+    gathers = True
+
+    def summarize(self, figures, sums, predictions=None, targets=None):
+        best = predictions["scores"].argmax(0)
+        right = np.mean(np.asarray(targets.labels)[best] == np.arange(4))
+        return {**figures, "right": float(right), "images": len(targets.labels), "first": float(best[0])}
+
+
+@pytest.mark.parametrize(("mode", "count"), [("shard_map", 1), ("shard_map", 4), ("pmap", 2)])
+@pytest.mark.parametrize("source", [lambda split: split, streamed], ids=["memory", "stream"])
+def test_predictions_of_all_images_reach_the_summary_in_their_order(mode, count, source):
+    network, state = train.split_model(Plain(nnx.Rngs(0)), train.make_optimizer(train.Recipe(), 1, 1))
+    model = network.merge(state.params, state.model_state)
+    split = images(21)
+    logits = np.asarray(model(split.images.astype(np.float32) / 255), np.float64)
+    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    evaluation = train.evaluate(network, state, Ranking(), source(split), parallel=parallel)
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    scores /= scores.sum(-1, keepdims=True)
+    np.testing.assert_allclose(evaluation.predictions["scores"], scores, rtol=1e-4)
+    np.testing.assert_array_equal(evaluation.predictions["label"], logits.argmax(-1))
+    best = scores.argmax(0)
+    assert evaluation.figures["images"] == 21
+    assert evaluation.figures["first"] == best[0]
+    assert evaluation.figures["right"] == np.mean(split.labels[best] == np.arange(4))
+
+
+def test_confusion_and_accuracy_are_those_of_numpy():
+    outputs = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    labels, weights = np.arange(50) % 4, np.float32(np.arange(50) < 40)
+    batch = Split(np.zeros((50, 2, 2, 3), np.uint8), labels.astype(np.int32)).take(slice(None), weights)
+    measured = tasks.Classification().measure(jnp.asarray(outputs), batch)
+    predicted = outputs.argmax(-1)
+    expected = np.zeros((4, 4))
+    for truth, guess in zip(labels[:40], predicted[:40], strict=True):
+        expected[truth, guess] += 1
+    np.testing.assert_array_equal(measured["confusion"], expected)
+    assert float(measured["accuracy"]) == np.trace(expected)
+
+
+def test_an_autoencoder_learns_in_the_same_loop(one_device):
+    split = Split(np.repeat(images(64).images, 4, 1).repeat(4, 2))  # no labels at all
+    recipe = train.Recipe(epochs=4, batch_size=16, lr=2e-3)
+    model = models.create_model("conv_autoencoder", code_size=16)
+    task = tasks.Reconstruction()
+    fit = train.fit(model, task, recipe, split, split.slice(0, 16), parallel=one_device)
+    assert fit.history["train/loss"][-1] < 0.7 * fit.history["train/loss"][0]
+    evaluation = train.evaluate(fit.network, fit.state, task, split, parallel=one_device)
+    x = split.images.astype(np.float64) / 255
+    error = np.square(np.asarray(fit.network.merge(*fit.state[1:3])(x.astype(np.float32)), np.float64) - x).mean()
+    assert evaluation.figures["loss"] == pytest.approx(error, rel=1e-4)
+    assert evaluation.figures["psnr"] == pytest.approx(-10 * np.log10(error), rel=1e-4)
+
+
+def test_a_classifier_does_not_reconstruct(one_device):
+    step = train.compile_step(Plain(nnx.Rngs(0)), tasks.Reconstruction(), train.Recipe(), one_device)
+    batch = Split(images(8).images).take(slice(None), np.ones(8, np.float32))
+    with pytest.raises(UserError, match=r"outputs of the images' shape \(8, 8, 8, 3\), got \(8, 4\)"):
+        step(step.start(), batch)
+
+
+def test_predictions_become_json_and_figures(tmp_path):
+    task = tasks.Classification(class_names=("a", "b", "c", "d"))
+    predictions = jax.tree.map(np.asarray, task.decode(jnp.float32([[0, 2, 1, -5], [3, 0, 0, 0]])))
+    first, second = json.loads(json.dumps(task.to_json(predictions)))
+    assert (first["class"], second["class"]) == ("b", "a")
+    assert list(first["scores"]) == ["b", "c", "a", "d"]
+    assert sum(first["scores"].values()) == pytest.approx(1, rel=1e-6)
+    viz.save(task.draw(images(2).images, predictions), tmp_path / "classes.png")
+    pairs = tasks.Reconstruction()
+    viz.save(pairs.draw(images(2).images, np.float32(images(2).images) / 255), tmp_path / "pairs.png")
+    assert (tmp_path / "pairs.png").stat().st_size > 1000
+    assert np.shape(pairs.to_json(np.zeros((2, 8, 8, 3)))) == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("binary-cross-entropy", 0.731), ("mse", 1.0)])
+def test_a_single_output_has_two_scores(loss, expected):
+    scores = tasks.Classification(tasks.ClassificationLoss(loss)).decode(jnp.ones((1, 1)))["scores"]
+    np.testing.assert_allclose(scores, [[1 - expected, expected]], atol=1e-3)
+
+
+def test_a_part_of_the_loss_is_logged_by_its_name(one_device):
+    class Two(tasks.Classification):
+        logged = ("accuracy", "size")
+
+        def losses(self, outputs, batch):
+            return super().losses(outputs, batch) | {"size": 0.1 * jnp.square(outputs).mean(-1)}
+
+    recipe = train.Recipe(epochs=1, batch_size=16)
+    history = train.fit(Plain(nnx.Rngs(0)), Two(), recipe, images(72), images(20, 1), parallel=one_device).history
+    for split in ("train", "validation"):
+        assert 0 < history[f"{split}/size"][0] < history[f"{split}/loss"][0]
+    parts = history["validation/size"][0] + history["validation/cross-entropy"][0]
+    assert parts == pytest.approx(history["validation/loss"][0], rel=1e-5)
+
+
+def test_without_a_run_rollback_resumes_from_the_state_in_memory(one_device):
+    pictures = images(72).images.copy()
+    pictures[41] = 0
+    recipe = train.Recipe(epochs=2, batch_size=16, lr=1e-2, on_nan="rollback", seed=1)
+    data = Split(pictures, images(72).labels)
+    fit = train.fit(Fragile(nnx.Rngs(0)), tasks.Classification(), recipe, data, images(20, 1), parallel=one_device)
+    assert int(fit.state.step) == 10
+    assert np.isfinite(fit.history["train/loss"]).all()
