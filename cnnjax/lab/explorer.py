@@ -1,4 +1,4 @@
-"""What the site's explorer offers: small images, kernels by name, and settings to start from."""
+"""The data of the site's explorer: small images, kernels by name, and examples of settings."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from sklearn.datasets import load_digits
 from cnnjax import data
 from cnnjax.lab.worked import KERNELS as KERNELS_OF_S1
 
-# Claim B6: the image of S3, and the kernel beside it.
+# Claim B6: the image and the kernel of S3.
 LECTURE_IMAGE = [[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]]
 LECTURE_KERNEL = [[0, 1, 2], [2, 2, 0], [0, 1, 2]]
 
-KERNELS: dict[str, list[list[int]] | str] = {  # a name: the page makes it at any size
+KERNELS: dict[str, list[list[int]] | str] = {  # a string names a kernel that the page makes at any size
     "lecture S3": LECTURE_KERNEL,
     "ones": "ones",
     "mean": "mean",
@@ -23,7 +23,7 @@ KERNELS: dict[str, list[list[int]] | str] = {  # a name: the page makes it at an
 
 
 def explorer_data() -> dict[str, Any]:
-    """Return images (rows of numbers), kernels and examples by name, as the page's script reads them."""
+    """Return images (rows of numbers), kernels and examples by name, for the page's script."""
     digits = load_digits().images.astype(int)
     return {
         "images": {

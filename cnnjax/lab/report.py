@@ -1,4 +1,4 @@
-"""What a finished run is shown as: its summary, its page, and its table on the terminal."""
+"""The results of a finished run: its summary, its page, and its table in the terminal."""
 
 import dataclasses
 import shlex
@@ -20,25 +20,15 @@ FIGURE_SUFFIXES = (".png", ".gif", ".svg")
 
 
 class Entry(NamedTuple):
-    """A finished run as reports and the site show it.
+    """A finished run as reports and the site show it."""
 
-    Attributes:
-        name: of the experiment.
-        doc: its module's docstring.
-        command: the command line that makes it again.
-        table: its results as Markdown.
-        claims: with their verdicts.
-        figures: its picture files.
-        made: where and with what it was run, in a line.
-    """
-
-    name: str
-    doc: str
-    command: str
-    table: str
-    claims: Sequence[Claim]
-    figures: Sequence[Path]
-    made: str
+    name: str  # of the experiment
+    doc: str  # its module's docstring
+    command: str  # the command line that repeats it
+    table: str  # its results as Markdown
+    claims: Sequence[Claim]  # with their verdicts
+    figures: Sequence[Path]  # its picture files
+    made: str  # its time, device and versions, in one line
 
 
 def finish(experiment: Experiment, run: Run, summary: dict[str, Any], seconds: float) -> None:
@@ -64,7 +54,7 @@ def show(experiment: Experiment, summary: dict[str, Any]) -> None:
 def describe(
     name: str, experiment: Experiment, summary: Mapping[str, Any], claims: Sequence[Claim], figures: Sequence[Path]
 ) -> Entry:
-    """Return what a report and the site show of a run, whose config stands in the summary."""
+    """Return what a report and the site show of a run; the summary must include its config."""
     device, versions = (
         ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in summary[part].items())
         for part in ("device", "versions")
@@ -81,7 +71,7 @@ def describe(
 
 
 def page(entry: Entry) -> str:
-    """Return a run as Markdown, with its figures in the folder figures/ beside the page."""
+    """Return a run as a Markdown page, beside which the figures lie in the folder figures/."""
     idea, _, rest = entry.doc.strip().partition("\n\n")
     parts = [
         f"# {entry.name}",
@@ -97,14 +87,14 @@ def page(entry: Entry) -> str:
 
 
 def figures_in(folder: Path) -> list[Path]:
-    """Return a run's pictures by name."""
+    """Return a run's picture files in the order of their names."""
     return sorted(path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
 
 
 def command(name: str, options: type, config: Mapping[str, Any]) -> str:
     """Return the command line of a run, with the options that differ from their defaults.
 
-    A default that depends on the machine, as that of a data set does, is always written.
+    An option whose default depends on the machine, such as the data set, is always written.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     words = [workspace.find().command, name]

@@ -1,6 +1,6 @@
 """The published results as a site of plain files: pure functions from results to pages.
 
-Nothing here reads a run or writes a file, apart from the templates beside it: `reporting.report` does.
+These functions read only the templates in assets/ and write nothing: `published.report` reads runs and writes the site.
 """
 
 import json
@@ -22,17 +22,17 @@ ASSETS = Path(__file__).parent / "assets"
 COPIED = ("style.css", "arithmetic.js", "explorer.js")
 PAGES = {"index.html": "Experiments", "claims.html": "Claims", "explorer.html": "Explorer"}
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bvs\.)(?<!e\.g\.)(?<!i\.e\.)(?<!\bcf\.)(?<!\bal\.)\s+(?=[A-Z`])")
-WIDE = 1.7  # width / height from which on a figure takes the whole page
-LARGE = 1200  # pixels of width from which on its letters are too small on half of one
+WIDE = 1.7  # a figure with a larger width / height takes the whole page
+LARGE = 1200  # a figure of more pixels in width takes it too: on half the page its letters would be too small
 
 
 def pages(entries: Sequence[Entry], unchecked: Sequence[Claim] = (), notices: Sequence[str] = ()) -> dict[str, str]:
     """Return every page's HTML by its file name.
 
     Args:
-        entries: what is published, in the listing's order.
-        unchecked: claims of experiments that are not published.
-        notices: what a reader should know, each a sentence: damaged results, nothing published yet.
+        entries: the published runs, in the order of the listing.
+        unchecked: claims of experiments without a published run.
+        notices: sentences for the reader, about damaged results or that nothing is published yet.
     """
     claims = [claim for entry in entries for claim in entry.claims] + list(unchecked)
     return {
@@ -51,19 +51,19 @@ def assets() -> dict[str, str]:
 
 
 def figure_path(entry: Entry, figure: Path) -> str:
-    """Return where a figure lies in the site."""
+    """Return the path of a figure in the site."""
     return f"figures/{entry.name}/{figure.name}"
 
 
 def idea(doc: str) -> str:
-    """Return a docstring's first two sentences as plain text: its first line, and the next paragraph's first one."""
+    """Return the first line of a docstring and the first sentence of its next paragraph as plain text."""
     first, _, rest = doc.strip().partition("\n\n")
     second = SENTENCE_END.split(" ".join(rest.partition("\n\n")[0].split()), maxsplit=1)[0]
     return " ".join(f"{first} {second}".split())
 
 
 def to_html(markdown: str) -> str:
-    """Return Markdown as HTML; tags in it are shown, not obeyed."""
+    """Return Markdown as HTML; tags in it are escaped."""
     return str(_markdown().render(markdown))
 
 
@@ -100,8 +100,8 @@ def _index(entries: Sequence[Entry], claims: Sequence[Claim], notices: Sequence[
     numbers = "".join(f"<li><strong>{n}</strong><span>{what}</span></li>" for what, n in counts.items() if n)
     cards = "".join(_card(entry) for entry in entries)
     return (
-        '<p class="lead">What the lectures state about convolution is computed again, or measured in a run. Each '
-        "experiment shows what came out, and the command that makes it again.</p>"
+        '<p class="lead">The lectures\' statements about convolution, computed again or measured in a run. Each '
+        "experiment shows its results, and the command that repeats it.</p>"
         + "".join(f'<p class="notice">{to_html(notice)[3:-5]}</p>' for notice in notices)
         + (f'<ul class="counts">{numbers}</ul>' if numbers else "")
         + '<p class="invitation">Or try it yourself: the <a href="explorer.html">explorer</a> moves a kernel '
@@ -137,7 +137,7 @@ def _experiment(entry: Entry) -> str:
         parts.append(f'<h2>Figures</h2><div class="figures">{figures}</div>')
     if entry.claims:
         parts.append(f"<h2>Claims</h2>{_claims_table(entry.claims)}")
-    parts.append(f"<h2>Make it again</h2><pre><code>{escape(entry.command)}</code></pre>")
+    parts.append(f"<h2>Repeat it</h2><pre><code>{escape(entry.command)}</code></pre>")
     about = entry.doc.strip().partition("\n\n")[2]
     parts.append(f"<h2>About</h2>{to_html(about)}")
     parts.append(f'<p class="meta">{escape(entry.made)}</p>')
@@ -160,7 +160,7 @@ def _figure(entry: Entry, path: Path) -> str:
 
 
 def _claims_page(claims: Sequence[Claim]) -> str:
-    lead = '<p class="lead">What the lectures state, what was found here, and how far the two may be apart.</p>'
+    lead = '<p class="lead">What the lectures state, what was found here, and how much the two may differ.</p>'
     claims = sorted(claims, key=claim_order)
     errata = [claim for claim in claims if claim.verdict is Verdict.ERRATUM]
     parts = [lead]
@@ -181,17 +181,17 @@ def _explorer() -> str:
 # ---------------------------------------------------------------- claims
 
 COLUMNS = ("claim", "what", "lecture", "here", "tolerance", "verdict")
-WORDS = {  # of a verdict, for one claim and for several
+WORDS = {  # for a verdict, of one claim and of several
     Verdict.HOLDS: ("holds", "hold"),
     Verdict.ERRATUM: ("erratum", "errata"),
     Verdict.FAILS: ("fails", "fail"),
     Verdict.NOT_RUN: ("not run", "not run"),
 }
-CLASSES = {verdict: verdict.replace("not run", "open") for verdict in Verdict}  # of the style sheet
+CLASSES = {verdict: verdict.replace("not run", "open") for verdict in Verdict}  # in the style sheet
 
 
 def claim_order(claim: Claim) -> tuple[str, int]:
-    """Return by what claims are sorted: A2 before A10 before B1."""
+    """Return the key that sorts claims: A2 before A10 before B1."""
     number = re.search(r"\d+", claim.id)
     return claim.id[:1], int(number[0]) if number else 0
 
@@ -216,7 +216,7 @@ def _verdict(claim: Claim) -> str:
 
 
 def _scrolling(table: str, label: str) -> str:
-    """What may be wider than a phone scrolls by itself, with the keyboard too."""
+    """Wrap a table in an element that scrolls on narrow screens, with the keyboard too."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
 // What the explorer shows, as pure functions of its settings: which settings are impossible and why, the output's
-// size, and what every window adds up. The formulas are those of cnnjax.geometry and cnnjax.ops.
+// size, and the sum of every window. The formulas are those of cnnjax.geometry and cnnjax.ops.
 //
 // settings: {operation: "convolution" | "pooling" | "transposed", image: n rows of n numbers, size: n, kernel: rows of
 //   numbers, window: taps along an axis, stride, padding, dilation, extra: output padding, pool: "max" | "min" |
@@ -18,7 +18,7 @@ const Arithmetic = (() => {
     extra: ["Output padding", 0, 7],
   };
 
-  // A number as it is written: at most three decimals, a real minus sign.
+  // A number as text: at most three decimals, with a minus sign instead of a hyphen.
   function format(value) {
     if (!Number.isFinite(value)) return value < 0 ? "−∞" : "∞";
     const rounded = Number(value.toFixed(3));
@@ -34,12 +34,12 @@ const Arithmetic = (() => {
     return Number(parts[1].replace("−", "-")) / (parts[2] === undefined ? 1 : Number(parts[2]));
   }
 
-  // A whole number of a field's text, or why it is none: {value} or {problem}.
+  // The whole number in a field's text, or what is wrong with it: {value} or {problem}.
   function parseField(field, text, given = {}) {
     const [name, low, top] = RANGES[field];
     const high = given.high ?? top;
     const range = `a whole number from ${low} to ${high}`;
-    if (text.trim() === "") return { problem: `${name} is empty: give ${range}.` };
+    if (text.trim() === "") return { problem: `${name} is empty: enter ${range}.` };
     if (!/^\s*[-−]?\d+\s*$/.test(text)) return { problem: `${name} must be ${range}, not “${text.trim()}”.` };
     const value = Number(text.replace("−", "-"));
     if (value < low || value > high) return { problem: `${name} must be ${range}, not ${format(value)}.` };
@@ -48,7 +48,7 @@ const Arithmetic = (() => {
 
   const span = ({ window, dilation }) => dilation * (window - 1) + 1;
 
-  // Why whole numbers that are each in range do not go together: [{field, problem}].
+  // Why settings that are each in range cannot be combined: [{field, problem}].
   function conflicts(s) {
     const found = [];
     const refuse = (field, problem) => found.push({ field, problem });
@@ -60,7 +60,7 @@ const Arithmetic = (() => {
           "among the sizes that one stride covers.");
       }
       if (outputSize(s) < 1) {
-        refuse("padding", `Padding ${s.padding} cuts everything off: no output is left. Use less padding.`);
+        refuse("padding", `Padding ${s.padding} cuts off the whole output. Use less padding.`);
       }
     } else {
       const padded = s.size + 2 * s.padding;
@@ -91,7 +91,7 @@ const Arithmetic = (() => {
   const pictureSize = (s) =>
     s.operation === "transposed" ? outputSize(s) + span(s) - 1 : s.size + 2 * s.padding;
 
-  // The formula of the output's size: in letters, with the numbers, and what the last step leaves over.
+  // The formula of the output's size in letters and in numbers, and the pixels that the last step leaves unread.
   function sizeFormula(s) {
     const { size: i, window: k, stride, padding, dilation, extra } = s;
     const result = outputSize(s);
@@ -113,7 +113,7 @@ const Arithmetic = (() => {
     };
   }
 
-  // What the window slides over: {value, pixel} by row and column; value null where pooling ignores padding.
+  // The cells that the window slides over: {value, pixel} by row and column; value is null where pooling ignores padding.
   function picture(s) {
     const transposed = s.operation === "transposed";
     const spacing = transposed ? s.stride : 1;
@@ -133,10 +133,10 @@ const Arithmetic = (() => {
   // Pixels between two windows over the picture.
   const step = (s) => (s.operation === "transposed" ? 1 : s.stride);
 
-  // The kernel as it lies on the picture; a transposed convolution turns it by half a circle.
+  // The kernel as it lies on the picture; a transposed convolution rotates it by 180 degrees.
   const laid = (s) => (s.operation === "transposed" ? s.kernel.map((row) => [...row].reverse()).reverse() : s.kernel);
 
-  // One window: its taps in row-major order, its result, and both in writing.
+  // One window: its taps in row-major order, its result, and both as text.
   function look(s, cells, row, column) {
     const taps = [];
     const kernel = laid(s);

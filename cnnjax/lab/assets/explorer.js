@@ -1,14 +1,14 @@
 "use strict";
 
-// The explorer: reads the settings, says what is wrong with them or draws the windows, and moves from one to the next.
-// Everything it shows is computed by arithmetic.js; images and kernels stand in the page as JSON.
+// The explorer: reads the settings, shows what is wrong with them or draws the window, and moves it step by step.
+// Everything it shows is computed by arithmetic.js; images and kernels are in the page as JSON.
 (() => {
   const { images, kernels, examples } = JSON.parse(document.getElementById("data").textContent);
   const NUMBERS = ["size", "window", "stride", "padding", "dilation", "extra"];
   const CHOICES = ["operation", "pool", "image"];
   const OWN = "your own";
   const CELL = 44;
-  const PAUSE = 700; // milliseconds a window while playing
+  const PAUSE = 700; // milliseconds for each window while playing
   const element = (id) => document.getElementById(id);
   const fields = Object.fromEntries([...NUMBERS, ...CHOICES, "preset"].map((id) => [id, element(id)]));
   const stopped = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -40,7 +40,7 @@
     }));
   }
 
-  // The kernel of a name at a size; null where the size has none.
+  // The named kernel at a size; null if it has no such size.
   function preset(name, size) {
     const known = kernels[name];
     if (typeof known === "string") {
@@ -99,7 +99,7 @@
     found.forEach(({ input }) => input.setAttribute("aria-invalid", "true"));
     element("refusal").hidden = found.length === 0;
     element("refusal").textContent = found.map(({ problem }) => problem).join(" ");
-    element("shown").inert = found.length > 0; // what was last possible stays, pale, so that nothing jumps
+    element("shown").inert = found.length > 0; // the last possible result stays, pale, so that nothing jumps
     if (found.length) {
       stop();
       return;
@@ -134,7 +134,7 @@
     return made;
   }
 
-  // From the darkest grey to white over the range of all values; the text's colour is the one that stands out.
+  // Dark grey to white over the range of all values, with black or white text, whichever is readable.
   function shades(values) {
     const known = values.flat().filter(Number.isFinite);
     const [low, high] = [Math.min(...known), Math.max(...known)];
@@ -208,7 +208,7 @@
     draw();
   }
 
-  // On in reading order, around at the end.
+  // The next position in reading order; the first follows the last.
   function advance(by_) {
     if (!shown) return;
     const total = shown.size * shown.size;
@@ -258,7 +258,7 @@
 
   // ---------------------------------------------------------------- choosing
 
-  // The chosen kernel, at the window's size where it has one there, else at its own.
+  // The chosen kernel, at the window's size if it has that size, else at its own.
   function fillKernel() {
     const name = fields.preset.value;
     const texts = preset(name, Number(fields.window.value)) ?? preset(name, 3);
@@ -267,7 +267,7 @@
     drawKernelInputs(texts.length, texts);
   }
 
-  // A kernel of the new size: the chosen one where it has that size, else the values that were there.
+  // A kernel of the new size: the chosen one if it has that size, else the previous values.
   function resizeKernel() {
     const { value } = Arithmetic.parseField("window", fields.window.value);
     if (value === undefined || value === kernelTexts().length) return;
@@ -292,7 +292,7 @@
     update();
   });
 
-  // The settings stay in the address, so that a reload, or who it is given to, sees the same.
+  // The settings are kept in the address, so that a reload or a copied link shows the same.
   function remember() {
     const values = Object.entries(fields).map(([key, field]) => [key, field.value]);
     const texts = kernelTexts().map((row) => row.join(",")).join(";");
