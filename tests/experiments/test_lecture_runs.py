@@ -1,4 +1,4 @@
-"""Runs of the lectures' experiments leave figures, a summary that is JSON, and a table."""
+"""Runs of the lectures' experiments leave figures, a summary that is JSON, and a table; long ones are `published`."""
 
 import json
 
@@ -25,6 +25,7 @@ CHEAPER = {  # what no option makes smaller
     "checkerboard": {"SEEDS": 1, "STEPS": 2, "DRAWS": 4},
     "activations": {"LAYERS": 3},
 }
+LONG = ("pooling", "receptive-field", "upsampling", "checkerboard", "activations")
 FIGURES = {
     "convolution": {"worked-examples", "step-by-step", "correlation-and-convolution", "channels", "moved-image"},
     "kernels": {"steps", "as-printed", "flower"},
@@ -39,7 +40,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.published] * (name in LONG)) for name in SMALLEST]
+)
 def test_a_run_leaves_small_figures_a_summary_and_a_table(tmp_path, one_device, monkeypatch, name):
     experiment = experiments.load(name)
     for attribute, value in CHEAPER.get(name, {}).items():
