@@ -1,14 +1,14 @@
 """Activations: sigmoid, tanh, ReLU, ReLU6 and softplus, their gradients through 50 layers; losses and softmax.
 
-Lecture S2, "Activation Functions" and "CNN Training" (claims G1 and G2): the five functions with their derivatives; how
-large the gradient is at every layer of a stack of 50 convolutions, each with the initialisation that is usual for its
-activation; and mean square error, categorical cross-entropy and softmax against NumPy.
+Lecture S2, "Activation Functions" and "CNN Training" (claims G1 and G2): the five functions with their derivatives; the
+size of the gradient at every layer of a stack of 50 convolutions, with the initialisation that is usual for each
+activation; and mean square error, categorical cross-entropy and softmax compared with NumPy.
 
     python launch.py activations
 
-Takes less than half a minute. Expect gradients that vanish exponentially with sigmoid, and do not with ReLU and ReLU6.
-With tanh they do not either, if its kernels start as Glorot & Bengio propose; with softplus they do, slowly, if they
-start as He et al. propose. Which initialisation it is decides as much as which activation.
+Takes less than half a minute. Expect gradients that vanish exponentially with sigmoid, but not with ReLU and ReLU6.
+With tanh they do not vanish either if the kernels are initialised as Glorot & Bengio propose; with softplus they vanish
+slowly with the initialisation of He et al. The initialisation matters as much as the activation.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,23 @@ import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import ops, runs, train, viz
-from cnnjax.lab.claims import Claim, check, holds_or_erratum
+from cnnjax.lab import markdown
+from cnnjax.lab.claims import Claim, check, check_or_correct
 from cnnjax.options import SEED, check_ranges
 from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
 from cnnjax.viz import Lines
 
 LAYERS, CHANNELS, SIZE, IMAGES = 50, 16, 8, 4  # of the stack: 3x3 convolutions of 8x8 images, borders joined
-VANISHED, EXPLODED = 1e-3, 1e3  # what is left at the first layer's input of the gradient at the last layer's
-VARIANCES = {"Glorot": 1.0, "He": 2.0, "torch's default": 1 / 3}  # of a kernel's values, times inputs of an output
+VANISHED, EXPLODED = 1e-3, 1e3  # gradient at the first layer's input over that at the last layer's
+VARIANCES = {"Glorot": 1.0, "He": 2.0, "torch's default": 1 / 3}  # of a kernel's values, times the fan-in
 
 
 class Unit(NamedTuple):
-    """An activation, whether its gradient vanishes as the lecture has it and as it is found, and its initialisation."""
+    """An activation and its usual initialisation."""
 
     function: Callable[[jax.Array], jax.Array]
-    lecture: bool
-    found: bool
+    lecture: bool  # whether gradients vanish according to the lecture
+    found: bool  # whether they do
     initialization: str
 
 
@@ -49,7 +50,7 @@ UNITS = {
     "ReLU6": Unit(jax.nn.relu6, False, False, "He"),
     "softplus": Unit(jax.nn.softplus, False, True, "He"),
 }
-STYLES = {"ReLU6": "--"}  # which is ReLU below 6
+STYLES = {"ReLU6": "--"}  # below 6 it covers ReLU's line
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Config:
 
 
 def load(config: Config) -> None:
-    """Return nothing: all numbers are drawn."""
+    """Return nothing: all numbers are random."""
 
 
 def run(config: Config, nothing: None, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def run(config: Config, nothing: None, run: runs.Run, parallel: train.Parallel) 
 
 
 def _ends(norms: dict[str, np.ndarray]) -> dict[str, float]:
-    """The first layer's gradient over the last layer's, of inputs ("signals") and of kernels."""
+    """Return the first layer's gradient over the last layer's, of inputs ("signals") and of kernels."""
     return {key: float(values[0] / values[-1]) for key, values in norms.items()}
 
 
@@ -96,11 +97,11 @@ def gradients(name: str, initialization: str, seed: int) -> dict[str, np.ndarray
     Args:
         name: of the activation.
         initialization: of the kernels, normal with a variance of `VARIANCES` over 9 * 16 inputs.
-        seed: of all numbers; activations see the same but for the kernels' scale.
+        seed: of all numbers; they are the same for all activations except for the kernels' scale.
 
     Returns:
-        "signals": of the gradients of the layers' inputs, "kernels": of the kernels'; (50,) in float64. With ReLU a
-        kernel's gradient shrinks with all others' kernels, those of later layers or not: inputs' show what vanishes.
+        "signals": norms of the gradients with respect to the layers' inputs, "kernels": to their kernels; (50,) in
+        float64. With ReLU a kernel's gradient depends on the scale of earlier kernels too, so "signals" decide.
     """
     rng = np.random.default_rng(seed)
     deviation = np.sqrt(VARIANCES[initialization] / (9 * CHANNELS))
@@ -127,7 +128,7 @@ _forward = partial(jax.jit, static_argnums=0)(_layer)
 
 @partial(jax.jit, static_argnums=0)
 def _backward(name: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients of a layer's input and kernel, given that of its output."""
+    """Return the gradients of a layer's input and kernel, given that of its output."""
     of_input, of_kernel = jax.vjp(partial(_layer, name), x, kernel)[1](gradient)
     return of_input, of_kernel
 
@@ -136,7 +137,7 @@ def _backward(name: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -
 
 
 def lecture_softmax(values: np.ndarray) -> np.ndarray:
-    """`e^a_i / sum_k e^a_k` in float64, as S2 writes it."""
+    """Return `e^a_i / sum_k e^a_k` in float64, S2's formula."""
     powers = np.exp(values.astype(np.float64))
     return powers / powers.sum(-1, keepdims=True)
 
@@ -154,7 +155,7 @@ def lecture_losses(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]
 
 
 def our_losses(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the same of softmax outputs from the losses that training uses, which are one number for each example."""
+    """Return the same of softmax outputs by the losses of training, which give one number for each example."""
 
     @jax.jit
     def both(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -181,7 +182,7 @@ def _draw_functions() -> Figure:
 
 
 def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> Figure:
-    """Gradients of the layers' inputs; what is too small for float32 is left out."""
+    """The gradients of the layers' inputs, without those that are too small for float32."""
     panels = {"usual: Glorot, and He for rectifiers": usual} | {f"all: {kind}": row for kind, row in alike.items()}
     layers = np.arange(1, LAYERS + 1)
     plots = []
@@ -193,44 +194,41 @@ def _draw_gradients(usual: dict[str, Any], alike: dict[str, dict[str, Any]]) -> 
     return viz.line_plots(plots, size=(3.9, 3.4))
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return as Markdown tables the first layer's gradient over the last layer's."""
-    lines = [
-        f"| activation | initialisation | input of layer 1 / {LAYERS} | kernel of layer 1 / {LAYERS} |",
-        "| --- " * 4 + "|",
+    """Return Markdown tables of the first layer's gradient over the last layer's."""
+    head = ("activation", "initialisation", f"input of layer 1 / {LAYERS}", f"kernel of layer 1 / {LAYERS}")
+    usual = [
+        (name, row["initialization"], f"{row['signals']:.2g}", f"{row['kernels']:.2g}")
+        for name, row in summary["usual"].items()
     ]
-    for name, row in summary["usual"].items():
-        lines.append(f"| {name} | {row['initialization']} | {row['signals']:.2g} | {row['kernels']:.2g} |")
-    lines += ["", "| input of the first / last layer | " + " | ".join(UNITS) + " |", "| --- " * (1 + len(UNITS)) + "|"]
-    for kind, row in summary["alike"].items():
-        lines.append(f"| all with {kind} | " + " | ".join(f"{row[name]:.2g}" for name in UNITS) + " |")
-    return "\n".join(lines)
+    alike = [(f"all with {kind}", *(f"{row[name]:.2g}" for name in UNITS)) for kind, row in summary["alike"].items()]
+    second = markdown.table(("input of the first / last layer", *UNITS), alike)
+    return f"{markdown.table(head, usual)}\n\n{second}"
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
-    """Return claims G1 and G2, all computed here, with the default options."""
+    """Return claims G1 and G2, all computed here with the default options."""
     return [*(_gradient_claim(name, unit) for name, unit in UNITS.items()), *_loss_claims(), _softmax_claim()]
 
 
 def _gradient_claim(name: str, unit: Unit) -> Claim:
     ends = _ends(gradients(name, unit.initialization, 0))
     kernels = f"{unit.initialization} kernels"
-    deck = "lead to vanishing gradients" if unit.lecture else "rectifiers are more suitable: do not vanish"
-    right = f"that with {kernels} they {'do' if unit.found else 'do not'}"
+    lecture = "lead to vanishing gradients" if unit.lecture else "rectifiers are more suitable: do not vanish"
     vanished, kept = ends["signals"] < VANISHED, VANISHED <= ends["signals"] <= EXPLODED
     measured = vanished if unit.found else kept
-    return holds_or_erratum(
+    return check_or_correct(
         "G1",
         f"{name}: {'gradients vanish' if unit.lecture else 'gradients do not vanish'} with depth",
-        deck,
+        lecture,
         f"first over last of {LAYERS} layers: kernels {ends['kernels']:.2g}, inputs {ends['signals']:.2g} ({kernels})",
         f"vanished: inputs' below {VANISHED:g}; kept: up to {EXPLODED:g}",
         holds=measured and unit.found == unit.lecture,
         confirmed=measured,
-        correction=f"the deck says {deck}; right is {right}",
+        correction=f"right is that with {kernels} gradients {'vanish' if unit.found else 'do not vanish'}",
     )
 
 
@@ -245,8 +243,8 @@ def _loss_claims() -> list[Claim]:
             f"{name} of softmax outputs",
             formulas[name],
             f"{value:.6f}; NumPy in float64 {expected[name]:.6f}",
-            "relative 1e-5",
             abs(value - expected[name]) <= 1e-5 * expected[name],
+            "relative 1e-5",
         )
         for name, value in our_losses(logits, labels).items()
     ]
@@ -261,6 +259,6 @@ def _softmax_claim() -> Claim:
         "softmax outputs lie between 0 and 1, and sum to one",
         "sum 1",
         f"sums at most {off:.0e} off, values at most {error:.0e} from NumPy in float64",
-        "1e-6",
         off <= 1e-6 and error <= 1e-6 and 0 <= ours.min() <= ours.max() <= 1,
+        "1e-6",
     )

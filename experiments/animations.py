@@ -1,30 +1,27 @@
 """A kernel slides over its input, with the numbers in the cells: padding, strides, dilation, transposed convolution.
 
-Lecture S0, "Relationships" and "Transposed convolution" (claims C6, E3 and F2, which other experiments check), in
-pictures that move. Every number is of `ops.conv2d` or `ops.conv_transpose2d`: the products under each window, and
-their sum.
+Lecture S0, "Relationships" and "Transposed convolution" (claims C6, E3 and F2, which other experiments check), as
+animations. Every number, the products under each window and their sum, is computed by `ops.conv2d` or
+`ops.conv_transpose2d`.
 
     python launch.py animations
     python launch.py animations --format svg       # sharp at any size, for a browser
 
-Takes about ten seconds. Expect an animation for each setting, whose output has the size that the lecture's formula
-gives; where windows leave pixels unused, as in the last row and column of size 6 with kernel 3, stride 2 and padding 1,
-those are grey.
+Takes about ten seconds. Expect an animation for each setting, whose output has the size of the lecture's formula.
+Pixels that no window uses are grey, as the last row and column of size 6 with kernel 3, stride 2 and padding 1.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
 from cnnjax import geometry, runs, train, viz
-from cnnjax.errors import UserError
+from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim
 from cnnjax.options import SEED, Range, check_ranges
 from cnnjax.viz.animation import Slide
-
-FORMATS = ("gif", "svg")
 
 
 class Setting(NamedTuple):
@@ -54,20 +51,18 @@ SETTINGS = {
 class Config:
     """Draw the animations."""
 
-    format: Annotated[str, tyro.conf.arg(help="gif or svg.")] = "gif"
+    format: Annotated[Literal["gif", "svg"], tyro.conf.arg(help="Of the files.")] = "gif"
     seconds: Annotated[
-        float | None, tyro.conf.arg(help="A window, from 0.02 to 60; default: 20 seconds an animation at most.")
+        float | None, tyro.conf.arg(help="For each window, from 0.02 to 60; default: at most 20 for an animation.")
     ] = None
     seed: Annotated[int, tyro.conf.arg(help=f"Decides the numbers in images and kernels; {SEED.text}.")] = 0
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UserError(f"--format must be {' or '.join(FORMATS)}, got {self.format!r}")
         check_ranges(self, {"seconds": Range("from 0.02 to 60", lambda value: 0.02 <= value <= 60), "seed": SEED})
 
 
 def load(config: Config) -> dict[str, Slide]:
-    """Return every setting's windows over an image of 0 to 5 with a kernel of -2 to 2."""
+    """Return for every setting the windows over an image of 0 to 5 with a kernel of -2 to 2."""
     random = np.random.default_rng(config.seed)
     return {
         name: viz.slide(
@@ -81,7 +76,7 @@ def load(config: Config) -> dict[str, Slide]:
 
 
 def run(config: Config, slides: dict[str, Slide], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
-    """Draw the animations, and return the output's size of each beside the formula's."""
+    """Draw the animations, and return the size of each output beside the formula's."""
     for number, (name, slide) in enumerate(slides.items(), 1):
         path = run.figures / f"{number}-{name}.{config.format}"
         viz.save_animation(slide, path, _title(SETTINGS[name]), config.seconds)
@@ -106,14 +101,14 @@ def _describe(setting: Setting, slide: Slide) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return as a Markdown table the output's size of every setting beside the formula's."""
-    lines = ["| setting | output | by the formula | windows |", "| --- | --- | --- | --- |"]
-    for row in summary["settings"].values():
-        sizes = f"{row['output']} × {row['output']} | {row['formula']} × {row['formula']}"
-        lines.append(f"| {row['title']} | {sizes} | {row['windows']} |")
-    return "\n".join(lines)
+    """Return a Markdown table of the size of every output beside the formula's."""
+    rows = [
+        (row["title"], *(f"{row[size]} × {row[size]}" for size in ("output", "formula")), row["windows"])
+        for row in summary["settings"].values()
+    ]
+    return markdown.table(("setting", "output", "by the formula", "windows"), rows)
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
-    """Return none: it shows what `strides-and-padding` and `upsampling` check."""
+    """Return none: `arithmetic`, `receptive-field` and `upsampling` check what this shows."""
     return []

@@ -1,13 +1,13 @@
-"""Every architecture of the lectures, counted: parameters and multiply-adds against the published numbers.
+"""The architectures of the lectures: parameters and multiply-adds compared with the published numbers.
 
 Lectures S1 (the eight groups of its assignment) and S2 ("CNN architectures", "Goldilocks zone of CNN models"), claims
-H1, H3 and H4. Networks are built and traced at their published image size; no number of them is computed.
+H1, H3 and H4. Networks are traced at their published image size, without computing any value.
 
     python launch.py architectures
     python launch.py architectures --models "resnet*"
 
-Takes two to four minutes on two cores. Expect every count to be the published one, and accuracy that grows with the
-multiply-adds far less than these do: the picture of Canziani et al. (2016), with the published accuracies.
+Takes two to four minutes on two cores. Expect every count to be the published one, and accuracy that grows much more
+slowly than the multiply-adds: the picture of Canziani et al. (2016), with the published accuracies.
 """
 
 import fnmatch
@@ -25,16 +25,17 @@ from rich.progress import track
 
 from cnnjax import models, runs, train, viz
 from cnnjax.errors import UserError
-from cnnjax.lab.claims import Claim, check, holds_or_erratum, not_run
+from cnnjax.lab import markdown
+from cnnjax.lab.claims import Claim, check, check_or_correct, not_run
 from cnnjax.models.fractalnet import Fractal
 from cnnjax.nn import Conv, GlobalAvgPool, Linear
 from experiments.bench.published_networks import Published, read
 
-CONVOLUTIONS_ONLY = "shufflenet_v1"  # whose paper counts no other layer
+CONVOLUTIONS_ONLY = "shufflenet_v1"  # its paper counts no other layer
 TORCHVISION_DROPOUT = 0.2  # of its GoogLeNet, where the paper has 0.4
-NO_AUXILIARY = ("googlenet",)  # counted without the heads that are there in training alone
-# The decks' names: what is counted for each. The groups of S1 first, then what S2 adds.
-DECKS = {
+NO_AUXILIARY = ("googlenet",)  # counted without its auxiliary heads, which only training uses
+# The networks that are counted for each name of the lectures: the groups of S1 first, then what S2 adds.
+GROUPS = {
     "VGG-16 and VGG-19": ("vgg16", "vgg19"),
     "MobileNet": ("mobilenet_v1",),
     "ResNet-50 and ResNet-152": ("resnet50", "resnet152"),
@@ -78,7 +79,7 @@ def run(config: Config, networks: list[Published], run: runs.Run, parallel: trai
 
 
 def count(network: Published) -> dict[str, Any]:
-    """Return parameters and multiply-adds of a network at its published size, traced alone."""
+    """Return the parameters and multiply-adds of a network at its published image size by tracing it."""
     found: dict[str, Any] = {}
 
     def trace() -> None:
@@ -94,32 +95,27 @@ def count(network: Published) -> dict[str, Any]:
     return found
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return counts beside the published ones as a Markdown table."""
-    published = read()
-    lines = [
-        "| network | image | parameters | published | multiply-adds (G) | published | top-1, published |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Return a Markdown table of the counts beside the published ones."""
+    published, rows = read(), []
     for name, row in summary["networks"].items():
         network = published[name]
         params = f"{network.params:,}" if network.params else ""
         gmacs = f"{network.gmacs:g}" if network.gmacs else ""
-        lines.append(
-            f"| {name} | {network.size} | {row['params']:,} | {params} | {row['macs'] / 1e9:.3f} | {gmacs} | "
-            f"{network.top1:.1f} % |"
-        )
-    return "\n".join(lines)
+        counted = (f"{row['params']:,}", params, f"{row['macs'] / 1e9:.3f}", gmacs)
+        rows.append((name, network.size, *counted, f"{network.top1:.1f} %"))
+    head = ("network", "image", "parameters", "published", "multiply-adds (G)", "published", "top-1, published")
+    return markdown.table(head, rows)
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
-    """Return claims H1, its counts from a run, and H3 and H4, recomputed."""
+    """Return claims H1, whose counts are read from a finished run, and H3 and H4, computed here."""
     counted = (summary or {}).get("networks", {})
     return [
-        *(_structure(title, names, counted) for title, names in DECKS.items()),
+        *(_structure(title, names, counted) for title, names in GROUPS.items()),
         _first_layer_of_zfnet(),
         *_output_classifier(),
         *_fractals(),
@@ -130,11 +126,12 @@ def _structure(title: str, names: tuple[str, ...], counted: Mapping[str, Any]) -
     statement = f"{title}: parameters and multiply-adds are the published ones"
     networks = [network for name, network in read().items() if name in names]
     theirs = "; ".join(_numbers(network.params, network.gmacs) for network in networks)
-    tolerance = "parameters exact, multiply-adds 1 % or the last published digit"
     if not all(name in counted for name in names):
         return not_run("H1", statement, "needs python launch.py architectures, published")
     ours = "; ".join(_numbers(counted[n.name]["params"], counted[n.name]["macs"] / 1e9) for n in networks)
-    return check("H1", statement, theirs, ours, tolerance, all(_agrees(n, counted[n.name]) for n in networks))
+    agree = all(_agrees(network, counted[network.name]) for network in networks)
+    tolerance = "parameters exact, multiply-adds 1 % or the last published digit"
+    return check("H1", statement, theirs, ours, agree, tolerance)
 
 
 def _numbers(params: int | None, gmacs: float | None) -> str:
@@ -153,12 +150,12 @@ def _abstract(name: str, **options: Any) -> Any:
 def _first_layer_of_zfnet() -> Claim:
     conv = _abstract("zfnet").features[0]
     ours = f"[{conv.kernel_size[0]}x{conv.kernel_size[1]}/{conv.stride}, {conv.in_channels} to {conv.out_channels}]"
-    deck = "[7x7/2, 3 to 96]"
-    return check("H1", "ZFNet's first layer", deck, ours, "exact", ours == deck)
+    lecture = "[7x7/2, 3 to 96]"
+    return check("H1", "ZFNet's first layer", lecture, ours, ours == lecture)
 
 
 def _output_classifier() -> list[Claim]:
-    """H3, of GoogLeNet; the deck gives its linear layer 1,024 outputs, which are its inputs."""
+    """H3, of GoogLeNet: 1,024 is the number of inputs of its linear layer, not of outputs as in the lecture."""
     net = _abstract("googlenet")
     vgg = _abstract("vgg16").classifier
     replaced = sum(models.count_params(vgg[index]) for index in (0, 3))
@@ -167,12 +164,11 @@ def _output_classifier() -> list[Claim]:
     right = parts and net.fc.in_features == 1024 and net.fc.out_features == 1000
     heads = [name for name in net.heads if name.startswith("aux")]
     return [
-        holds_or_erratum(
+        check_or_correct(
             "H3",
             "Inception's output classifier: global average pooling, dropout, one fully connected layer",
             "a fully connected layer of 1,024 outputs",
             f"{net.fc.in_features:,} inputs, {net.fc.out_features:,} outputs",
-            "exact",
             holds=False,
             confirmed=right,
             correction="1,024 are the layer's inputs, its outputs are the classes",
@@ -181,24 +177,24 @@ def _output_classifier() -> list[Claim]:
             "H3",
             "the published network leaves out 40 % before that layer (Szegedy et al., 2014, table 1)",
             "40 %",
-            f"40 % with dropout=0.4; by default {net.dropout.rate:.0%}, as torchvision, whose weights it takes",
-            "the deck's is the paper's, the default torchvision's",
+            f"40 % with dropout=0.4; by default {net.dropout.rate:.0%} as in torchvision, for its weights",
             net.dropout.rate == TORCHVISION_DROPOUT,
+            "the lecture's value is the paper's, the default is torchvision's",
         ),
         check(
             "H3",
             "it replaces a memory demanding classifier with two layers of 4,096 features",
             "less memory",
             f"{classifier:,} parameters, the two layers of VGG-16 have {replaced:,}",
-            "at most a hundredth",
             100 * classifier <= replaced,
+            "at most a hundredth",
         ),
-        check("H3", "auxiliary classifiers of GoogLeNet", "2", str(len(heads)), "exact", len(heads) == 2),
+        check("H3", "auxiliary classifiers of GoogLeNet", "2", str(len(heads)), len(heads) == 2),
     ]
 
 
 def _fractals() -> list[Claim]:
-    """H4, the rule evaluated on the units of a block of the network itself."""
+    """H4: the rule, evaluated on the units of a block of the network itself."""
     fractal = Fractal(3, 4, 0, 2, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0))
     fractal.eval()
     z = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
@@ -212,8 +208,8 @@ def _fractals() -> list[Claim]:
             "FractalNet: f1 = conv, f2 = the element-wise mean of (f1 o f1) and conv",
             "(f1(f1(z)) + conv(z)) / 2",
             f"at most {error:.0e} away from it",
-            "1e-6",
             error <= 1e-6,
+            "1e-6",
         ),
         check(
             "H4",
@@ -221,15 +217,14 @@ def _fractals() -> list[Claim]:
             "longest path of 2^(C-1) convolutions",
             ", ".join(str(2 ** (columns - 1)) for columns in depths),
             ", ".join(map(str, depths.values())),
-            "exact",
             all(depth == 2 ** (columns - 1) for columns, depth in depths.items()),
         ),
     ]
 
 
 def _longest_path(columns: int) -> int:
-    """Return how many convolutions follow each other in a fractal: how far its output sees, in steps of two pixels."""
-    # One channel and kernels of ones: a value's receptive field grows by two pixels with every 3x3 convolution.
+    """Return the number of convolutions on a fractal's longest path, measured by its receptive field."""
+    # With one channel and kernels of ones, the field grows by two pixels with every 3x3 convolution on the path.
     size = 2 * 2**columns + 1
     fractal = Fractal(1, 1, 0, columns, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0))
     fractal.eval()

@@ -1,16 +1,16 @@
 """Checkerboard artifacts: where transposed convolutions overlap unevenly, and the spectra of decoders' outputs.
 
-Lecture S0, "Transposed CNN: Problem" (claim F3): windows that a transposed convolution adds up overlap unevenly unless
-the stride divides the kernel's size, as 2x2 and 4x4 with a stride of 2. Shown as maps of the overlap, and as mean
-squares and spectra of what decoders of random weights, and decoders trained for a moment to enlarge images, put out;
-beside them decoders that resize first and then convolve.
+Lecture S0, "Transposed CNN: Problem" (claim F3): the windows that a transposed convolution adds overlap unevenly unless
+the stride divides the kernel's size, as for 2x2 and 4x4 with a stride of 2. Shown are maps of the overlap, and the mean
+squares and spectra of the outputs of decoders with random weights and of decoders trained briefly to enlarge images,
+beside decoders that resize first and then convolve.
 
     python launch.py checkerboard
 
-Takes half a minute on a core, most of it training. Expect even overlap wherever the stride divides the kernel. Training
-makes use of that: with 2x2 and 4x4 less is left at the stride's frequency than with 3x3, though not as little as the
-images have. Random weights do not, as even overlap makes all pixels alike on average over weights, not for any one
-kernel. Resizing first leaves nothing there.
+Takes half a minute on one core, most of it training. Expect even overlap wherever the stride divides the kernel.
+Trained decoders with 2x2 and 4x4 kernels have less power at the stride's frequency than with 3x3, though more than the
+images. With random weights they do not: even overlap makes pixels alike on average over kernels, not for one kernel.
+Resizing first leaves almost no power there.
 
 Source: Odena, Dumoulin & Olah, "Deconvolution and checkerboard artifacts" (2016).
 """
@@ -30,22 +30,23 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, runs, train, viz
 from cnnjax.data import shapes
-from cnnjax.lab.claims import Claim, check, holds_or_erratum, not_run
+from cnnjax.lab import markdown
+from cnnjax.lab.claims import Claim, check, check_or_correct, not_run
 from cnnjax.options import SEED, check_ranges
 from cnnjax.viz import Lines, Picture
 
 KERNELS, STRIDES = (2, 3, 4, 5, 6), (2, 3)
 ONES = 8  # side of the input whose windows are counted
 CHANNELS, STAGES, DRAWS, NOISE = 4, 3, 32, 8  # of the random decoders, whose input is 8x8 normal numbers
-BORDER = 8  # pixels of an output's border that are left out
+BORDER = 8  # pixels at an output's border that are ignored
 HIDDEN, IMAGES, UNSEEN, BATCH, STEPS, LR = 16, 256, 64, 16, 120, 0.01  # of the trained decoders
-SEEDS = 3  # of weights and of the order of images; figures show the first
-REDUCED = 0.75  # of the 3x3 kernels' share of the power, at most
+SEEDS = 3  # of the weights and the order of images; figures show the first
+REDUCED = 0.75  # largest share of the 3x3 kernels' power that counts as reduced
 Upsample = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Twice the size, by windows of the kernel's size at a stride of 2."""
+    """Enlarge twice by a transposed convolution with a stride of 2."""
     size = kernel.shape[0]
     return ops.conv_transpose2d(x, kernel, stride=2, padding=(size - 1) // 2, output_padding=size % 2)
 
@@ -54,7 +55,7 @@ def _resized(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return ops.conv2d(ops.upsample_nearest(x, 2), kernel, padding="HALF")
 
 
-# name: how a stage enlarges, and its kernel's size
+# how a stage enlarges, and its kernel's size
 DECODERS: dict[str, tuple[Upsample, int]] = {
     "transposed 2x2": (_transposed, 2),
     "transposed 3x3": (_transposed, 3),
@@ -69,7 +70,7 @@ class Config:
     """Count overlaps, and look for the stride's frequency in decoders' outputs."""
 
     seed: Annotated[
-        int, tyro.conf.arg(help=f"First of three that decide weights and noise; decides images; {SEED.text}.")
+        int, tyro.conf.arg(help=f"First of three for weights and noise, and of the images; {SEED.text}.")
     ] = 0
 
     def __post_init__(self) -> None:
@@ -77,12 +78,12 @@ class Config:
 
 
 def load(config: Config) -> np.ndarray:
-    """Return generated images (320, 32, 32, 3) from -0.5 to 0.5: those to learn from, then those to judge by."""
+    """Return generated images (320, 32, 32, 3) from -0.5 to 0.5: those for training, then those for evaluation."""
     return shapes.generate(IMAGES + UNSEEN, size=32, seed=config.seed).images.astype(np.float32) / 255 - 0.5
 
 
 def run(config: Config, images: np.ndarray, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
-    """Count, draw weights, train, draw the figures, and return the summary."""
+    """Count overlaps, evaluate random and trained decoders, draw the figures, and return the summary."""
     maps = overlaps()
     drawn = {name: [random_outputs(name, seed) for seed in _seeds(config)] for name in DECODERS}
     trained = {name: [trained_outputs(name, images, seed) for seed in _seeds(config)] for name in DECODERS}
@@ -107,7 +108,7 @@ def _seeds(config: Config) -> range:
 
 
 def _means(outputs: Sequence[np.ndarray], **measures: Callable[[np.ndarray], float]) -> dict[str, float]:
-    """The mean over seeds of each measure."""
+    """Return the mean over seeds of each measure."""
     measures = {"peak": peak, "share": share, **measures}
     return {name: float(np.mean([measure(y) for y in outputs])) for name, measure in measures.items()}
 
@@ -116,7 +117,7 @@ def _means(outputs: Sequence[np.ndarray], **measures: Callable[[np.ndarray], flo
 
 
 def overlaps() -> dict[tuple[int, int], np.ndarray]:
-    """Return how many windows reach each output pixel, by (kernel, stride): the output of ones with weights of 1."""
+    """Return by (kernel, stride) how many windows contain each output pixel: the output for ones with weights of 1."""
     x = jnp.ones((1, ONES, ONES, 1))
     pairs = [(kernel, stride) for stride in STRIDES for kernel in KERNELS]
     found = jax.jit(lambda x: [ops.conv_transpose2d(x, jnp.ones((k, k, 1, 1)), stride=s) for k, s in pairs])(x)
@@ -125,7 +126,7 @@ def overlaps() -> dict[tuple[int, int], np.ndarray]:
 
 
 def is_even(count: np.ndarray, kernel: int) -> bool:
-    """Return whether all pixels that are farther than a kernel from the border lie in as many windows."""
+    """Return whether all pixels farther than a kernel from the border lie in equally many windows."""
     inside = count[kernel:-kernel, kernel:-kernel]
     return bool((inside == inside[0, 0]).all())
 
@@ -134,7 +135,7 @@ def is_even(count: np.ndarray, kernel: int) -> bool:
 
 
 def random_outputs(name: str, seed: int) -> np.ndarray:
-    """Return what decoders of He normal weights make of normal noise: three stages with ReLU between, 8x8 to 64x64.
+    """Return the outputs of decoders with He normal weights for normal noise: three stages with ReLU, 8x8 to 64x64.
 
     Returns:
         (32 draws of weights and noise, height, width, 4 channels), without the border.
@@ -162,12 +163,12 @@ def _he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def trained_outputs(name: str, images: np.ndarray, seed: int) -> np.ndarray:
-    """Train two stages, with ReLU between, to enlarge images that were shrunk to a quarter; return unseen ones.
+    """Train two stages with ReLU between to enlarge images that were shrunk to a quarter of their size.
 
     120 steps of Adam on the mean square error of 16 images, with a cosine schedule.
 
     Returns:
-        (64, 32, 32, 3), the enlarged images that were not trained on.
+        (64, 32, 32, 3): the enlarged images that it was not trained on.
     """
     enlarge, size = DECODERS[name]
     optimizer = optax.adam(optax.cosine_decay_schedule(LR, STEPS))
@@ -195,13 +196,10 @@ def trained_outputs(name: str, images: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(jax.jit(lambda params, x: decode(params, ops.avg_pool2d(x, 4)))(state[0], unseen))
 
 
-# ---------------------------------------------------------------- what is measured
-
-
 def spectrum(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequencies from 0 to 1/2 a pixel, and the mean power of images (n, h, w, c) along the width, to sum 1.
+    """Return frequencies from 0 to 1/2 a pixel, and the mean power of images (n, h, w, c) along the width, of sum 1.
 
-    The mean of each image is taken off, and a Hann window keeps its borders from the spectrum.
+    The mean of each image is subtracted, and a Hann window keeps its borders out of the spectrum.
     """
     size = outputs.shape[2]
     flat = outputs - outputs.mean((1, 2), keepdims=True)
@@ -223,7 +221,7 @@ def share(outputs: np.ndarray) -> float:
 
 
 def unevenness(outputs: np.ndarray) -> float:
-    """Return the deviation over the mean of the four phases' mean squares: 0 where all pixels are alike on average."""
+    """Return the deviation over the mean of the four phases' mean squares: 0 if all pixels are alike on average."""
     squares = np.square(outputs).mean((0, 3))
     phases = np.array([squares[row::2, column::2].mean() for row in (0, 1) for column in (0, 1)])
     return float(phases.std() / phases.mean())
@@ -279,29 +277,25 @@ def _draw_spectra(drawn: dict[str, np.ndarray], trained: dict[str, np.ndarray]) 
     )
 
 
-# ---------------------------------------------------------------- what comes out
-
-
 def table(summary: dict[str, Any]) -> str:
-    """Return as Markdown tables which overlap is even, and what decoders' outputs have at the stride's frequency."""
-    lines = ["| kernel / stride | overlap |", "| --- | --- |"]
-    lines += [f"| {name} | {'even' if even else 'uneven'} |" for name, even in summary["overlap_is_even"].items()]
-    lines += ["", "| random weights | share of power at the stride's frequency | peak over near ones | unevenness |"]
-    lines.append("| --- " * 4 + "|")
-    for name, row in summary["random"].items():
-        lines.append(f"| {name} | {row['share']:.2g} | {row['peak']:.1f} | {row['unevenness']:.3f} |")
-    lines += [
-        "",
-        "| trained | share of power at the stride's frequency | peak over near ones | root mean square error |",
-    ]
-    lines.append("| --- " * 4 + "|")
-    for name, row in summary["trained"].items():
-        lines.append(f"| {name} | {row['share']:.2g} | {row['peak']:.2f} | {row['error']:.4f} |")
-    return "\n".join(lines)
+    """Return Markdown tables of the overlap, and of what the outputs have at the stride's frequency."""
+    overlap = [(name, "even" if even else "uneven") for name, even in summary["overlap_is_even"].items()]
+    digits = {"share": ".2g", "peak": ".2f", "unevenness": ".3f", "error": ".4f"}
+    random, trained = (
+        [(name, *(format(row[key], digits[key]) for key in ("share", "peak", last))) for name, row in rows.items()]
+        for rows, last in ((summary["random"], "unevenness"), (summary["trained"], "error"))
+    )
+    measures = ("share of power at the stride's frequency", "peak over near ones")
+    tables = (
+        (("kernel / stride", "overlap"), overlap),
+        (("random weights", *measures, "unevenness"), random),
+        (("trained", *measures, "root mean square error"), trained),
+    )
+    return "\n\n".join(markdown.table(head, rows) for head, rows in tables)
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
-    """Return claim F3: overlap and random decoders computed here, trained ones read from a finished run."""
+    """Return claim F3: overlap and random decoders are computed here, trained ones are read from a finished run."""
     drawn = {name: [random_outputs(name, seed) for seed in _seeds(Config())] for name in DECODERS}
     random = {name: _means(outputs, unevenness=unevenness) for name, outputs in drawn.items()}
     trained = {} if summary is None else summary["trained"]
@@ -319,8 +313,8 @@ def _even_overlap() -> Claim:
         "windows of a transposed convolution overlap unevenly unless the stride divides the kernel's size",
         "even: 2x2 or 4x4 with stride 2",
         "; ".join(f"{word}: {pairs}" for word, pairs in listed.items()),
-        "exact, away from the border",
         all(found == (kernel % stride == 0) for (kernel, stride), found in even.items()),
+        "exact, away from the border",
     )
 
 
@@ -328,23 +322,22 @@ def _even_squares(random: Mapping[str, Mapping[str, float]]) -> Claim:
     found = {name: row["unevenness"] for name, row in random.items()}
     return check(
         "F3",
-        "averaged over random weights, pixels are unlike where overlap is uneven, and alike where the stride divides",
+        "averaged over random weights, pixels differ where overlap is uneven, and are alike where the stride divides",
         "uneven overlap is the main cause",
         "deviation / mean of the phases' mean squares: " + ", ".join(f"{name} {x:.2f}" for name, x in found.items()),
-        "3x3 above 0.3, 2x2 and 4x4 below 0.15, resized below 0.02",
         found["transposed 3x3"] > 0.3 and max(found[name] for name in EVEN) < 0.15 and found["resize, then 3x3"] < 0.02,
+        "3x3 above 0.3, 2x2 and 4x4 below 0.15, resized below 0.02",
     )
 
 
 def _reduced(weights: str, measured: Mapping[str, Mapping[str, float]]) -> Claim:
-    """Judged by the share of the power; the peak over near frequencies, which smooth outputs raise, stands beside."""
+    """Decided by the share of the power; the peak over near frequencies, which smooth outputs raise, is only shown."""
     statement = f"checkerboards, seen as power at the stride's frequency, {weights}: 2x2 and 4x4 fix or reduce them"
     if not measured:
         return not_run("F3", statement, "needs a finished run")
     uneven, resized = (measured[name]["share"] for name in ("transposed 3x3", "resize, then 3x3"))
     reduced = [measured[name]["share"] <= REDUCED * uneven for name in EVEN]
-    correction = f"deck says 2x2, 4x4 reduce it; with {weights} they even the overlap only: right is to resize"
-    return holds_or_erratum(
+    return check_or_correct(
         "F3",
         statement,
         "fixed or reduced by 2x2 or 4x4 with stride 2",
@@ -353,5 +346,5 @@ def _reduced(weights: str, measured: Mapping[str, Mapping[str, float]]) -> Claim
         f"reduced: at most {REDUCED:g} of 3x3's share, means of {SEEDS} seeds",
         holds=all(reduced),
         confirmed=not any(reduced) and resized < uneven / 2,
-        correction=correction,
+        correction=f"with {weights} 2x2 and 4x4 only make the overlap even: right is to resize first",
     )

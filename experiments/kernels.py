@@ -1,14 +1,14 @@
 """Named kernels on step edges and on photographs: vertical, horizontal, Sobel, Scharr, blur, and S2's edge kernel.
 
-Lectures S1 and S2 (claims B4 and B5): a kernel whose numbers sum to zero is blind to even surfaces and answers to
-edges across its own direction; a kernel whose numbers sum to one keeps surfaces and smooths what is finer than itself.
+Lectures S1 and S2 (claims B4 and B5): a kernel whose numbers sum to zero does not respond to even surfaces, but to
+edges in its own direction; a kernel whose numbers sum to one keeps surfaces and smooths details smaller than itself.
 
     python launch.py kernels
     python launch.py kernels --photograph path/to/picture.jpg
 
-Takes a few seconds. Expect the decks' step images with their results, every kernel's response to the photographs,
-orange where it is negative and blue where it is positive, and Sobel's and Scharr's kernels as printed, which see an
-edge in an image that has none: Sobel's last row is -1 0 1, not -1 0 -1, and Scharr's first is 3 0 -3, not 3 0 3.
+Takes a few seconds. Expect the lectures' step images with their results, every kernel's response to the photographs,
+orange where it is negative and blue where it is positive, and the Sobel and Scharr kernels as printed, which respond to
+an image without edges: Sobel's last row is -1 0 1, not -1 0 -1, and Scharr's first row is 3 0 -3, not 3 0 3.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from cnnjax import data, ops, runs, train, viz
-from cnnjax.lab.claims import Claim, check, erratum
-from cnnjax.lab.markdown import table as markdown
-from cnnjax.lab.worked import KERNELS, computed, correlate, distance, grey, parse, show
+from cnnjax.lab import markdown
+from cnnjax.lab.claims import ROUNDING, Claim, check, erratum
+from cnnjax.lab.worked import KERNELS, computed, correlate, distance, equation, grey, parse, show
 from cnnjax.viz import Grid
 from cnnjax.viz.grids import SIGNED
 
@@ -31,15 +31,14 @@ AS_PRINTED = {"Sobel": parse("-1 0 1/-2 0 2/-1 0 -1"), "Scharr": parse("3 0 3/10
 
 LIGHT_TO_DARK = np.repeat([[10.0, 0.0]], 3, axis=1) * np.ones((6, 1))
 QUADRANTS = np.kron([[10.0, 0.0], [0.0, 10.0]], np.ones((3, 3)))
-# S1's slide prints the kernel's numbers over the upper left ones of this image.
+# On S1's slide the kernel's numbers cover the upper left quadrant of this image.
 QUADRANTS_AS_PRINTED = QUADRANTS.copy()
 QUADRANTS_AS_PRINTED[:3, :3] = KERNELS["horizontal"]
-STEPS = (  # what it is, the image, the kernel, and the result that S1 prints
+STEPS = (  # title, image, kernel, and the result that S1 prints
     ("light to dark", LIGHT_TO_DARK, "vertical", parse("0 30 30 0/0 30 30 0/0 30 30 0/0 30 30 0")),
     ("dark to light", LIGHT_TO_DARK[:, ::-1], "vertical", parse("0 -30 -30 0/0 -30 -30 0/0 -30 -30 0/0 -30 -30 0")),
     ("four quadrants", QUADRANTS, "horizontal", parse("0 0 0 0/30 10 -10 -30/30 10 -10 -30/0 0 0 0")),
 )
-ROUNDING = 1e-5  # of float32 sums, relative to the largest of them
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ def load(config: Config) -> dict[str, np.ndarray]:
 def run(config: Config, photographs: dict[str, np.ndarray], run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Draw the figures, and return each kernel's response to steps and surfaces."""
     viz.save(
-        viz.number_grids([_equation(image, KERNELS[name], what) for what, image, name, _ in STEPS]),
+        viz.number_grids([equation(image, KERNELS[name], what) for what, image, name, _ in STEPS]),
         run.figures / "steps.png",
     )
     equations = [
-        _equation(np.ones((5, 5)), kernel, "an even surface", title)
+        equation(np.ones((5, 5)), kernel, "an even surface", title)
         for name, printed in AS_PRINTED.items()
         for title, kernel in ((f"{name} as S1 prints it", printed), (name, KERNELS[name]))
     ]
@@ -72,14 +71,10 @@ def run(config: Config, photographs: dict[str, np.ndarray], run: runs.Run, paral
     for name, photograph in photographs.items():
         stem = name if name in data.PHOTOGRAPHS else "photograph"
         viz.save(_gallery(photograph, respond(photograph)), run.figures / f"{stem}.png")
+    printed = {f"{name} as printed": kernel for name, kernel in AS_PRINTED.items()}
     return {
         "steps": {what: correlate(image, KERNELS[name]).tolist() for what, image, name, _ in STEPS},
-        "seen": {
-            name: sees(kernel)
-            for name, kernel in (
-                KERNELS | {f"{name} as printed": kernel for name, kernel in AS_PRINTED.items()}
-            ).items()
-        },
+        "seen": {name: sees(kernel) for name, kernel in (KERNELS | printed).items()},
         "mean_response": {
             title: {name: float(np.abs(y).mean()) for name, y in respond(photograph).items()}
             for title, photograph in photographs.items()
@@ -88,14 +83,14 @@ def run(config: Config, photographs: dict[str, np.ndarray], run: runs.Run, paral
 
 
 def respond(photograph: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the response of every named kernel, (height - 2, width - 2), from one convolution with all of them."""
+    """Return the response of every named kernel, (height - 2, width - 2), from a single convolution."""
     together = np.stack(list(KERNELS.values()), -1)[:, :, None]
     y = computed(ops.conv2d, photograph[None, ..., None], together)[0]
     return dict(zip(KERNELS, np.moveaxis(y, -1, 0), strict=True))
 
 
 def sees(kernel: np.ndarray) -> dict[str, float]:
-    """Return a kernel's largest responses: to an even surface of 10, and to a vertical and a horizontal edge to 0."""
+    """Return a kernel's largest responses: to an even surface of 10, a vertical and a horizontal edge from 10 to 0."""
     images = {"surface": np.full((6, 6), 10.0), "vertical edge": LIGHT_TO_DARK, "horizontal edge": LIGHT_TO_DARK.T}
     return {what: float(np.abs(correlate(image, kernel)).max()) for what, image in images.items()}
 
@@ -103,13 +98,8 @@ def sees(kernel: np.ndarray) -> dict[str, float]:
 # ---------------------------------------------------------------- figures
 
 
-def _equation(image: np.ndarray, kernel: np.ndarray, title: str, kernel_title: str = "kernel") -> list[Grid]:
-    result = correlate(image, kernel)
-    return [Grid(image, title), Grid(kernel, kernel_title, "*"), Grid(result, "result", "=")]
-
-
 def _gallery(photograph: np.ndarray, responses: dict[str, np.ndarray]) -> Figure:
-    """The photograph, and a kernel beside its response for every name."""
+    """The photograph, and every kernel beside its response."""
     aspect = photograph.shape[1] / photograph.shape[0]
     rows = -(-len(responses) // 2)
     figure = Figure(figsize=(1.7 * (1.3 + 1.7 * aspect), 1.7 * (rows + 1)), layout="constrained")
@@ -131,11 +121,11 @@ def _gallery(photograph: np.ndarray, responses: dict[str, np.ndarray]) -> Figure
     return figure
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return as a Markdown table what every kernel answers to, and how strongly photographs make it answer."""
+    """Return a Markdown table of what every kernel responds to, and its mean response to the photographs."""
     photographs = summary["mean_response"]
     head = ("kernel", *summary["seen"]["blur"], *(f"mean response to {name}" for name in photographs))
     rows = [
@@ -146,7 +136,7 @@ def table(summary: dict[str, Any]) -> str:
         )
         for name, seen in summary["seen"].items()
     ]
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
@@ -161,7 +151,7 @@ def _steps() -> list[Claim]:
     for what, image, name, printed in STEPS:
         ours = correlate(image, KERNELS[name])
         statement = f"S1: {what}, {name} kernel"
-        checked.append(check("B4", statement, show(printed), show(ours), "exact", np.array_equal(ours, printed)))
+        checked.append(check("B4", statement, show(printed), show(ours), np.array_equal(ours, printed)))
     printed, (_, image, _, result) = correlate(QUADRANTS_AS_PRINTED, KERNELS["horizontal"]), STEPS[-1]
     return [
         *checked,
@@ -170,20 +160,19 @@ def _steps() -> list[Claim]:
             "S1: the upper left quadrant of that image, whose first row of results is printed as 0 0 0 0",
             f"{show(QUADRANTS_AS_PRINTED[:3, :3])}, from which it would be {show(printed[0])}",
             f"all 10, from which it is {show(correlate(image, KERNELS['horizontal'])[0])}",
-            "exact",
             not np.array_equal(printed, result) and np.array_equal(correlate(image, KERNELS["horizontal"]), result),
         ),
     ]
 
 
 EVERYTHING = {"surface", "vertical edge", "horizontal edge"}
-ANSWERS_TO = {  # what each kernel is for
+RESPONDS_TO = {  # what each kernel is for
     "vertical": {"vertical edge"},
     "horizontal": {"horizontal edge"},
     "Sobel": {"vertical edge"},
     "Scharr": {"vertical edge"},
     "blur": EVERYTHING,
-    "edge": {"vertical edge"},  # S2 says "edge detection"; its middle row of zeros leaves a vertical detector
+    "edge": {"vertical edge"},  # "edge detection" in S2; with zeros in the middle row it detects vertical edges only
 }
 
 
@@ -199,10 +188,10 @@ def _named(photographs: dict[str, np.ndarray], responses: dict[str, dict[str, np
             check(
                 "B5",
                 f"{LECTURE[name]}: the {name} kernel {show(kernel, 3)}; its response to photographs is SciPy's",
-                f"answers to {', '.join(sorted(ANSWERS_TO[name]))}",
+                f"responds to {', '.join(sorted(RESPONDS_TO[name]))}",
                 f"{', '.join(f'{what} {value:.3g}' for what, value in seen.items())}; photographs {error:.0e} apart",
+                error <= ROUNDING and {what for what, value in seen.items() if value > 0} == RESPONDS_TO[name],
                 f"{ROUNDING:g}",
-                error <= ROUNDING and {what for what, value in seen.items() if value > 0} == ANSWERS_TO[name],
             )
         )
     return checked
@@ -216,13 +205,13 @@ def _blur(photographs: dict[str, np.ndarray], responses: dict[str, dict[str, np.
         "S2: image blurring: an even surface of 10, and differences between neighbouring pixels of photographs",
         "10; smaller",
         f"{surface:.3g}; {', '.join(f'{share:.0%}' for share in kept)} of what they were",
-        "1e-5; at most 80 %",
         abs(surface - 10) <= 1e-5 and max(kept) <= 0.8,
+        "1e-5; at most 80 %",
     )
 
 
 def roughness(image: np.ndarray) -> float:
-    """Mean difference between a pixel and the one on its right."""
+    """Return the mean difference between a pixel and its right neighbour."""
     return float(np.abs(np.diff(image)).mean())
 
 
@@ -238,7 +227,6 @@ def _as_printed() -> list[Claim]:
                 f"S1's {name} kernel as printed, {show(printed)}, sees an edge in an even surface of 10",
                 f"{show(printed[row])} in its row {row + 1}, with response {seen:g}",
                 f"{show(right[row])}, with response {unseen:g}",
-                "exact",
                 unseen == 0 and seen != 0,
             )
         )

@@ -1,15 +1,15 @@
 """Hidden Sobel and Scharr kernels recovered by gradient descent from an image and its response.
 
-Lecture S1, "Learning kernels" (claim B11): the numbers of a kernel need not be designed. Given an image and what a
-kernel made of it, gradient descent on the mean squared error finds the kernel, whatever it starts from.
+Lecture S1, "Learning kernels" (claim B11): the numbers of a kernel need not be designed. Given an image and a kernel's
+response to it, gradient descent on the mean squared error finds the kernel from any start.
 
     python launch.py learn-kernel
     python launch.py learn-kernel --photograph china --momentum 0.95 --steps 3000
     python launch.py learn-kernel --kernel "0 1 0/1 -4 1/0 1 0"
 
-Takes a few seconds. Expect all nine numbers right to three digits after about 150 steps with momentum. Without, the
-loss is small long before the kernel is right: neighbouring pixels are nearly alike, so some kernels are hard to tell
-apart. The table says how hard: the loss is a bowl several hundred times as wide along one axis as along another.
+Takes a few seconds. Expect nine numbers that are right to three digits after about 150 steps with momentum. Without
+momentum the loss is small long before the kernel is right: neighbouring pixels are similar, so some kernels are hard to
+distinguish. The table shows how hard: the largest curvature of the loss is several hundred times the smallest.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 from cnnjax import ops, runs, train, viz
 from cnnjax.errors import UserError
+from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check
-from cnnjax.lab.markdown import table as markdown
 from cnnjax.lab.worked import KERNELS, computed, grey, parse, show
 from cnnjax.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
 from cnnjax.viz import Grid
@@ -34,9 +34,9 @@ from cnnjax.viz.grids import SIGNED
 
 HIDDEN = ("Sobel", "Scharr")
 LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 0 0 0 45 23/0 3 0 12 34 32")  # S1
-RIGHT = 1e-3  # of a kernel's largest number: how far a learned one may be from the hidden one
+RIGHT = 1e-3  # largest error of a learned kernel that counts as right, relative to its largest number
 SHOWN = (0, 10, 30, 100, 300)  # steps
-STEPS = 300  # in which the claims are checked
+STEPS = 300  # of gradient descent for the claims
 _RANGES = {
     "steps": Range("from 1 to 100000", lambda value: 1 <= value <= 100_000),
     "momentum": FROM_0_BELOW_1,
@@ -46,14 +46,14 @@ _RANGES = {
 
 
 class Task(NamedTuple):
-    """Images from which to learn, and the hidden kernels."""
+    """The image to learn from, and the hidden kernels."""
 
     image: np.ndarray  # (height, width), of mean 0 and variance 1
     hidden: dict[str, np.ndarray]  # by name, all of one size
 
 
 class Path(NamedTuple):
-    """How kernels were learned: kernels (steps + 1, height, width, count) and losses (steps + 1, count)."""
+    """The course of learning: kernels (steps + 1, height, width, count) and losses (steps + 1, count)."""
 
     kernels: np.ndarray
     losses: np.ndarray
@@ -61,7 +61,7 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """Learn kernels from what they did to a photograph."""
+    """Learn kernels from their responses to a photograph."""
 
     photograph: Annotated[str, tyro.conf.arg(help="flower, china, or a path to an image file.")] = "flower"
     kernel: Annotated[
@@ -84,7 +84,7 @@ class Config:
 
 
 def load(config: Config) -> Task:
-    """Return the task; raise a UserError where the learning rate is one that diverges."""
+    """Return the task; raise a UserError if gradient descent would diverge with this learning rate."""
     hidden = {name: KERNELS[name] for name in HIDDEN} if config.kernel is None else {"yours": parse(config.kernel)}
     task = Task(standardised(grey(config.photograph)), hidden)
     largest = curvatures(task)[-1]
@@ -98,26 +98,26 @@ def load(config: Config) -> Task:
 
 
 def standardised(image: np.ndarray) -> np.ndarray:
-    """Return an image of mean 0 and variance 1, as networks like their inputs."""
+    """Scale an image to mean 0 and variance 1."""
     return ((image - image.mean()) / image.std()).astype(np.float32)
 
 
 def curvatures(task: Task) -> np.ndarray:
-    """Return the loss's curvatures along its axes, ascending: eigenvalues of twice the mean of patch times patch."""
+    """Return the curvatures of the loss, ascending: the eigenvalues of twice the mean of patch times patch."""
     window = next(iter(task.hidden.values())).shape
     patches = np.lib.stride_tricks.sliding_window_view(task.image, window).reshape(-1, np.prod(window)).astype(float)
     return np.linalg.eigvalsh(2 * patches.T @ patches / len(patches))
 
 
 def learn(task: Task, steps: int, lr: float, momentum: float, seed: int = 0) -> Path:
-    """Learn all hidden kernels at once, each an output channel of one convolution.
+    """Learn all hidden kernels at once, as the output channels of one convolution.
 
     Args:
         task: the image and the kernels.
         steps: of gradient descent.
         lr: learning rate.
         momentum: 0 for plain gradient descent.
-        seed: decides the start.
+        seed: decides the kernels to start from.
     """
     image, hidden = jnp.asarray(task.image[None, ..., None]), jnp.asarray(np.stack(list(task.hidden.values()), -1))
     wanted = ops.conv2d(image, hidden[:, :, None])
@@ -138,7 +138,7 @@ def learn(task: Task, steps: int, lr: float, momentum: float, seed: int = 0) -> 
 
 
 def run(config: Config, task: Task, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
-    """Learn with and without momentum, draw the figures, and return how it went."""
+    """Learn with and without momentum, draw the figures, and return the summary."""
     bowl = curvatures(task)
     lr = 1 / bowl[-1] if config.lr is None else config.lr
     paths = {
@@ -172,7 +172,7 @@ def _result(path: Path, number: int, hidden: np.ndarray) -> dict[str, Any]:
 
 
 def error_of(path: Path, number: int, hidden: np.ndarray) -> np.ndarray:
-    """Return for every step how far a learned kernel is from the hidden one, relative to its largest number."""
+    """Return for every step the error of a learned kernel, relative to the largest number of the hidden one."""
     return np.abs(path.kernels[..., number] - hidden).max((1, 2)) / np.abs(hidden).max()
 
 
@@ -180,7 +180,7 @@ def error_of(path: Path, number: int, hidden: np.ndarray) -> np.ndarray:
 
 
 def _curves(task: Task, paths: dict[str, Path]) -> Figure:
-    """Losses, and the numbers of every kernel on their way."""
+    """The losses and the numbers of every kernel against the steps."""
     figure = Figure(figsize=(4.2 * (1 + len(task.hidden)), 3.6), layout="constrained")
     loss, *values = figure.subplots(1, 1 + len(task.hidden))
     for style, (how, path) in zip(("--", "-"), paths.items(), strict=False):
@@ -219,7 +219,7 @@ def _snapshots(task: Task, path: Path) -> list[list[Grid]]:
 
 
 def _responses(task: Task, path: Path) -> Figure:
-    """The photograph, what the first hidden kernel makes of it, and what the learned one does at some steps."""
+    """The photograph, the response of the first hidden kernel, and those of the learned one at some steps."""
     kernels = np.concatenate([path.kernels[_shown(path), ..., 0], next(iter(task.hidden.values()))[None]])
     y = computed(ops.conv2d, task.image[None, ..., None], np.moveaxis(kernels, 0, -1)[:, :, None])[0]
     height, width = y.shape[:2]
@@ -232,11 +232,11 @@ def _responses(task: Task, path: Path) -> Figure:
     return viz.image_grid(np.stack([gray, *pictures]), titles, 4)
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return as a Markdown table what was learned, and in how many steps."""
+    """Return a Markdown table of the learned kernels and the steps that they needed."""
     rows = [
         (
             name,
@@ -250,10 +250,8 @@ def table(summary: dict[str, Any]) -> str:
         for name, result in results.items()
     ]
     head = ("hidden kernel", "gradient descent", "learned", "error", "loss", f"steps until right to {RIGHT:g}")
-    return (
-        markdown(head, rows)
-        + f"\n\nThe largest curvature of the loss is {summary['condition']:.0f} times the smallest."
-    )
+    condition = f"The largest curvature of the loss is {summary['condition']:.0f} times the smallest."
+    return f"{markdown.table(head, rows)}\n\n{condition}"
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
@@ -274,8 +272,8 @@ def claims(summary: dict[str, Any] | None) -> list[Claim]:
                     f"S1: a hidden {name} kernel learned from {what}, by {STEPS} steps of gradient descent",
                     show(hidden[name]),
                     f"{show(learned.round(3))}, {error[-1]:.0e} apart, {error[0]:.1f} at first",
-                    f"{RIGHT:g} of the largest number",
                     error[-1] <= RIGHT and error[0] > 0.5,
+                    f"{RIGHT:g} of the largest number",
                 )
             )
     return checked

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from cnnjax.lab import markdown
 
+ROUNDING = 1e-5  # largest error of float32 sums, relative to the largest of them
+
 
 class Verdict(StrEnum):
-    """What checking a claim gave; an erratum is a wrong statement of a lecture whose correction was confirmed."""
+    """The result of a check; an erratum is a wrong statement of a lecture whose correction was confirmed."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -22,16 +24,16 @@ class Claim(NamedTuple):
     Attributes:
         id: in the ledger of claims, e.g. "A1".
         statement: what is claimed.
-        deck: the lecture's value.
+        lecture: the lecture's value.
         ours: what was computed or measured.
         tolerance: how far the two may be apart, in words.
-        verdict: what the comparison gave.
+        verdict: the result of the check.
         reason: why it was not run, or what the lecture should say.
     """
 
     id: str
     statement: str
-    deck: str
+    lecture: str
     ours: str
     tolerance: str
     verdict: Verdict
@@ -43,51 +45,65 @@ class Claim(NamedTuple):
         return self.verdict in (Verdict.HOLDS, Verdict.ERRATUM)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a table: all of the claim as text, the reason beside the verdict."""
+        """Return the claim as a table row, with the reason behind the verdict."""
         return (*self[:5], f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict))
 
 
-def check(id: str, statement: str, deck: str, ours: str, tolerance: str, holds: bool) -> Claim:
-    """Return a claim with the verdict that a comparison gave."""
-    return Claim(id, statement, deck, ours, tolerance, Verdict.HOLDS if holds else Verdict.FAILS)
+def check(id: str, statement: str, lecture: str, ours: str, holds: bool, tolerance: str = "exact") -> Claim:
+    """Return a claim that holds or fails."""
+    return Claim(id, statement, lecture, ours, tolerance, Verdict.HOLDS if holds else Verdict.FAILS)
 
 
-def erratum(id: str, statement: str, deck: str, right: str, tolerance: str, confirmed: bool) -> Claim:
-    """Return a claim whose deck is wrong, with the right value and whether it was confirmed."""
-    if not confirmed:
-        return Claim(id, statement, deck, right, tolerance, Verdict.FAILS)
-    return Claim(id, statement, deck, right, tolerance, Verdict.ERRATUM, f"the deck says {deck}, right is {right}")
+def check_error(id: str, statement: str, lecture: str, error: float, tolerance: float = ROUNDING) -> Claim:
+    """Return a claim that two computations of the same values agree: their distance is at most the tolerance."""
+    return check(id, statement, lecture, f"{error:.0e} apart", error <= tolerance, f"{tolerance:g}")
 
 
-def holds_or_erratum(
-    id: str, statement: str, deck: str, ours: str, tolerance: str, *, holds: bool, confirmed: bool, correction: str
+def erratum(id: str, statement: str, lecture: str, right: str, confirmed: bool, tolerance: str = "exact") -> Claim:
+    """Return a claim where the lecture is wrong, with the right value and whether it was confirmed."""
+    correction = f"the lecture says {lecture}; right is {right}"
+    return check_or_correct(
+        id, statement, lecture, right, tolerance, holds=False, confirmed=confirmed, correction=correction
+    )
+
+
+def check_or_correct(
+    id: str,
+    statement: str,
+    lecture: str,
+    ours: str,
+    tolerance: str = "exact",
+    *,
+    holds: bool,
+    confirmed: bool,
+    correction: str,
 ) -> Claim:
     """Return a claim that a measurement may confirm, correct, or neither.
 
     Args:
-        id: as `Claim` has it, like what follows.
+        id: as in `Claim`, like the next four.
         statement: what is claimed.
-        deck: the lecture's value.
+        lecture: the lecture's value.
         ours: what was measured.
         tolerance: how far the two may be apart.
         holds: whether the lecture is right.
-        confirmed: whether the correction is, where the lecture is not.
+        confirmed: whether the correction is right if the lecture is not.
         correction: what the lecture should say.
     """
     if holds or not confirmed:
-        return check(id, statement, deck, ours, tolerance, holds)
-    return Claim(id, statement, deck, ours, tolerance, Verdict.ERRATUM, correction)
+        return check(id, statement, lecture, ours, holds, tolerance)
+    return Claim(id, statement, lecture, ours, tolerance, Verdict.ERRATUM, correction)
 
 
 def not_run(id: str, statement: str, reason: str) -> Claim:
-    """Return a claim that nothing at hand can check, and why."""
+    """Return a claim that could not be checked, and why."""
     return Claim(id, statement, "", "", "", Verdict.NOT_RUN, reason)
 
 
 def from_json(row: Sequence[Any]) -> Claim:
     """Return a claim as `verify` stored it."""
-    id, statement, deck, ours, tolerance, verdict, reason = row
-    return Claim(id, statement, deck, ours, tolerance, Verdict(verdict), reason)
+    id, statement, lecture, ours, tolerance, verdict, reason = row
+    return Claim(id, statement, lecture, ours, tolerance, Verdict(verdict), reason)
 
 
 def table(claims: Sequence[Claim]) -> str:

@@ -1,15 +1,16 @@
-"""Experiments by name. One file is one experiment: its config, its run, its table and its claims.
+"""Experiments by name. An experiment is one file: its config, its run, its table and its claims.
 
-An experiment is a module with a docstring (what it shows, its command, its time, what to expect; the first line is the
-listing's) and with what `Experiment` names. Every file of the folder `experiments/` is one; `launch.py PATH.py` runs a
-file that lies anywhere else.
+An experiment is a module with the members of `Experiment` and a docstring that says what it shows, its command, time
+and what to expect; the first line stands in the listing. Every file in the folder `experiments/` is an experiment,
+except drawings (`*_figures.py`); `launch.py PATH.py` runs a file from anywhere else.
 """
 
 import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,8 +19,12 @@ from cnnjax.lab import workspace
 from cnnjax.lab.claims import Claim
 
 
+class SummaryError(UserError):
+    """A file of results does not hold what was written to it; the message names the file and what is wrong."""
+
+
 class Experiment(Protocol):
-    """What a module offers to be an experiment.
+    """The members of a module that is an experiment.
 
     Attributes:
         Config: a frozen dataclass of options with defaults.
@@ -33,22 +38,25 @@ class Experiment(Protocol):
         ...
 
     def run(self, config: Any, data: Any, run: Any, parallel: Any) -> dict[str, Any]:
-        """Do the work, draw into `run.figures`, and return the summary, which JSON can hold."""
+        """Do the work, draw into `run.figures`, and return the summary, which must fit into JSON."""
         ...
 
     def table(self, summary: dict[str, Any]) -> str:
-        """Return a finished run's results as a Markdown table."""
+        """Return the results of a finished run as a Markdown table."""
         ...
 
     def claims(self, summary: dict[str, Any] | None) -> Sequence[Claim]:
-        """Return the lectures' claims, checked with a finished run, or with None where no run is published."""
+        """Check the lectures' claims with the summary of a finished run, or with None if no run is published.
+
+        Nothing but the summary is read, unless the docstring says so.
+        """
         ...
 
 
 def files() -> dict[str, Path]:
-    """Return the file of every experiment by its name; nothing is imported."""
+    """Return the file of every experiment by its name, without importing any."""
     found = [path for folder in workspace.find().experiments for path in sorted(folder.glob("[!_]*.py"))]
-    return {path.stem.replace("_", "-"): path for path in found if not path.stem.endswith(("_figures", "_claims"))}
+    return {path.stem.replace("_", "-"): path for path in found if not path.stem.endswith("_figures")}
 
 
 def first_line(path: Path) -> str:
@@ -57,10 +65,10 @@ def first_line(path: Path) -> str:
 
 
 def load(name: str) -> Experiment:
-    """Import an experiment by its name, or the file of a person's own by its path.
+    """Import an experiment by its name, or a person's own by the path of its file.
 
     Raises:
-        UserError: there is no such experiment, or the file is none.
+        UserError: there is no such experiment, or the file is not an experiment.
     """
     if name.endswith(".py"):
         return load_file(Path(name))
@@ -74,22 +82,36 @@ def load(name: str) -> Experiment:
 
 
 def title(name: str) -> str:
-    """Return what an experiment's runs are called, given its name or the path of its file."""
+    """Return the name of an experiment's runs, given its own name or the path of its file."""
     return Path(name).stem.replace("_", "-") if name.endswith(".py") else name
 
 
 def load_file(path: Path) -> Experiment:
-    """Import a file that holds an experiment; the networks that it registers are known from then on."""
+    """Import a file that holds an experiment, and register its networks."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected the path of an experiment, a Python module")
-    name = f"file_{path.stem}"  # which is no other module's
+    name = f"file_{path.stem}"  # so that it hides no other module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported: expected a Python module")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.absolute()))  # for what lies beside it
+    sys.path.insert(0, str(path.parent.absolute()))  # its own imports may lie beside it
     spec.loader.exec_module(module)
     missing = [part for part in ("Config", "load", "run", "table", "claims") if not hasattr(module, part)]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: docs/extending.md shows what an experiment needs")
     return cast(Experiment, module)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read what an experiment wrote to a file, its table and its claims included.
+
+    Raises:
+        SummaryError: the file is not what the experiment would write.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise SummaryError(f"{path} is damaged: {what}") from error

@@ -1,4 +1,4 @@
-"""What `verify` and `report` write of all published runs: the claims' verdicts, `results/README.md`, and the site."""
+"""What `verify` and `report` write about all published runs: the verdicts, `results/README.md`, and the site."""
 
 import dataclasses
 import hashlib
@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
-from cnnjax.errors import UserError
 from cnnjax.lab import experiments, markdown, site
 from cnnjax.lab.app import say
 from cnnjax.lab.claims import Claim, Verdict, from_json
 from cnnjax.lab.claims import table as claims_table
+from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.report import Entry, describe, figures_in, page
 from cnnjax.runs.hardware import use_compilation_cache
 
@@ -26,13 +26,6 @@ NOTHING = (
     "Nothing is published yet: run an experiment, for example `python launch.py fcn-vs-cnn --data shapes`, then "
     "`python launch.py publish results/runs/RUN`, and build this page again."
 )
-DAMAGES = (
-    KeyError,
-    TypeError,
-    ValueError,
-    IndexError,
-    AttributeError,
-)  # what reading a summary of another shape raises
 STYLES = {Verdict.HOLDS: "", Verdict.ERRATUM: "yellow", Verdict.FAILS: "red", Verdict.NOT_RUN: "red"}
 
 
@@ -40,9 +33,9 @@ STYLES = {Verdict.HOLDS: "", Verdict.ERRATUM: "yellow", Verdict.FAILS: "red", Ve
 
 
 def verify(results: Path) -> int:
-    """Check every claim, say and write what came out, and return how many fail.
+    """Check every claim, print and write the verdicts, and return how many claims fail.
 
-    Cheap claims are computed now, measured ones read from the published summaries.
+    Cheap claims are computed now; those that need a long run are read from the published summaries.
     """
     started, checked, names = time.perf_counter(), {}, list(experiments.files())
     use_compilation_cache()
@@ -63,12 +56,13 @@ def verify(results: Path) -> int:
 
 
 def _claims(results: Path, name: str) -> list[Claim]:
-    """An experiment's claims; where its summary is damaged, that is said and what can be computed is."""
+    """Return an experiment's claims; with a damaged summary those that are computed, and say so."""
     experiment = experiments.load(name)
     try:
-        return list(experiment.claims(published(results, name)))
-    except DAMAGES as error:
-        say(f"{_summary_path(results, name)} is damaged, its claims count as not run: {_what(error)}")
+        with reading(_summary_path(results, name)):
+            return list(experiment.claims(published(results, name)))
+    except SummaryError as error:
+        say(f"{error}; claims that need it count as not run")
         return list(experiment.claims(None))
 
 
@@ -87,13 +81,15 @@ def _count(claims: Sequence[Claim]) -> str:
 
 
 def _known_claims(results: Path, name: str) -> list[Claim]:
-    """The claims as `verify` found them with the summary that is there now, else computed again."""
+    """Return the claims as `verify` stored them if the summary is still the same; else check them again."""
+    path = results / "claims.json"
     try:
-        stored = (runs.read_json(results / "claims.json") or {})[name]
-        if stored["of"] == _fingerprint(results, name):
-            return [from_json(claim) for claim in stored["claims"]]
-    except DAMAGES:
-        pass  # not there, or not what `verify` writes: computed as if it had not run
+        with reading(path):
+            stored = (runs.read_json(path) or {})[name]
+            if stored["of"] == _fingerprint(results, name):
+                return [from_json(claim) for claim in stored["claims"]]
+    except SummaryError:
+        pass  # `verify` did not write it, or not for this experiment: check them as if it had never run
     return _claims(results, name)
 
 
@@ -106,14 +102,15 @@ def _fingerprint(results: Path, name: str) -> str | None:
 
 
 def report(results: Path, docs: Path) -> None:
-    """Write every published run's `report.md`, `results/README.md`, the site, and the tables in the pages of docs."""
+    """Write the report of every published run, `results/README.md`, the site, and the tables in the pages of docs."""
     entries: list[Entry] = []
     notices: list[str] = []
     for name in experiments.files():
         try:
-            entry = _entry(results, name, notices)
-        except DAMAGES as error:
-            notices.append(f"{_summary_path(results, name)} is damaged and left out: {_what(error)}")
+            with reading(_summary_path(results, name)):
+                entry = _entry(results, name, notices)
+        except SummaryError as error:
+            notices.append(f"{error}; left out")
         else:
             entries += [entry] if entry else []
     for notice in notices:
@@ -135,7 +132,7 @@ def report(results: Path, docs: Path) -> None:
 
 
 def _entry(results: Path, name: str, notices: list[str]) -> Entry | None:
-    """What is published of an experiment, None if nothing is; of figures that are damaged there is a notice."""
+    """Return what is published of an experiment, or None; add a notice for each damaged figure."""
     summary, experiment = published(results, name), experiments.load(name)
     if summary is None:
         return None
@@ -147,7 +144,7 @@ def _entry(results: Path, name: str, notices: list[str]) -> Entry | None:
                     picture.verify()
             figures.append(path)
         except (OSError, SyntaxError) as error:  # both are Pillow's
-            notices.append(f"{path} is damaged and left out: {_what(error)}")
+            notices.append(f"{path} is damaged: {error}; left out")
     return describe(name, experiment, summary, _known_claims(results, name), figures)
 
 
@@ -163,7 +160,7 @@ def _readme(entries: Sequence[Entry]) -> str:
 
 
 def _write_site(folder: Path, entries: Sequence[Entry], others: Sequence[Claim], notices: Sequence[str]) -> None:
-    """Replace the folder; what an earlier report left there, of experiments that are gone, goes too."""
+    """Replace the folder, with all that an earlier report left there."""
     files = site.pages(entries, others, notices) | site.assets()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -177,7 +174,7 @@ def _write_site(folder: Path, entries: Sequence[Entry], others: Sequence[Claim],
 
 
 def with_tables(text: str, tables: Mapping[str, str]) -> str:
-    """Return a page's text with what stands between the two comments of each table replaced, where it has them."""
+    """Return a page's text in which the lines between a table's two comments are replaced by the table."""
     for name, table in tables.items():
         begin, end = f"<!-- {name}: written by launch.py report -->", f"<!-- end of {name} -->"
         before, found, rest = text.partition(f"{begin}\n")
@@ -187,7 +184,7 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
 
 
 def option_table() -> str:
-    """Return the table of the options that experiments share, read from their dataclasses."""
+    """Return the table of the options that experiments share, generated from their dataclasses."""
     rows = []
     for part in (train.Recipe, tasks.ClassificationLoss, data.Source):
         hints = get_type_hints(part, include_extras=True)
@@ -202,7 +199,7 @@ def option_table() -> str:
 
 
 def published(results: Path, name: str) -> dict[str, Any] | None:
-    """Return an experiment's published summary; None if there is none.
+    """Return an experiment's published summary, or None if there is none.
 
     Raises:
         UserError: it cannot be read.
@@ -212,7 +209,3 @@ def published(results: Path, name: str) -> dict[str, Any] | None:
 
 def _summary_path(results: Path, name: str) -> Path:
     return results / name / "summary.json"
-
-
-def _what(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

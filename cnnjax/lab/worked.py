@@ -1,4 +1,4 @@
-"""Worked examples: small arrays as lectures print them, and their formulas evaluated term by term."""
+"""Worked examples: small arrays as lectures print them, and the lectures' formulas evaluated term by term."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,20 +9,21 @@ import numpy as np
 
 from cnnjax import data, ops
 from cnnjax.errors import UserError
+from cnnjax.viz import Grid
 
 
 def parse(text: str, option: str = "array") -> np.ndarray:
-    """Read rows of numbers: "101/010/101", "1 0 -1 / 1 0 -1", or with commas; without spaces a digit is a number.
+    """Read rows of numbers: "101/010/101", "1 0 -1 / 1 0 -1", or with commas; without spaces each digit is a number.
 
     Args:
         text: rows, separated by slashes.
-        option: what a person called it, for the message.
+        option: the name of the option, for the message.
 
     Returns:
         (height, width), float32.
 
     Raises:
-        UserError: no numbers, or rows of different lengths.
+        UserError: the text has no numbers, or rows of different lengths.
     """
     rows = [row.replace(",", " ").split() for row in text.split("/")]
     if all(len(row) == 1 and row[0].isdigit() for row in rows):
@@ -48,7 +49,7 @@ def show(values: np.ndarray, digits: int = 6) -> str:
 
 
 def s0_sum(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """S0: `sum_a sum_b I(i + a, j + b) K(a, b)` for every i, j whose terms all lie in the image."""
+    """S0: `sum_a sum_b I(i + a, j + b) K(a, b)` for every i and j where all terms lie in the image."""
     taps = list(np.ndindex(kernel.shape))
     height, width = np.subtract(image.shape, kernel.shape) + 1
     return np.array(
@@ -61,11 +62,11 @@ def s2_sum(image: np.ndarray, kernel: np.ndarray, centred: bool) -> np.ndarray:
 
     Args:
         image: x.
-        kernel: w; its first element is w(0, 0), or w(-v1, -v2) where it is centred.
+        kernel: w; its first element is w(0, 0), or w(-v1, -v2) if centred.
         centred: k1 runs from -v1 to v1 instead of 0 to M1 - 1, k2 likewise.
 
     Returns:
-        y of the image's size if centred, else of every place where the kernel touches the image.
+        y, of the image's size if centred, else at every position where the kernel touches the image.
     """
     first = -(np.array(kernel.shape) // 2) if centred else np.zeros(2, int)
     height, width = np.add(image.shape, kernel.shape) - 1 + 2 * first
@@ -78,8 +79,13 @@ def s2_sum(image: np.ndarray, kernel: np.ndarray, centred: bool) -> np.ndarray:
     return y
 
 
+def nhwc(image: np.ndarray) -> jax.Array:
+    """Return one image (height, width) as `ops` take it."""
+    return jnp.asarray(image, jnp.float32)[None, ..., None]
+
+
 def computed(op: Callable[..., jax.Array], *arrays: np.ndarray, **options: Any) -> np.ndarray:
-    """Call an operation of `ops` with plain arrays, and return one."""
+    """Call an operation of `ops` with NumPy arrays, and return one."""
     return np.asarray(op(*map(jnp.asarray, arrays), **options))
 
 
@@ -94,11 +100,16 @@ def convolve(image: np.ndarray, kernel: np.ndarray, **options: Any) -> np.ndarra
 
 
 def distance(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference, relative to the largest value of the reference."""
+    """Return the largest difference, relative to the largest value of the reference."""
     return float(np.abs(np.asarray(ours, float) - reference).max() / np.abs(reference).max())
 
 
-# ---------------------------------------------------------------- what lectures take as examples
+def equation(image: np.ndarray, kernel: np.ndarray, title: str, kernel_title: str = "kernel") -> list[Grid]:
+    """Return an image, a kernel and their cross-correlation, to be drawn in a row."""
+    return [Grid(image, title), Grid(kernel, kernel_title, "*"), Grid(correlate(image, kernel), "result", "=")]
+
+
+# ---------------------------------------------------------------- the lectures' examples
 
 KERNELS = {
     "vertical": parse("1 0 -1/1 0 -1/1 0 -1"),
@@ -111,10 +122,10 @@ KERNELS = {
 
 
 def grey(name: str, height: int = 80) -> np.ndarray:
-    """Return a photograph as (height, width) in [0, 1]: the mean of its channels, and of blocks of its pixels.
+    """Return a photograph in grey as (height, width) in [0, 1], shrunk by averaging blocks of pixels.
 
     Raises:
-        UserError: it cannot be read, or is smaller than that.
+        UserError: it cannot be read, or it has fewer rows than `height` or fewer columns than half of it.
     """
     picture = data.photograph(name).mean(-1, dtype=np.float32) / 255
     block = picture.shape[0] // height
@@ -141,12 +152,12 @@ class Case(NamedTuple):
 
     @property
     def formula(self) -> float:
-        """Output size as the lectures' formula has it, which may be no integer."""
+        """The output size by the lectures' formula, which may be a fraction."""
         return (self.size + 2 * self.padding - self.kernel) / self.stride + 1
 
 
 def output_size(case: Case) -> int:
-    """Return the output size that `ops.conv2d` gives, without computing the output."""
+    """Return the size of `ops.conv2d`'s output, without computing it."""
     y = jax.eval_shape(
         lambda x, k: ops.conv2d(x, k, stride=case.stride, padding=case.padding),
         jax.ShapeDtypeStruct((1, case.size, case.size, 1), jnp.float32),
@@ -156,7 +167,7 @@ def output_size(case: Case) -> int:
 
 
 def uses(cases: Sequence[Case]) -> list[np.ndarray]:
-    """Return for every case how many windows use each pixel, (size, size); all are one compiled program."""
+    """Return for every case how many windows use each pixel, (size, size), by one compiled program."""
 
     def total(x: jax.Array, case: Case) -> jax.Array:
         return ops.conv2d(x, jnp.ones((case.kernel, case.kernel, 1, 1)), stride=case.stride, padding=case.padding).sum()

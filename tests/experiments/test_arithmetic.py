@@ -6,46 +6,46 @@ import pytest
 from cnnjax import ops
 from cnnjax.errors import UserError
 from cnnjax.lab.worked import Case, output_size
-from experiments import arithmetic, arithmetic_claims
-from experiments.arithmetic_claims import RELATIONSHIPS
+from experiments import arithmetic
+from experiments.arithmetic import RELATIONSHIPS
 
 
 def test_s0_s_formulas_4_5_and_6_are_errata():
-    told = {claim.statement[:14]: claim.reason for claim in arithmetic_claims._errata() if "erratum" in claim.verdict}
+    told = {claim.statement[:14]: claim.reason for claim in arithmetic._errata() if "erratum" in claim.verdict}
     assert list(told) == ["S0 prints (4) ", "S0 prints (5) ", "S0 prints (6) "]
-    assert told["S0 prints (4) "] == "the deck says 9, right is 7, by o = i + (k - 1)"
+    assert told["S0 prints (4) "] == "the lecture says 9; right is 7, by o = i + (k - 1)"
 
 
 def test_a_relationship_is_checked_on_its_own_kind_of_convolution():
-    half, full = (arithmetic_claims.grid(RELATIONSHIPS[number]) for number in (3, 4))
+    half, full = (arithmetic.grid(RELATIONSHIPS[number]) for number in (3, 4))
     assert {case.padding - case.kernel // 2 for case in half} == {0}
     assert {case.kernel % 2 for case in half} == {1}
     assert {case.padding - case.kernel for case in full} == {-1}
-    assert all(case.stride > 1 for case in arithmetic_claims.grid(RELATIONSHIPS[5]))
+    assert all(case.stride > 1 for case in arithmetic.grid(RELATIONSHIPS[5]))
 
 
 def test_the_grid_has_cases_that_fit_and_cases_that_do_not():
-    left_over = {arithmetic_claims.cut_off(case) for case in arithmetic_claims.grid(RELATIONSHIPS[6])}
+    left_over = {arithmetic.cut_off(case) for case in arithmetic.grid(RELATIONSHIPS[6])}
     assert left_over == {0, 1, 2}
 
 
 @pytest.mark.parametrize("case", [Case(8, 3, 2, 1), Case(10, 3, 3), Case(5, 4, 1, 2)])
 def test_the_transposed_convolution_leads_back(case):
-    assert arithmetic_claims.transposed_size(case, output_size(case)) == case.size
+    assert arithmetic.transposed_size(case, output_size(case)) == case.size
 
 
 def test_multiplications_are_counted_for_each_filter():
-    np.testing.assert_array_equal(arithmetic_claims.multiplications(4, 2, 3, 2), [2 * 2 * 9 * 2] * 2)
+    np.testing.assert_array_equal(arithmetic.multiplications(4, 2, 3, 2), [2 * 2 * 9 * 2] * 2)
 
 
 def test_multiplications_are_counted_not_computed(monkeypatch):
     monkeypatch.setattr(ops, "conv2d", lambda x, kernel: x[:, 1:-1, 1:-1, :1] * kernel.sum())
-    assert arithmetic_claims.multiplications(5, 3, 3, 1).tolist() == [9]
+    assert arithmetic.multiplications(5, 3, 3, 1).tolist() == [9]
 
 
 def test_layers_have_shapes_and_no_values():
-    assert arithmetic_claims.params(arithmetic_claims.dense_layer((10_000, 10_000, 3), 1000)) == 3 * 10**11 + 1000
-    assert arithmetic_claims.params(arithmetic_claims.conv_layer(3, 10, 5, bias=False)) == 750
+    assert arithmetic.dense_params((10_000, 10_000, 3), 1000) == 3 * 10**11 + 1000
+    assert arithmetic.conv_params(3, 10, 5, bias=False) == 750
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,10 @@ def test_every_decoder_doubles_the_size(name):
 def test_training_brings_the_error_down(monkeypatch):
     images = checkerboard.load(checkerboard.Config())
     unseen = images[checkerboard.IMAGES :]
-    errors = []
-    for steps in (1, 40):
-        monkeypatch.setattr(checkerboard, "STEPS", steps)
-        outputs = checkerboard.trained_outputs("resize, then 3x3", images, seed=0)
-        assert outputs.shape == unseen.shape
-        errors.append(np.square(outputs - unseen).mean())
-    assert errors[1] < 0.5 * errors[0]
-    assert errors[1] < unseen.var()
+    monkeypatch.setattr(checkerboard, "STEPS", 20)
+    outputs = checkerboard.trained_outputs("resize, then 3x3", images, seed=0)
+    assert outputs.shape == unseen.shape
+    assert np.square(outputs - unseen).mean() < 0.5 * unseen.var()  # more than before the first step
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import UserError
-from experiments import convolution, convolution_claims
+from experiments import convolution
 
 
 @pytest.mark.parametrize(
@@ -14,19 +14,19 @@ from experiments import convolution, convolution_claims
 )
 def test_claims_fail_where_an_operation_takes_the_other_direction(monkeypatch, name, wrong):
     monkeypatch.setattr(ops, name, wrong)
-    claims = convolution_claims._both_directions(np.random.default_rng(0))
+    claims = convolution._both_directions(np.random.default_rng(0))
     assert "B2" in {claim.id for claim in claims if not claim.ok}
 
 
 def test_a_convolution_moves_along_and_a_fully_connected_layer_does_not():
-    layers = convolution_claims.move_an_image(seed=1)
+    layers = convolution.move_an_image(seed=1)
     assert layers["convolution"].error < 1e-6
     assert layers["fully connected"].error > 0.5
     assert (layers["convolution"].inputs, layers["fully connected"].inputs) == (9, 1024)
 
 
 def test_the_small_photograph_has_no_mean():
-    image = convolution_claims.small_photograph()
+    image = convolution.small_photograph()
     assert image.shape == (32, 32)
     assert abs(image.mean()) < 1e-6
     assert np.ptp(image) > 0.5

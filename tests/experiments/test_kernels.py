@@ -1,4 +1,4 @@
-"""The named kernels answer to what they are named for, and the decks' prints are told apart from what is right."""
+"""The named kernels respond to what they are named for, and printed errors differ from the right kernels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from cnnjax.errors import UserError
 from experiments import kernels
 
 
-def test_a_kernel_that_is_not_the_deck_s_fails_its_claims(monkeypatch):
+def test_a_kernel_that_is_not_the_lecture_s_fails_its_claims(monkeypatch):
     monkeypatch.setitem(kernels.KERNELS, "vertical", -kernels.KERNELS["vertical"])
     monkeypatch.setitem(kernels.KERNELS, "Sobel", kernels.KERNELS["Sobel"].T)
     noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)

@@ -1,13 +1,15 @@
 """Fields are what NumPy's convolutions of ones span, and claims follow from what was measured."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from cnnjax import data, models
 from cnnjax.errors import UserError
-from experiments import receptive_field, receptive_field_claims
+from experiments import receptive_field
 
 SUMMARY = {
     "data": {"name": "shapes"},
@@ -29,21 +31,21 @@ def spread(stack):
 
 
 def test_measured_gradients_are_the_convolution_of_all_kernels():
-    for name, fields in receptive_field_claims.measured().items():
-        for stack, field in zip(receptive_field_claims.STACKS[name], fields, strict=True):
+    for name, fields in receptive_field.measured().items():
+        for stack, field in zip(receptive_field.STACKS[name], fields, strict=True):
             axis = spread(stack)
-            border = (receptive_field_claims.SIZE - len(axis)) // 2
+            border = (receptive_field.SIZE - len(axis)) // 2
             np.testing.assert_allclose(field, np.pad(np.outer(axis, axis), border), rtol=1e-5)
-            assert receptive_field_claims.extent(field) == len(axis)
+            assert receptive_field.extent(field) == len(axis)
 
 
 def test_the_extent_of_a_field_that_is_no_square_is_refused():
     with pytest.raises(ValueError, match="1 pixels high and 3 wide"):
-        receptive_field_claims.extent(np.array([[0, 0, 0], [1, 0, 1], [0, 0, 0]]))
+        receptive_field.extent(np.array([[0, 0, 0], [1, 0, 1], [0, 0, 0]]))
 
 
 def test_a_bell_s_deviation_and_area_are_described():
-    places = np.arange(receptive_field_claims.SIZE) - receptive_field_claims.SIZE // 2
+    places = np.arange(receptive_field.SIZE) - receptive_field.SIZE // 2
     bell = np.exp(-(places**2) / (2 * 3.0**2))
     field = np.outer(bell, bell) / bell.sum() ** 2
     described = receptive_field.describe(field, depth=10)
@@ -56,7 +58,7 @@ def test_an_effective_field_lies_within_the_theory_s_square(monkeypatch):
     monkeypatch.setattr(receptive_field, "DRAWS", 4)
     field = receptive_field.effective_field(3, seed=0)
     assert field.sum() == pytest.approx(1, rel=1e-5)
-    assert receptive_field_claims.extent(field) == 7
+    assert receptive_field.extent(field) == 7
     assert field.max() > 2 / 7**2
 
 
@@ -64,25 +66,25 @@ def test_both_networks_see_as_much_and_differ_in_their_block_alone():
     blank = data.Split(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
     dataset = data.Dataset("blank", "1", tuple("0123456789"), blank, blank)
     three, seven = (
-        models.layer_rows(receptive_field.build(kernels, dataset, 0), dataset.image_shape)
-        for kernels in receptive_field_claims.NETWORKS.values()
+        models.layer_rows(nnx.eval_shape(partial(receptive_field.build, kernels, dataset, 0)), dataset.image_shape)
+        for kernels in receptive_field.NETWORKS.values()
     )
     assert [row.output_shape for row in three][-1] == [row.output_shape for row in seven][-1] == (10,)
-    channels = receptive_field_claims.CHANNELS
+    channels = receptive_field.CHANNELS
     saved = (49 - 27) * channels**2 - 2 * channels  # less weights, and two more vectors of biases
     assert sum(row.params for row in seven) - sum(row.params for row in three) == saved
 
 
 def test_e2_holds_where_3x3_layers_keep_up_fails_where_they_fall_behind_and_is_open_without_a_run():
-    assert receptive_field_claims._trained(SUMMARY).verdict == "holds"
+    assert receptive_field._trained(SUMMARY).verdict == "holds"
     behind = copy.deepcopy(SUMMARY)
     behind["networks"]["three 3x3"]["test_accuracy"] = 0.77
-    assert receptive_field_claims._trained(behind).verdict == "fails"
+    assert receptive_field._trained(behind).verdict == "fails"
     untrained = copy.deepcopy(SUMMARY)
     for network in untrained["networks"].values():
         network["test_accuracy"] = 0.1
-    assert receptive_field_claims._trained(untrained).verdict == "fails"
-    assert receptive_field_claims._trained(None).verdict.startswith("not run")
+    assert receptive_field._trained(untrained).verdict == "fails"
+    assert receptive_field._trained(None).verdict.startswith("not run")
 
 
 def test_a_batch_larger_than_the_data_is_refused():

@@ -6,7 +6,7 @@ import pytest
 from cnnjax import ops
 from cnnjax.errors import UserError
 from cnnjax.lab.worked import Case, output_size, uses
-from experiments import strides_and_padding, strides_and_padding_claims
+from experiments import strides_and_padding
 
 CASES = [Case(7, 3, 3), Case(6, 3, 2, 1), Case(5, 4, 1, 2), Case(5, 2, 3), Case(4, 1)]
 
@@ -28,8 +28,8 @@ def test_uses_and_sizes_are_those_of_windows_counted_one_by_one():
 
 
 def test_two_numbers_of_s0_s_padding_example_are_an_erratum():
-    (claim,) = (row for row in strides_and_padding_claims._padded_example() if "erratum" in row.verdict)
-    assert claim.reason == "the deck says -10 -13 1 / -9 3 0, right is -10 2 1 / -15 3 0"
+    (claim,) = (row for row in strides_and_padding._padded_example() if "erratum" in row.verdict)
+    assert claim.reason == "the lecture says -10 -13 1 / -9 3 0; right is -10 2 1 / -15 3 0"
 
 
 def test_claims_fail_where_sizes_are_rounded_up(monkeypatch):
@@ -40,7 +40,7 @@ def test_claims_fail_where_sizes_are_rounded_up(monkeypatch):
         return right(x, kernel, stride=stride, padding=((padding, padding + extra),) * 2, **options)
 
     monkeypatch.setattr(ops, "conv2d", too_large)
-    assert {"C1", "C2", "C11"} <= {claim.id for claim in strides_and_padding_claims._sizes() if not claim.ok}
+    assert {"C1", "C2", "C11"} <= {claim.id for claim in strides_and_padding._sizes() if not claim.ok}
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(13, 3), (5, 6), (5, 0)])

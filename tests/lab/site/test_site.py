@@ -12,12 +12,13 @@ from PIL import Image
 
 from cnnjax.lab import experiments, published, site
 from cnnjax.lab.claims import Verdict, check, erratum, not_run
+from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.report import Entry
 
 CLAIMS = [
-    check("B2", "two", "2", "2", "exact", True),
-    check("B10", "ten", "3 | 4", "4", "exact", False),
-    erratum("B1", "one <b>", "1", "7", "exact", True),
+    check("B2", "two", "2", "2", True),
+    check("B10", "ten", "3 | 4", "4", False),
+    erratum("B1", "one <b>", "1", "7", True),
     not_run("Z1", "zero", "needs a run"),
 ]
 
@@ -142,7 +143,7 @@ def test_claims_stand_in_their_order_and_errata_first(lab):
     page = lab.report()["claims.html"]
     assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B1", "B2", "B10", "Z1"]
     assert page.count('<tr class="erratum">') == 2
-    assert page.index("Errata") < page.index("the deck says 1, right is 7")
+    assert page.index("Errata") < page.index("the lecture says 1; right is 7")
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
 
@@ -172,7 +173,7 @@ def test_a_damaged_summary_is_named_and_left_out(lab, capsys, damage):
     lab.write("bad", damage)
     pages = lab.report()
     said = capsys.readouterr().err
-    assert f"{lab.results / 'bad' / 'summary.json'} is damaged and left out" in said
+    assert f"{lab.results / 'bad' / 'summary.json'} is damaged: " in said
     assert set(pages) == {"index.html", "claims.html", "explorer.html", "good.html"}
     assert "bad/summary.json" in pages["index.html"]
     assert "bad" not in (lab.results / "README.md").read_text()
@@ -185,7 +186,7 @@ def test_a_damaged_figure_is_named_and_left_out(lab, capsys, damage):
     whole = sorted(path.name for path in folder.iterdir())
     (folder / "bad.png").write_bytes(damage)
     pages = lab.report()
-    assert f"{folder / 'bad.png'} is damaged and left out" in capsys.readouterr().err
+    assert f"{folder / 'bad.png'} is damaged: " in capsys.readouterr().err
     assert all(f"figures/one/{name}" in pages["one.html"] for name in whole)
     assert "figures/one/bad.png" not in pages["one.html"]
 
@@ -231,7 +232,9 @@ def test_verify_says_and_writes_every_verdict_and_counts_what_fails(lab, capsys)
     assert re.search(r"2 of 4 claims hold, 1 of them errata of a lecture, in \d+ seconds", printed)
     page = (lab.results / "CLAIMS.md").read_text()
     assert (
-        page.index("## Errata") < page.index("**erratum**: the deck says 1, right is 7") < page.index("## All claims")
+        page.index("## Errata")
+        < page.index("**erratum**: the lecture says 1; right is 7")
+        < page.index("## All claims")
     )
     assert "| B10 | ten | 3 \\| 4 | 4 | exact | **fails** |" in page
     assert "| **not run**: needs a run |" in page
@@ -242,7 +245,13 @@ def test_verify_names_a_damaged_summary_and_checks_what_needs_none(lab, capsys):
     assert published.verify(lab.results) == 0
     lab.write("one", "{")
     assert published.verify(lab.results) == 1
-    assert f"{lab.results / 'one' / 'summary.json'} is damaged, its claims count as not run" in capsys.readouterr().err
+    assert f"{lab.results / 'one' / 'summary.json'} is damaged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "what"), [({}, "there is no 'rows'"), ([], "list indices"), (None, "NoneType")])
+def test_whatever_is_wrong_with_a_summary_is_one_error_that_names_the_file(content, what):
+    with pytest.raises(SummaryError, match=f"^results is damaged: .*{what}"), reading(Path("results")):
+        content["rows"]
 
 
 def test_the_idea_ends_after_two_sentences_whatever_is_abbreviated():
