@@ -26,7 +26,7 @@ from cnnjax import ops, runs, train, viz
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, check_or_correct
 from cnnjax.options import SEED, check_ranges
-from cnnjax.train.losses import mean_squared_error, softmax_cross_entropy
+from cnnjax.tasks.losses import mean_squared_error, softmax_cross_entropy
 from cnnjax.viz import Lines
 
 LAYERS, CHANNELS, SIZE, IMAGES = 50, 16, 8, 4  # of the stack: 3x3 convolutions of 8x8 images, borders joined

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnjax.data import augment
-from cnnjax.train import Run
+from cnnjax.runs import Run
 from experiments import augmentations
 from experiments.bench import augment as bench_augment
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from cnnjax.lab import experiments
-from cnnjax.train import Run
+from cnnjax.runs import Run
 
 SMALLEST = {  # options with which little is drawn
     "convolution": {"image": "5", "kernel": "2"},
