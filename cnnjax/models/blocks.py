@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnjax.fusion import stored_on_cpu
 from cnnjax.nn import Activation, BatchNorm, Conv, GlobalAvgPool, Identity, Module, Sequential, StochasticDepth
+from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 Function = Callable[[jax.Array], jax.Array]
 Norm = Callable[[int], Module]  # a normalisation of so many channels

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.fusion import stored_on_cpu
 from cnnjax.models.images import check_images
 from cnnjax.nn import Activation, AvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
+from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 SMALLEST = {"imagenet": 29, "cifar": 4}  # images, by stem
 BOTTLENECK = 4  # channels of a layer's 1x1 convolution, in growth rates

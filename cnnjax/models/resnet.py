@@ -12,8 +12,8 @@ import jax
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.fusion import stored_on_cpu
 from cnnjax.nn import BatchNorm, Conv, GlobalAvgPool, Identity, Linear, MaxPool, Module, Sequential
+from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 STEMS = ("imagenet", "cifar")
 WIDTHS = (64, 128, 256, 512)  # of the four stages

@@ -8,7 +8,7 @@ A convolution is bilinear, and so are its two gradients:
 
 The transpose of any one of them, in either argument, is one of the other two. So `grad`, `jvp`, `vmap` and every higher
 derivative stay inside the three, and each always runs in its own fast form, never in what a mechanical transpose makes
-of it. On a CPU they lower to `conv_cpu`, elsewhere to the plain `lax` convolution and its transposes.
+of it. On a CPU they lower to `cpu.conv`, elsewhere to the plain `lax` convolution and its transposes.
 """
 
 import functools
@@ -21,9 +21,9 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops import conv_cpu
-from cnnjax.ops.conv_cpu_dense import DIMENSION_NUMBERS
-from cnnjax.ops.conv_cpu_parts import Pair, Sides, output_size, reach
+from cnnjax.ops.cpu import conv
+from cnnjax.ops.cpu.dense import DIMENSION_NUMBERS
+from cnnjax.ops.cpu.phases import Pair, Sides, output_size, reach
 
 Shape = tuple[int, ...]
 
@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 def reference_forward(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
 ) -> jax.Array:
-    """`conv_cpu.forward` as `lax` offers it."""
+    """`cpu.conv.forward` as `lax` offers it."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -48,7 +48,7 @@ def reference_forward(
 def reference_input_gradient(
     dy: jax.Array, kernel: jax.Array, *, input_size: Pair, groups: int, **params: Any
 ) -> jax.Array:
-    """`conv_cpu.input_gradient` by JAX's own transposition."""
+    """`cpu.conv.input_gradient` by JAX's own transposition."""
     x = jax.ShapeDtypeStruct((dy.shape[0], *input_size, kernel.shape[2] * groups), dy.dtype)
     return jax.linear_transpose(lambda x: reference_forward(x, kernel, groups=groups, **params), x)(dy)[0]
 
@@ -56,7 +56,7 @@ def reference_input_gradient(
 def reference_kernel_gradient(
     x: jax.Array, dy: jax.Array, *, kernel_size: Pair, groups: int, **params: Any
 ) -> jax.Array:
-    """`conv_cpu.kernel_gradient` by JAX's own transposition."""
+    """`cpu.conv.kernel_gradient` by JAX's own transposition."""
     kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // groups, dy.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: reference_forward(x, kernel, groups=groups, **params), kernel)(dy)[0]
 
@@ -123,12 +123,12 @@ def _kernel_gradient_shape(x: jax.Array, dy: jax.Array, *, kernel_size: Pair, gr
     return (*kernel_size, x.shape[3] // groups, dy.shape[3])
 
 
-forward_p = _primitive("conv2d", _forward_shape, conv_cpu.forward, reference_forward)
+forward_p = _primitive("conv2d", _forward_shape, conv.forward, reference_forward)
 input_gradient_p = _primitive(
-    "conv2d_input_gradient", _input_gradient_shape, conv_cpu.input_gradient, reference_input_gradient
+    "conv2d_input_gradient", _input_gradient_shape, conv.input_gradient, reference_input_gradient
 )
 kernel_gradient_p = _primitive(
-    "conv2d_kernel_gradient", _kernel_gradient_shape, conv_cpu.kernel_gradient, reference_kernel_gradient
+    "conv2d_kernel_gradient", _kernel_gradient_shape, conv.kernel_gradient, reference_kernel_gradient
 )
 
 

@@ -14,7 +14,7 @@ from jax import lax
 from cnnjax.ops import arguments
 
 # E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is taken.
-WORST_CANCELLATION = 1e3
+MAX_SQUARED_MEAN_PER_VARIANCE = 1e3
 
 
 def batch_norm(
@@ -108,7 +108,7 @@ def _guarded_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
     XLA:CPU's summing library fuses a product but not a difference: sum((x - mean)^2) writes x - mean to memory first.
     """
     var = _sum_per_channel(x * x) / (x.size // x.shape[3]) - mean * mean
-    safe = jnp.all(mean * mean <= WORST_CANCELLATION * var)
+    safe = jnp.all(mean * mean <= MAX_SQUARED_MEAN_PER_VARIANCE * var)
     return lax.cond(safe, lambda: var, lambda: _centred_variance(x, mean))
 
 
@@ -205,7 +205,7 @@ def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
 
     def guarded(x: jax.Array, mean: jax.Array) -> jax.Array:
         var = _group_means(x * x, groups) - mean * mean
-        safe = jnp.all(mean * mean <= WORST_CANCELLATION * var)
+        safe = jnp.all(mean * mean <= MAX_SQUARED_MEAN_PER_VARIANCE * var)
         return lax.cond(safe, lambda: var, lambda: centred(x, mean))
 
     return mean, lax.platform_dependent(wide, mean, cpu=guarded, default=centred)

@@ -1,5 +1,8 @@
 """Pooling over the two spatial axes."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,9 @@ from jax import lax
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
-from cnnjax.ops.extremes import MAXIMUM, MINIMUM, extreme
-from cnnjax.ops.windows import Axis, pool_axes, window_sums
+from cnnjax.ops.axes import Axis, pool_axes
+from cnnjax.ops.cpu.extremes import MAXIMUM, MINIMUM, Order, extremes
+from cnnjax.ops.cpu.windows import sums
 
 
 def max_pool2d(
@@ -42,7 +46,7 @@ def max_pool2d(
     Source: claims D1, D2, D4, D6, D7.
     """
     x = arguments.image("x", x)
-    return extreme(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MAXIMUM)
+    return window_extremes(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MAXIMUM)
 
 
 def min_pool2d(
@@ -59,7 +63,7 @@ def min_pool2d(
     Args, returns and raises as `max_pool2d`. Source: claim D3.
     """
     x = arguments.image("x", x)
-    return extreme(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MINIMUM)
+    return window_extremes(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MINIMUM)
 
 
 def avg_pool2d(
@@ -194,3 +198,46 @@ def _bins(size: int, out: int) -> np.ndarray:
         start, stop = i * size // out, -(-(i + 1) * size // out)
         weights[i, start:stop] = 1 / (stop - start)
     return weights
+
+
+# ---------------------------------------------------------------- by platform
+
+
+def window_extremes(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Return the extreme of every window; an infinity where a window has no input.
+
+    Windows with dilation take the CPU's form everywhere, because JAX cannot differentiate theirs.
+    """
+    if (rows.dilation, columns.dilation) != (1, 1):
+        return extremes(x, rows, columns, order)
+    return lax.platform_dependent(
+        x,
+        cpu=partial(extremes, rows=rows, columns=columns, order=order),
+        default=partial(reduce_window, rows=rows, columns=columns, start=order.worst, operation=order.keep),
+    )
+
+
+def window_sums(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    """Return the sum of every window."""
+    return lax.platform_dependent(
+        x,
+        cpu=partial(sums, rows=rows, columns=columns),
+        default=partial(reduce_window, rows=rows, columns=columns, start=0, operation=lax.add),
+    )
+
+
+def reduce_window(x: jax.Array, rows: Axis, columns: Axis, start: float, operation: Any) -> jax.Array:
+    """Return `lax.reduce_window` with this geometry: the reference, and what GPU and TPU run."""
+
+    def edges(axis: Axis) -> tuple[int, int]:
+        return axis.padding, max(axis.position(axis.out - 1, axis.window - 1) + 1 - axis.size, 0)
+
+    return lax.reduce_window(
+        x,
+        np.asarray(start, x.dtype),  # concrete, or JAX does not see which reduction this is and cannot differentiate it
+        operation,
+        (1, rows.window, columns.window, 1),
+        (1, rows.stride, columns.stride, 1),
+        ((0, 0), edges(rows), edges(columns), (0, 0)),
+        window_dilation=(1, rows.dilation, columns.dilation, 1),
+    )

@@ -9,9 +9,11 @@ from jax import lax
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Pair
-from cnnjax.ops.extremes import MAXIMUM, best_of, extreme, pick, winners
-from cnnjax.ops.upsample import interleave
-from cnnjax.ops.windows import ONE_PASS_TAPS, Axis, fold_windows, pool_axes, whole
+from cnnjax.ops.axes import Axis, pool_axes, whole
+from cnnjax.ops.cpu.extremes import MAXIMUM, extreme_in_one_pass, pick, winners
+from cnnjax.ops.cpu.phases import interleave
+from cnnjax.ops.cpu.windows import MAX_TAPS_PER_PASS
+from cnnjax.ops.pool import window_extremes
 
 
 def max_pool2d_with_indices(
@@ -36,16 +38,16 @@ def max_pool2d_with_indices(
     """
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, padding)
-    return extreme(x, rows, columns, MAXIMUM), _indices(lax.stop_gradient(x), rows, columns)
+    return window_extremes(x, rows, columns, MAXIMUM), _indices(lax.stop_gradient(x), rows, columns)
 
 
 def _indices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    if rows.window * columns.window <= ONE_PASS_TAPS:
+    if rows.window * columns.window <= MAX_TAPS_PER_PASS:
         taps = winners(x, rows, columns, MAXIMUM).astype(np.int32)
         row_tap, column_tap = taps // columns.window, taps % columns.window
     else:  # along the width, then the height, as the values
         as_is, tall = whole(rows.size), whole(columns.out)
-        across = fold_windows(x, as_is, columns, partial(best_of, order=MAXIMUM), jnp.asarray(-np.inf, x.dtype))
+        across = extreme_in_one_pass(x, as_is, columns, MAXIMUM)
         row_winners = winners(across, rows, tall, MAXIMUM)
         row_tap = row_winners.astype(np.int32)
         column_tap = pick(winners(x, as_is, columns, MAXIMUM).astype(np.int32), row_winners, rows, tall)
@@ -138,5 +140,5 @@ def _unpool_cells_jvp(
     rows = lax.broadcasted_iota(np.int32, y.shape, 1) * (s * size[1])
     offset = indices - rows - lax.broadcasted_iota(np.int32, y.shape, 2) * t
     zero = jnp.zeros((), y.dtype)
-    phases = [[jnp.where(offset == u * size[1] + v, y_dot, zero) for v in range(t)] for u in range(s)]
-    return _unpool_cells(y, indices, size), interleave(phases)
+    phases = [jnp.where(offset == u * size[1] + v, y_dot, zero) for u in range(s) for v in range(t)]
+    return _unpool_cells(y, indices, size), interleave(phases, (s, t), size)

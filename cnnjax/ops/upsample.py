@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.fusion import stored_on_cpu
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Pair
+from cnnjax.ops.cpu.fusion import stored_on_cpu
+from cnnjax.ops.cpu.phases import interleave
 
 
 def upsample_nearest(x: jax.Array, scale: Ints) -> jax.Array:
@@ -104,12 +105,6 @@ def _scale(x: jax.Array, scale: Ints) -> Pair:
     return s, t
 
 
-def interleave(phases: list[list[jax.Array]]) -> jax.Array:
-    """Return `phases[u][v]` (n, h, w, c) at output pixels (h * s + u, w * t + v); transposed, a slice per phase."""
-    s, t, (n, h, w, c) = len(phases), len(phases[0]), phases[0][0].shape
-    return jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2).reshape(n, h * s, w * t, c)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _repeat(x: jax.Array, scale: Pair) -> jax.Array:
     (n, h, w, c), (s, t) = x.shape, scale
@@ -118,7 +113,8 @@ def _repeat(x: jax.Array, scale: Pair) -> jax.Array:
 
 @_repeat.defjvp
 def _repeat_jvp(scale: Pair, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _repeat(primals[0], scale), interleave([[tangents[0]] * scale[1]] * scale[0])
+    y = _repeat(primals[0], scale)
+    return y, interleave([tangents[0]] * (scale[0] * scale[1]), scale, y.shape[1:3])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops import conv_cpu, conv_primitives
+from cnnjax.ops import conv_primitives
+from cnnjax.ops.cpu import conv
 
 SIDES = ((2, 1), (0, 3))
 FORMS = [  # image, kernel, stride, sides: where the CPU's forms differ
@@ -36,7 +37,7 @@ def test_the_cpu_s_forms_as_users_have_them_compiled_are_lax_s(image, kernel, st
         "kernel_gradient": ((x, dy), {"kernel_size": kernel[:2]}),
     }
     for name, (arrays, sizes) in calls.items():
-        ours = jax.jit(functools.partial(getattr(conv_cpu, name), **params, **sizes))(*arrays)
+        ours = jax.jit(functools.partial(getattr(conv, name), **params, **sizes))(*arrays)
         expected = getattr(conv_primitives, f"reference_{name}")(*arrays, **params, **sizes)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * float(jnp.abs(expected).max()))
 

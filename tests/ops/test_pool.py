@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from cnnjax import ops
-from cnnjax.ops import extremes
-from cnnjax.ops.windows import pool_axes
+from cnnjax.ops.axes import pool_axes
+from cnnjax.ops.cpu.extremes import MAXIMUM, extremes
+from cnnjax.ops.pool import reduce_window
 from tests.ops import cases
 
 
@@ -18,8 +19,8 @@ def test_slices_and_reduce_window_agree(case):
     x = np.float32(case.arrays["x"])
     rows, columns = pool_axes(x, **case.options)
     np.testing.assert_array_equal(
-        extremes.extreme_by_slices(x, rows, columns, extremes.MAXIMUM),
-        extremes.extreme_by_reduce_window(jnp.asarray(x), rows, columns, extremes.MAXIMUM),
+        extremes(x, rows, columns, MAXIMUM),
+        reduce_window(jnp.asarray(x), rows, columns, MAXIMUM.worst, MAXIMUM.keep),
     )
 
 

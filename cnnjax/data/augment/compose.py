@@ -12,7 +12,7 @@ from cnnjax.data.augment.geometry import Geometric, in_a_row
 from cnnjax.data.augment.policy import rand_augment
 from cnnjax.data.augment.sample import Augmentation, Sample
 from cnnjax.errors import UserError, unknown_name
-from cnnjax.fusion import stored_on_cpu
+from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "translate": geometry.translate,

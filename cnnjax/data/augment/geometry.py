@@ -18,7 +18,7 @@ from jax import lax
 
 from cnnjax.data.augment.sample import Sample, check_images, check_interval, check_range, check_whole
 from cnnjax.errors import UserError
-from cnnjax.fusion import stored_on_cpu
+from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 Size = tuple[int, int]  # height, width
 

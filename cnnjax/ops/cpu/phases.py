@@ -1,9 +1,13 @@
-"""What the CPU forms of a convolution are made of: sizes, padding, the input of each tap, the phases of a stride."""
+"""What the CPU's convolutions are made of: sizes, padding, the input of each tap, and the phases of a stride.
+
+The phase of an input position is its residue modulo the stride. Every phase of a strided convolution's input gradient
+is a convolution with stride 1, of dy with the taps that reach that phase.
+"""
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,16 @@ from jax import lax
 Pair = tuple[int, ...]  # (height, width)
 Sides = tuple[tuple[int, int], ...]  # ((top, bottom), (left, right)); a negative one crops
 
-MOST_PHASES = 64  # of a stride (its vertical times its horizontal one), each a computation of its own
+MAX_PHASES_PER_STRIDE = 64  # vertical times horizontal stride; each phase is a computation to compile
+
+
+class AxisPhase(NamedTuple):
+    """One phase along one axis: the taps that reach it, how dy is padded for them, their dilation, and its size."""
+
+    taps: slice
+    padding: tuple[int, int]
+    dilation: int
+    size: int
 
 
 def output_size(x: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
@@ -40,7 +53,7 @@ def pad(x: jax.Array, padding: Sides) -> jax.Array:
 def taps_of(x: jax.Array, kernel_size: Pair, stride: Pair, dilation: Pair, size: Pair) -> list[jax.Array]:
     """The input that each kernel tap sees: strided views of the padded x, in the kernel's order.
 
-    Fused into what reads them, never stored.
+    XLA fuses them into their readers and never stores them.
     """
 
     def view(a: int, b: int) -> jax.Array:
@@ -56,39 +69,39 @@ def taps_of(x: jax.Array, kernel_size: Pair, stride: Pair, dilation: Pair, size:
 
 def phases_of(
     input_size: Pair, output_size: Pair, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> list[Any]:
-    """For every residue (r0, r1) of input positions modulo the stride.
-
-    Which taps reach it, and how dy is padded for them.
-    """
-    axes = [
-        [_axis_phase(r, *axis) for r in range(axis[3])]
+) -> list[tuple[AxisPhase, AxisPhase]]:
+    """Return the (vertical, horizontal) phases of the input positions, row by row."""
+    rows, columns = (
+        [_axis_phase(residue, *axis) for residue in range(axis[3])]
         for axis in zip(input_size, output_size, kernel_size, stride, (lo for lo, _ in padding), dilation, strict=True)
-    ]
-    return [(rows, columns) for rows in axes[0] for columns in axes[1]]
+    )
+    return [(row, column) for row in rows for column in columns]
 
 
-def _axis_phase(residue: int, size: int, out: int, kernel_size: int, stride: int, pad: int, dilation: int) -> Any:
+def _axis_phase(residue: int, size: int, out: int, kernel_size: int, stride: int, pad: int, dilation: int) -> AxisPhase:
     # x[residue + s*q] gathers kernel[a] * dy[q + (residue + pad - a*dilation) / s] over the taps a where that is an
     # integer.
     taps = [a for a in range(kernel_size) if (residue + pad - a * dilation) % stride == 0]
     count = -(-size // stride)
     if not taps:
-        return slice(0, 0), (0, 0), 1, count
+        return AxisPhase(slice(0, 0), (0, 0), 1, count)
     common = math.gcd(stride, dilation)
     first = (residue + pad - taps[-1] * dilation) // stride  # offset of the last tap: the lowest one
     last = (residue + pad - taps[0] * dilation) // stride
-    return slice(taps[0], None, stride // common), (-first, count - 1 + last - (out - 1)), dilation // common, count
+    sides = -first, count - 1 + last - (out - 1)
+    return AxisPhase(slice(taps[0], None, stride // common), sides, dilation // common, count)
 
 
-def phase_parts(kernel: jax.Array, phase: Any) -> Any:
-    """Return the flipped taps of a phase, dy's padding, their dilation, and the phase's size."""
-    (rows, row_pad, row_dilation, height), (columns, column_pad, column_dilation, width) = phase
-    return kernel[rows, columns][::-1, ::-1], (row_pad, column_pad), (row_dilation, column_dilation), (height, width)
+def phase_parts(kernel: jax.Array, phase: tuple[AxisPhase, AxisPhase]) -> tuple[jax.Array, Sides, Pair, Pair]:
+    """Return the flipped taps of a phase, dy's padding, the taps' dilation, and the phase's size."""
+    rows, columns = phase
+    taps = kernel[rows.taps, columns.taps][::-1, ::-1]
+    padding, dilation = (rows.padding, columns.padding), (rows.dilation, columns.dilation)
+    return taps, padding, dilation, (rows.size, columns.size)
 
 
-def interleave(phases: list[jax.Array], stride: Pair, size: Pair) -> jax.Array:
-    """Return the map of `size` whose pixels at residue (r0, r1) modulo the stride are those of phase (r0, r1)."""
+def interleave(phases: Sequence[jax.Array], stride: Pair, size: Pair) -> jax.Array:
+    """Return the map of `size` in which the pixels of phase (u, v) are `phases[u * stride[1] + v]`."""
     if len(phases) == 1:
         return phases[0]
     sh, sw = stride
@@ -100,16 +113,13 @@ def interleave(phases: list[jax.Array], stride: Pair, size: Pair) -> jax.Array:
 def taps_are_fewer_than_phases(kernel: jax.Array, stride: Pair) -> bool:
     """Whether a stride has too many phases to compile, most of them without a tap."""
     phases = math.prod(stride)
-    return phases > MOST_PHASES and kernel.shape[0] * kernel.shape[1] < phases
+    return phases > MAX_PHASES_PER_STRIDE and kernel.shape[0] * kernel.shape[1] < phases
 
 
 def spread_taps(
     parts: Sequence[jax.Array], kernel_size: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
-    """Return an input gradient as the sum of its `parts`, dy times every tap: each with its pixels `stride` apart.
-
-    For a single tap, for few pixels, and for strides far longer than the kernel.
-    """
+    """Return an input gradient as the sum of its parts, dy times each tap, with the pixels of each `stride` apart."""
 
     def spread(part: jax.Array, a: int, b: int) -> jax.Array:
         first = [tap * d - lo for tap, d, (lo, _) in zip((a, b), dilation, padding, strict=True)]

@@ -1,4 +1,4 @@
-"""Maximum and minimum over windows, with a gradient that goes to the winner."""
+"""Maximum and minimum of every window by strided slices, with a gradient that goes to the winner."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.windows import ONE_PASS_TAPS, Axis, fold_windows, gather_windows, reduce_window, whole
+from cnnjax.ops.axes import Axis, whole
+from cnnjax.ops.cpu.windows import MAX_TAPS_PER_PASS, fold_windows, gather_windows
 
 
 class Order(NamedTuple):
@@ -24,40 +25,20 @@ MAXIMUM = Order(lax.max, lax.gt, -np.inf)
 MINIMUM = Order(lax.min, lax.lt, np.inf)
 
 
-def extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    """Return the extreme of every window; an infinity where a window has no input.
-
-    Windows with gaps take the slices everywhere: JAX cannot differentiate theirs.
-    """
-    if (rows.dilation, columns.dilation) != (1, 1):
-        return extreme_by_slices(x, rows, columns, order)
-    return lax.platform_dependent(
-        x,
-        cpu=partial(extreme_by_slices, rows=rows, columns=columns, order=order),
-        default=partial(extreme_by_reduce_window, rows=rows, columns=columns, order=order),
-    )
-
-
-def extreme_by_reduce_window(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    """The reference, and what GPU and TPU run."""
-    return reduce_window(x, rows, columns, order.worst, order.keep)
-
-
-def extreme_by_slices(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
-    """What CPUs run."""
-    if rows.window * columns.window <= ONE_PASS_TAPS:
-        return _extreme(x, rows, columns, order)
-    # Along the width, then the height: the first row that holds the extreme, and in it the first column, is the
-    # row-major first winner.
-    return _extreme(_extreme(x, whole(rows.size), columns, order), rows, whole(columns.out), order)
+def extremes(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Return the extreme of every window; an infinity where a window has no input."""
+    if rows.window * columns.window <= MAX_TAPS_PER_PASS:
+        return extreme_in_one_pass(x, rows, columns, order)
+    return extreme_in_two_passes(x, rows, columns, order)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _extreme(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+def extreme_in_one_pass(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Compare `kh * kw` slices."""
     return fold_windows(x, rows, columns, partial(best_of, order=order), jnp.asarray(order.worst, x.dtype))
 
 
-@_extreme.defjvp
+@extreme_in_one_pass.defjvp
 def _extreme_jvp(
     rows: Axis, columns: Axis, order: Order, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -65,7 +46,16 @@ def _extreme_jvp(
     # The barrier keeps the winners as a small array: XLA would fuse their computation into each of their readers in
     # the backward pass, and repeat it there up to nine times.
     won = lax.optimization_barrier(winners(x, rows, columns, order))
-    return _extreme(x, rows, columns, order), pick(x_dot, won, rows, columns)
+    return extreme_in_one_pass(x, rows, columns, order), pick(x_dot, won, rows, columns)
+
+
+def extreme_in_two_passes(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
+    """Compare along the width, then along the height.
+
+    The first row that holds the extreme, and in it the first column, is the row-major first winner.
+    """
+    across = extreme_in_one_pass(x, whole(rows.size), columns, order)
+    return extreme_in_one_pass(across, rows, whole(columns.out), order)
 
 
 def best_of(taps: list[tuple[int, jax.Array]], order: Order) -> jax.Array:

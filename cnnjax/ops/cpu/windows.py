@@ -1,11 +1,11 @@
-"""How pooling windows lie over an image, and folding over them by slices.
+"""Folding over the windows of a pool by strided slices.
 
-Why not `lax.reduce_window` on a CPU: it is a scalar loop, and its reverse, `select_and_scatter`, is a serial one (20 to
-30 times slower than PyTorch). Here a window is read as `kh * kw` strided slices, which XLA:CPU fuses into one threaded
-vector loop over channels. Two details decide the speed:
+On a CPU `lax.reduce_window` is a scalar loop, and its reverse, `select_and_scatter`, is serial (20 to 30 times slower
+than PyTorch). Here a window is read as `kh * kw` strided slices, which XLA:CPU fuses into one threaded vector loop over
+channels. Two details make it fast:
 
 * Nothing is padded. A `pad` inside a fusion is a bounds check per element and tap, and outside it another pass over
-  memory; the output is cut instead into runs of positions whose windows reach the same taps (a corner, an edge, the
+  memory. Instead the output is cut into runs of positions whose windows reach the same taps (a corner, an edge, the
   interior), and the runs are concatenated.
 * The backward pass never scatters. Input position `stride * cell + phase` is only read by the few outputs
   `cell + offset`, so a gradient is one elementwise loop over (cell, phase).
@@ -13,71 +13,18 @@ vector loop over channels. Two details decide the speed:
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops import arguments
-from cnnjax.ops.arguments import Ints
+from cnnjax.ops.axes import Axis, whole
 
-# Up to this many taps a window is reduced in one pass over both axes, larger windows along the width, then along the
-# height. One pass reads the input once; two take kh + kw taps instead of kh * kw (measured at 5x5: 2.6 times faster).
-ONE_PASS_TAPS = 9
-
-
-class Axis(NamedTuple):
-    """Windows along one axis: tap `a` of output `o` reads input `o * stride + a * dilation - padding`."""
-
-    size: int
-    window: int
-    stride: int
-    padding: int
-    dilation: int
-    out: int
-
-    def position(self, output: int, tap: int) -> int:
-        """Return the input position that a tap reads; outside of [0, size) it is padding."""
-        return output * self.stride + tap * self.dilation - self.padding
-
-
-def pool_axes(
-    x: jax.Array, window: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1, ceil_mode: bool = False
-) -> tuple[Axis, Axis]:
-    """Check pooling arguments and return the rows' and columns' geometry.
-
-    Raises:
-        ValueError: naming the argument, its value and what was expected.
-    """
-    windows = arguments.pair("window", window, 1)
-    strides = windows if stride is None else arguments.pair("stride", stride, 1)
-    paddings, dilations = arguments.pair("padding", padding, 0), arguments.pair("dilation", dilation, 1)
-    numbers = zip(arguments.spatial(x), windows, strides, paddings, dilations, strict=True)
-    beyond = [stride - 1 if ceil_mode else 0 for stride in strides]  # what the last window may lack
-    sides = ((paddings[0], paddings[0] + beyond[0]), (paddings[1], paddings[1] + beyond[1]))
-    arguments.check_fits(arguments.spatial(x), sides, windows, dilations)
-    rows, columns = (_axis(*axis, ceil_mode) for axis in numbers)
-    return rows, columns
-
-
-def _axis(size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Axis:
-    """Output size as torch: floor or ceil, and no window starts beyond the input and its first padding."""
-    extent = dilation * (window - 1) + 1
-    if padding > extent // 2:
-        raise ValueError(f"padding must be at most half the window's {extent} pixels, {extent // 2}, got {padding}")
-    room = size + 2 * padding - extent
-    out = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
-    if ceil_mode and (out - 1) * stride >= size + padding:
-        out -= 1
-    within = (size + 2 * padding - 1) // dilation + 1  # taps beyond the padding are neither read nor counted
-    return Axis(size, min(window, within), stride, padding, dilation, out)
-
-
-def whole(size: int) -> Axis:
-    """Return the axis left as it is: windows of one."""
-    return Axis(size, 1, 1, 0, 1, size)
+# Up to as many taps, a window is reduced in one pass over both axes; larger ones along the width, then along the
+# height. One pass reads the input once; two take kh + kw taps instead of kh * kw.
+MAX_TAPS_PER_PASS = 9
 
 
 def fold_windows(x: jax.Array, rows: Axis, columns: Axis, combine: Callable[[Any], jax.Array], empty: Any) -> jax.Array:
@@ -129,51 +76,33 @@ def gather_windows(
     return total
 
 
-def reduce_window(x: jax.Array, rows: Axis, columns: Axis, start: float, operation: Any) -> jax.Array:
-    """Return `lax.reduce_window` with this geometry: the reference, and what GPU and TPU run."""
-
-    def edges(axis: Axis) -> tuple[int, int]:
-        return axis.padding, max(axis.position(axis.out - 1, axis.window - 1) + 1 - axis.size, 0)
-
-    return lax.reduce_window(
-        x,
-        np.asarray(start, x.dtype),  # concrete, or JAX does not see which reduction this is and cannot differentiate it
-        operation,
-        (1, rows.window, columns.window, 1),
-        (1, rows.stride, columns.stride, 1),
-        ((0, 0), edges(rows), edges(columns), (0, 0)),
-        window_dilation=(1, rows.dilation, columns.dilation, 1),
-    )
-
-
-def window_sums(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+def sums(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     """Return the sum of every window."""
-    return lax.platform_dependent(
-        x,
-        cpu=partial(_sums_by_slices, rows=rows, columns=columns),
-        default=partial(reduce_window, rows=rows, columns=columns, start=0, operation=lax.add),
-    )
-
-
-def _sums_by_slices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
-    if rows.window * columns.window <= ONE_PASS_TAPS:
-        return _sum(x, rows, columns)
-    return _sum(_sum(x, whole(rows.size), columns), rows, whole(columns.out))
+    if rows.window * columns.window <= MAX_TAPS_PER_PASS:
+        return sum_in_one_pass(x, rows, columns)
+    return sum_in_two_passes(x, rows, columns)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _sum(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+def sum_in_one_pass(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    """Add up `kh * kw` slices."""
     return fold_windows(x, rows, columns, lambda taps: sum(value for _, value in taps), jnp.zeros((), x.dtype))
 
 
-@_sum.defjvp
+@sum_in_one_pass.defjvp
 def _sum_jvp(
     rows: Axis, columns: Axis, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     def read(block: jax.Array, region: tuple[slice, slice], taps: np.ndarray) -> jax.Array:
         return block if (taps >= 0).all() else jnp.where(taps >= 0, block, jnp.zeros((), block.dtype))
 
-    return _sum(primals[0], rows, columns), gather_windows(tangents[0], rows, columns, read)
+    return sum_in_one_pass(primals[0], rows, columns), gather_windows(tangents[0], rows, columns, read)
+
+
+def sum_in_two_passes(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
+    """Add up along the width, then along the height."""
+    across = sum_in_one_pass(x, whole(rows.size), columns)
+    return sum_in_one_pass(across, rows, whole(columns.out))
 
 
 def _runs(keys: Iterable[Any]) -> list[tuple[int, int, Any]]:
