@@ -28,7 +28,7 @@ def conv_output_size(
     Raises:
         ValueError: an argument is out of range, or the window is larger than the padded input.
 
-    Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016); claims C1, C2, C5, C6.
+    Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
     size, kernel, stride, dilation = _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
     before, after = (padding, padding) if not isinstance(padding, Sequence) else padding
@@ -55,7 +55,7 @@ def conv_transpose_output_size(
     Raises:
         ValueError: an argument is out of range, or no pixel is left.
 
-    Source: Dumoulin & Visin (2016), relationship 14; claim F2.
+    Source: Dumoulin & Visin (2016), relationship 14.
     """
     size, kernel, stride, dilation = _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
     padding, output_padding = _at_least(0, padding=padding, output_padding=output_padding)
@@ -75,8 +75,6 @@ def same_padding(kernel: int, dilation: int = 1) -> int:
 
     Raises:
         ValueError: the window spans an even number of pixels, so no symmetric padding keeps the size.
-
-    Source: claim C3.
     """
     kernel, dilation = _at_least(1, kernel=kernel, dilation=dilation)
     border = dilation * (kernel - 1)
@@ -93,7 +91,7 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
 
     `1 + sum_l dilation_l * (kernel_l - 1) * prod_{m<l} stride_m`; layers are given from input to output.
 
-    Source: Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks" (2019); claims E1, E3.
+    Source: Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks" (2019).
     """
     field, jump = 1, 1
     for kernel, stride, dilation in layers:
@@ -106,10 +104,7 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
 def conv_params(
     in_channels: int, out_channels: int, kernel: int | tuple[int, int], *, groups: int = 1, bias: bool = True
 ) -> int:
-    """Parameters of a 2-D convolution: `kh * kw * in_channels / groups * out_channels`, and a bias per output channel.
-
-    Source: claims C4, C5, C10.
-    """
+    """Parameters of a 2-D convolution: `kh * kw * in_channels / groups * out_channels`, and a bias per output channel."""
     return _taps(in_channels, out_channels, kernel, groups) + (out_channels if bias else 0)
 
 
@@ -121,19 +116,13 @@ def conv_macs(
     *,
     groups: int = 1,
 ) -> int:
-    """Multiply-adds of a 2-D convolution for one image: one per parameter (bias aside) and output pixel.
-
-    Source: claim C7.
-    """
+    """Multiply-adds of a 2-D convolution for one image: one per parameter (bias aside) and output pixel."""
     height, width = _pair("out_size", out_size)
     return height * width * _taps(in_channels, out_channels, kernel, groups)
 
 
 def dense_params(in_features: int, out_features: int, bias: bool = True) -> int:
-    """Parameters of a fully connected layer: `in_features * out_features`, and a bias per output.
-
-    Source: claims A1, C10.
-    """
+    """Parameters of a fully connected layer: `in_features * out_features`, and a bias per output."""
     in_features, out_features = _at_least(1, in_features=in_features, out_features=out_features)
     return in_features * out_features + (out_features if bias else 0)
 
@@ -143,8 +132,6 @@ def pixel_utilization(size: int, kernel: int) -> np.ndarray:
 
     Returns:
         Integer array (size, size): the outer product of each axis's counts. Pixels at the border are used least.
-
-    Source: claim C8.
     """
     windows = conv_output_size(size, kernel)
     axis = np.convolve(np.ones(windows, int), np.ones(kernel, int))

@@ -60,8 +60,8 @@ def test_what_data_imports_of_ops_needs_jax_alone():
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if "ops" in path.parts], ids=lambda path: path.name)
 def test_ops_needs_jax_alone(path):
-    standard = {"operator", "collections", "functools", "typing", "math"}
-    assert {module.split(".")[0] for module in imports(path)} <= standard | {"jax", "numpy", "cnnjax"}
+    standard = {"__future__", "operator", "collections", "functools", "typing", "math"}
+    assert {module.split(".")[0] for module in imports(path)} <= standard | {"jax", "numpy", "cnnjax", "jaxtyping"}
 
 
 EXECUTES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

@@ -1,6 +1,8 @@
 """Convolutions."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +11,17 @@ from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Padding, Sides
 from cnnjax.ops.conv_primitives import convolve
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 _LAYOUTS = {"NHWC": "HWIO", "NCHW": "OIHW"}
 
 
 def conv2d(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None = None,
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c_per_group o"],
+    bias: Float[Array, " o"] | None = None,
     *,
     stride: Ints = 1,
     padding: Padding = 0,
@@ -24,7 +29,7 @@ def conv2d(
     groups: int = 1,
     padding_mode: str = "zeros",
     layout: str = "NHWC",
-) -> jax.Array:
+) -> Float[Array, "n oh ow o"]:
     """Cross-correlate images with a kernel, as every deep-learning library's "convolution" does.
 
     `y[n, i, j, o] = bias[o] + sum_abc x[n, i*s + a*d - p, j*s + b*d - p, c] * kernel[a, b, c, o]`, where `c` runs over
@@ -48,7 +53,7 @@ def conv2d(
     Raises:
         ValueError: ranks, channels, groups or sizes that do not fit, or an unknown name.
 
-    Source: Dumoulin & Visin (2016); claims B1, B3, B4, B6, B7, B8, B9, B12.
+    Source: Dumoulin & Visin (2016).
     """
     if arguments.one_of("layout", layout, _LAYOUTS) == "NCHW":
         x = jnp.moveaxis(arguments.image("x", x, axes="batch, channels, height, width"), 1, 3)
@@ -83,19 +88,27 @@ def conv2d(
     return y + arguments.vector("bias", bias, kernel.shape[3], "output channel").astype(y.dtype)
 
 
-def convolve2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, **options: Any) -> jax.Array:
+def convolve2d(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c_per_group o"],
+    bias: Float[Array, " o"] | None = None,
+    **options: Any,
+) -> Float[Array, "n oh ow o"]:
     """Convolve images in the mathematical sense: `y(i, j) = sum_ab kernel(a, b) x(i - a, j - b)`.
 
     This is `conv2d` with the kernel flipped along both spatial axes; args, returns and raises as there.
-
-    Source: claim B2.
     """
     axes = (2, 3) if options.get("layout") == "NCHW" else (0, 1)
     kernel = arguments.kernel("kernel", kernel, axes="height, width, channels / groups, out")
     return conv2d(x, jnp.flip(kernel, axes), bias, **options)
 
 
-def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, **options: Any) -> jax.Array:
+def depthwise_conv2d(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw 1 o"],
+    bias: Float[Array, " o"] | None = None,
+    **options: Any,
+) -> Float[Array, "n oh ow o"]:
     """Filter every channel on its own: `conv2d` with as many groups as x has channels.
 
     Args:
@@ -107,15 +120,19 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     Raises:
         ValueError: as `conv2d`.
 
-    Source: Sifre, "Rigid-motion scattering for image classification" (2014); claim H1.
+    Source: Sifre, "Rigid-motion scattering for image classification" (2014).
     """
     x = arguments.image("x", x)
     return conv2d(x, kernel, bias, groups=x.shape[1 if options.get("layout") == "NCHW" else 3], **options)
 
 
 def separable_conv2d(
-    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, bias: jax.Array | None = None, **options: Any
-) -> jax.Array:
+    x: Float[Array, "n h w c"],
+    depthwise: Float[Array, "kh kw 1 m"],
+    pointwise: Float[Array, "1 1 m o"],
+    bias: Float[Array, " o"] | None = None,
+    **options: Any,
+) -> Float[Array, "n oh ow o"]:
     """Filter every channel on its own, then mix the channels of each pixel.
 
     Args:
@@ -128,7 +145,7 @@ def separable_conv2d(
     Raises:
         ValueError: as `conv2d`.
 
-    Source: Chollet, "Xception" (2017); claims B10, H1.
+    Source: Chollet, "Xception" (2017).
     """
     arguments.one_of("layout", options.get("layout", "NHWC"), ("NHWC",))
     x = arguments.image("x", x)

@@ -5,7 +5,10 @@ as written it takes four or five reductions over them in the backward pass; the 
 needed, sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +16,22 @@ from jax import lax
 
 from cnnjax.ops import arguments
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 # E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is taken.
 MAX_SQUARED_MEAN_PER_VARIANCE = 1e3
 
 
 def batch_norm(
-    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5
-) -> jax.Array:
+    x: Float[Array, "n h w c"],
+    mean: Float[Array, " c"],
+    var: Float[Array, " c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    *,
+    eps: float = 1e-5,
+) -> Float[Array, "n h w c"]:
     """Return `(x - mean) / sqrt(var + eps) * scale + bias`, per channel.
 
     Args:
@@ -33,7 +45,7 @@ def batch_norm(
     Raises:
         ValueError: wrong rank or dtype, a vector of another length, or eps is not positive.
 
-    Source: Ioffe & Szegedy, "Batch normalization" (2015); claim G4.
+    Source: Ioffe & Szegedy, "Batch normalization" (2015).
     """
     x = arguments.image("x", x)
     vectors = {"mean": mean, "var": var, "scale": scale, "bias": bias}
@@ -44,7 +56,7 @@ def batch_norm(
     return _centred_affine(x, mean, scale * lax.rsqrt(var + eps), bias)
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def moments(x: Float[Array, "n h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Return mean and biased variance of every channel over batch, height and width, in float32 at least.
 
     Args:
@@ -129,8 +141,8 @@ def _centred_affine_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Arra
 
 
 def local_response_norm(
-    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
-) -> jax.Array:
+    x: Float[Array, "n h w c"], size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> Float[Array, "n h w c"]:
     """Return `x / (k + alpha / size * sum of x^2 over size neighbouring channels) ** beta`, torch's formula.
 
     Krizhevsky et al. take alpha times the sum; torch, as here, divides alpha by the size. Beyond the first and last
@@ -146,7 +158,7 @@ def local_response_norm(
     Raises:
         ValueError: wrong rank or dtype, a size below 1, or another number that is not finite.
 
-    Source: Krizhevsky, Sutskever & Hinton, "ImageNet classification" (2012); claim H1.
+    Source: Krizhevsky, Sutskever & Hinton, "ImageNet classification" (2012).
     """
     x = arguments.image("x", x)
     size = arguments.integer("size", size, 1)
@@ -160,7 +172,9 @@ def local_response_norm(
     return x * jnp.asarray(k + (alpha / size) * neighbours, x.dtype) ** -beta
 
 
-def group_norm(x: jax.Array, groups: int, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+def group_norm(
+    x: Float[Array, "n h w c"], groups: int, scale: Float[Array, " c"], bias: Float[Array, " c"], *, eps: float = 1e-5
+) -> Float[Array, "n h w c"]:
     """Return `(x - mean) / sqrt(var + eps) * scale + bias`, mean and biased variance of each image's channel groups.
 
     One group is layer normalisation over whole images, as many groups as channels are instance normalisation.
@@ -234,7 +248,9 @@ def _per_channel(x: jax.Array, channels: int) -> jax.Array:
     return jnp.repeat(x, channels // x.shape[1], axis=1)
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+def layer_norm(
+    x: Float[Array, "n h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], *, eps: float = 1e-5
+) -> Float[Array, "n h w c"]:
     """Return `(x - mean) / sqrt(var + eps) * scale + bias`, mean and biased variance of each pixel's channels.
 
     Args:

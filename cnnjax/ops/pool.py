@@ -1,7 +1,9 @@
 """Pooling over the two spatial axes."""
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +16,19 @@ from cnnjax.ops.axes import Axis, pool_axes
 from cnnjax.ops.cpu.extremes import MAXIMUM, MINIMUM, Order, extremes
 from cnnjax.ops.cpu.windows import sums
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 
 def max_pool2d(
-    x: jax.Array,
+    x: Float[Array, "n h w c"],
     window: Ints,
     *,
     stride: Ints | None = None,
     padding: Ints = 0,
     dilation: Ints = 1,
     ceil_mode: bool = False,
-) -> jax.Array:
+) -> Float[Array, "n oh ow c"]:
     """Return the largest value of each window: `y[n, i, j, c] = max_ab x[n, i*s + a*d - p, j*s + b*d - p, c]`.
 
     Args:
@@ -42,39 +47,37 @@ def max_pool2d(
 
     Raises:
         ValueError: wrong rank or dtype, or an argument out of range.
-
-    Source: claims D1, D2, D4, D6, D7.
     """
     x = arguments.image("x", x)
     return window_extremes(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MAXIMUM)
 
 
 def min_pool2d(
-    x: jax.Array,
+    x: Float[Array, "n h w c"],
     window: Ints,
     *,
     stride: Ints | None = None,
     padding: Ints = 0,
     dilation: Ints = 1,
     ceil_mode: bool = False,
-) -> jax.Array:
+) -> Float[Array, "n oh ow c"]:
     """Return the smallest value of each window: `-max_pool2d(-x, ...)`.
 
-    Args, returns and raises as `max_pool2d`. Source: claim D3.
+    Args, returns and raises as `max_pool2d`.
     """
     x = arguments.image("x", x)
     return window_extremes(x, *pool_axes(x, window, stride, padding, dilation, ceil_mode), MINIMUM)
 
 
 def avg_pool2d(
-    x: jax.Array,
+    x: Float[Array, "n h w c"],
     window: Ints,
     *,
     stride: Ints | None = None,
     padding: Ints = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-) -> jax.Array:
+) -> Float[Array, "n oh ow c"]:
     """Return the mean of each window, as `torch.nn.functional.avg_pool2d`.
 
     Args:
@@ -90,8 +93,6 @@ def avg_pool2d(
 
     Raises:
         ValueError: as `max_pool2d`.
-
-    Source: claim D3.
     """
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, padding, 1, ceil_mode)
@@ -107,7 +108,9 @@ def _counts(axis: Axis, include_pad: bool) -> np.ndarray:
     return np.minimum(starts + axis.window, high) - np.maximum(starts, low)
 
 
-def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None = None) -> jax.Array:
+def lp_pool2d(
+    x: Float[Array, "n h w c"], window: Ints, p: float = 2.0, *, stride: Ints | None = None
+) -> Float[Array, "n oh ow c"]:
     """Return the p-norm of each window, `(sum |x|^p)^(1/p)`; its gradient is zero where a window or a value is zero.
 
     Args:
@@ -118,8 +121,6 @@ def lp_pool2d(x: jax.Array, window: Ints, p: float = 2.0, *, stride: Ints | None
 
     Raises:
         ValueError: as `max_pool2d`, or p is not positive.
-
-    Source: claim D5.
     """
     p = arguments.real("p", p, positive=True)
     x = arguments.image("x", x)
@@ -137,17 +138,17 @@ def _power(x: jax.Array, exponent: float) -> jax.Array:
     return jnp.where(x == 0, zero, raised)
 
 
-def global_avg_pool2d(x: jax.Array) -> jax.Array:
+def global_avg_pool2d(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
     """Return the mean of every channel, (batch, channels).
 
-    Source: Lin, Chen & Yan, "Network in network" (2013); claim H3.
+    Source: Lin, Chen & Yan, "Network in network" (2013).
     """
     x = arguments.image("x", x)
     # Two sums: the first runs along memory, and the barrier keeps XLA from merging them into one that does not.
     return lax.optimization_barrier(x.sum(1)).sum(1) / (x.shape[1] * x.shape[2])
 
 
-def global_max_pool2d(x: jax.Array) -> jax.Array:
+def global_max_pool2d(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
     """Return the largest value of every channel, (batch, channels); the gradient goes to the first, row by row."""
     x = arguments.image("x", x)
     return _largest_row(_largest_row(x.swapaxes(1, 2)))
@@ -168,7 +169,7 @@ def _largest_row_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> t
     return best, jnp.where(won, x_dot, jnp.zeros((), x.dtype)).sum(1)
 
 
-def adaptive_avg_pool2d(x: jax.Array, output_size: Ints) -> jax.Array:
+def adaptive_avg_pool2d(x: Float[Array, "n h w c"], output_size: Ints) -> Float[Array, "n oh ow c"]:
     """Return means over `output_size` bins that cover the image, as `torch.nn.functional.adaptive_avg_pool2d`.
 
     Bin i of n covers pixels `floor(i * size / n)` to `ceil((i + 1) * size / n)`.

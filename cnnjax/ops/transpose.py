@@ -1,23 +1,28 @@
 """Transposed convolution: learnable upsampling, the gradient of a convolution with respect to its input."""
 
-import jax
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
 from cnnjax.ops.conv_primitives import spread_by_convolution
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 
 def conv_transpose2d(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None = None,
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c o_per_group"],
+    bias: Float[Array, " o"] | None = None,
     *,
     stride: Ints = 1,
     padding: Ints = 0,
     output_padding: Ints = 0,
     dilation: Ints = 1,
     groups: int = 1,
-) -> jax.Array:
+) -> Float[Array, "n oh ow o"]:
     """Add a copy of the kernel, scaled by every pixel, to the output.
 
     `y[n, i*s + a*d - p, j*s + b*d - p, o] += x[n, i, j, c] * kernel[a, b, c, o]`, where o runs over the output channels
@@ -39,7 +44,7 @@ def conv_transpose2d(
     Raises:
         ValueError: ranks, channels, groups or sizes that do not fit.
 
-    Source: Dumoulin & Visin (2016), chapter 4; claim F2.
+    Source: Dumoulin & Visin (2016), chapter 4.
     """
     x = arguments.image("x", x)
     kernel = arguments.kernel("kernel", kernel, axes="height, width, in, out / groups").astype(x.dtype)

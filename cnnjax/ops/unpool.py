@@ -1,6 +1,9 @@
 """Max pooling that remembers where its winners lay, and its partial inverse."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +18,13 @@ from cnnjax.ops.cpu.phases import interleave
 from cnnjax.ops.cpu.windows import MAX_TAPS_PER_PASS
 from cnnjax.ops.pool import window_extremes
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
 
 def max_pool2d_with_indices(
-    x: jax.Array, window: Ints, *, stride: Ints | None = None, padding: Ints = 0
-) -> tuple[jax.Array, jax.Array]:
+    x: Float[Array, "n h w c"], window: Ints, *, stride: Ints | None = None, padding: Ints = 0
+) -> tuple[Float[Array, "n oh ow c"], Int[Array, "n oh ow c"]]:
     """Return `max_pool2d` and where each winner lies.
 
     Args:
@@ -34,7 +40,7 @@ def max_pool2d_with_indices(
     Raises:
         ValueError: as `max_pool2d`.
 
-    Source: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), "switches"; claims D6, F1.
+    Source: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), "switches".
     """
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, padding)
@@ -56,7 +62,9 @@ def _indices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     return row * columns.size + column - columns.padding
 
 
-def max_unpool2d(y: jax.Array, indices: jax.Array, output_size: Ints) -> jax.Array:
+def max_unpool2d(
+    y: Float[Array, "n h w c"], indices: Int[Array, "n h w c"], output_size: Ints
+) -> Float[Array, "n oh ow c"]:
     """Return images with each value of `y` at its index and zeros elsewhere.
 
     Args:
@@ -72,7 +80,7 @@ def max_unpool2d(y: jax.Array, indices: jax.Array, output_size: Ints) -> jax.Arr
     Raises:
         ValueError: wrong rank, dtype or shape, or an index outside the plane.
 
-    Source: Noh, Hong & Han, "Learning deconvolution network for semantic segmentation" (2015); claim F1.
+    Source: Noh, Hong & Han, "Learning deconvolution network for semantic segmentation" (2015).
     """
     y = arguments.image("y", y)
     indices = jnp.asarray(indices)

@@ -4,7 +4,10 @@ The value is written in the form that is fastest forward (a broadcast, a shifted
 transpose XLA:CPU runs as one elementwise loop (strided slices of the cotangent, added).
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +19,11 @@ from cnnjax.ops.arguments import Ints, Pair
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 from cnnjax.ops.cpu.phases import interleave
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
-def upsample_nearest(x: jax.Array, scale: Ints) -> jax.Array:
+
+def upsample_nearest(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh ow c"]:
     """Return every pixel repeated: `y[n, i, j, c] = x[n, i // scale, j // scale, c]`.
 
     Args:
@@ -26,14 +32,12 @@ def upsample_nearest(x: jax.Array, scale: Ints) -> jax.Array:
 
     Raises:
         ValueError: wrong rank or dtype, or a scale below 1.
-
-    Source: claim F1.
     """
     x = arguments.image("x", x)
     return _repeat(x, _scale(x, scale))
 
 
-def bed_of_nails(x: jax.Array, scale: Ints) -> jax.Array:
+def bed_of_nails(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh ow c"]:
     """Return every pixel at the top left of a cell of zeros: `y[n, scale*i, scale*j, c] = x[n, i, j, c]`.
 
     Args:
@@ -42,14 +46,12 @@ def bed_of_nails(x: jax.Array, scale: Ints) -> jax.Array:
 
     Raises:
         ValueError: wrong rank or dtype, or a scale below 1.
-
-    Source: claim F1.
     """
     x = arguments.image("x", x)
     return _nails(x, _scale(x, scale))
 
 
-def pixel_shuffle(x: jax.Array, scale: Ints) -> jax.Array:
+def pixel_shuffle(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh ow o"]:
     """Return channels moved to space: `y[n, s*i + u, t*j + v, k] = x[n, i, j, (k*s + u)*t + v]`.
 
     Args:
@@ -72,7 +74,9 @@ def pixel_shuffle(x: jax.Array, scale: Ints) -> jax.Array:
     return cells.reshape(n, h * s, w * t, c // (s * t))
 
 
-def upsample_bilinear(x: jax.Array, scale: Ints, *, align_corners: bool = False) -> jax.Array:
+def upsample_bilinear(
+    x: Float[Array, "n h w c"], scale: Ints, *, align_corners: bool = False
+) -> Float[Array, "n oh ow c"]:
     """Return the image at `scale` times the resolution, each pixel a distance-weighted mean of its four nearest.
 
     Args:
@@ -86,8 +90,6 @@ def upsample_bilinear(x: jax.Array, scale: Ints, *, align_corners: bool = False)
 
     Raises:
         ValueError: wrong rank or dtype, or a scale below 1.
-
-    Source: claim F1.
     """
     x = arguments.image("x", x)
     vertical, horizontal = _scale(x, scale)

@@ -261,6 +261,7 @@ OPERATIONS = [
         magnitude=response_magnitude,
     ),
 ]
+PUBLIC = [operation for operation in OPERATIONS if operation.name in ops.__all__]
 
 
 def by_name(operation):

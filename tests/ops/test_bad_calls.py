@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from cnnjax import ops
 from tests.ops import reference
 from tests.ops.cases import DTYPES, pick
-from tests.ops.operations import OPERATIONS, QUICK, by_name
+from tests.ops.operations import PUBLIC, QUICK, by_name
 
-PUBLIC = [operation for operation in OPERATIONS if operation.name in ops.__all__]
 IMAGES = {"x": "image", "y": "image", "kernel": "kernel", "depthwise": "kernel", "pointwise": "kernel"}
 SPATIAL = ("stride", "padding", "dilation", "window", "scale", "output_size", "output_padding")
 MAY_BE_ZERO = ("padding", "output_padding")
