@@ -1,6 +1,6 @@
-"""Sizes, receptive fields, parameter and multiply-add counts, as plain integers along one axis or for one layer.
+"""Sizes, receptive fields, parameter and multiply-add counts: plain integers along one axis or for one layer.
 
-Nothing here runs a network: `tests/test_geometry.py` compares every function with what the layers really do.
+No function runs a network; `tests/test_geometry.py` compares each of them with what the layers do.
 """
 
 import operator
@@ -15,8 +15,8 @@ def conv_output_size(
 ) -> int:
     """Output size of a convolution or pooling along one axis.
 
-    `floor((size + before + after - dilation * (kernel - 1) - 1) / stride) + 1`: where the last step does not fit, the
-    border that it would need stays unused.
+    `floor((size + before + after - dilation * (kernel - 1) - 1) / stride) + 1`: pixels at the border stay unused where
+    the last step does not fit.
 
     Args:
         size: input size in pixels.
@@ -49,8 +49,8 @@ def conv_transpose_output_size(
     """Output size of a transposed convolution along one axis.
 
     `(size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1`: the input size of the
-    convolution that it is the gradient of. `output_padding` chooses among the sizes which that convolution's floor
-    maps to one.
+    convolution whose gradient it is. `output_padding` chooses among the sizes that this convolution's floor maps to
+    the same output size.
 
     Raises:
         ValueError: an argument is out of range, or no pixel is left.
@@ -87,7 +87,7 @@ def same_padding(kernel: int, dilation: int = 1) -> int:
 
 
 def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
-    """Input pixels along one axis that one output pixel sees through `(kernel, stride, dilation)` layers.
+    """Number of input pixels along one axis that one output pixel sees through `(kernel, stride, dilation)` layers.
 
     `1 + sum_l dilation_l * (kernel_l - 1) * prod_{m<l} stride_m`; layers are given from input to output.
 
@@ -104,7 +104,7 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
 def conv_params(
     in_channels: int, out_channels: int, kernel: int | tuple[int, int], *, groups: int = 1, bias: bool = True
 ) -> int:
-    """Parameters of a 2-D convolution: `kh * kw * in_channels / groups * out_channels`, and a bias per output channel."""
+    """Parameters of a 2-D convolution: `kh * kw * in_channels / groups * out_channels`, and a bias per output."""
     return _taps(in_channels, out_channels, kernel, groups) + (out_channels if bias else 0)
 
 
@@ -128,7 +128,7 @@ def dense_params(in_features: int, out_features: int, bias: bool = True) -> int:
 
 
 def pixel_utilization(size: int, kernel: int) -> np.ndarray:
-    """How many windows of a `kernel x kernel` stride-1 valid convolution use each pixel of a `size x size` image.
+    """Count the windows of a valid `kernel x kernel` convolution that use each pixel of a `size x size` image.
 
     Returns:
         Integer array (size, size): the outer product of each axis's counts. Pixels at the border are used least.

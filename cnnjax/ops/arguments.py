@@ -1,4 +1,4 @@
-"""Arguments parsed and checked once, at the border of every operation, with messages that name the argument."""
+"""Parse and check arguments once, at the border of every operation; every message names the argument."""
 
 import math
 import operator
@@ -14,12 +14,12 @@ Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 Padding = Ints | Sides | str
 
 LARGEST_INTEGER = 2**31 - 1  # an index has 32 bits
-MOST_ELEMENTS = 2**40  # no device holds as many
+MOST_ELEMENTS = 2**40  # more than any device can hold
 PADDING_NAMES = ("VALID", "SAME", "HALF", "FULL")
 
 
 def integer(name: str, value: SupportsIndex, minimum: int) -> int:
-    """Return `value` as an int, at least `minimum` and at most what an index can be."""
+    """Return `value` as an int between `minimum` and the largest index."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -32,7 +32,7 @@ def integer(name: str, value: SupportsIndex, minimum: int) -> int:
 
 
 def real(name: str, value: Any, *, positive: bool = False) -> float:
-    """Return `value` as a float, finite and perhaps positive."""
+    """Return `value` as a finite float; as a positive one if `positive`."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -45,7 +45,7 @@ def real(name: str, value: Any, *, positive: bool = False) -> float:
 
 
 def one_of(name: str, value: Any, names: Iterable[str]) -> str:
-    """Return `value`, one of `names`."""
+    """Return `value` if it is one of `names`."""
     if not isinstance(value, str) or value not in names:
         raise ValueError(f"{name} must be one of {tuple(names)}, got {value!r}")
     return value
@@ -61,12 +61,12 @@ def pair(name: str, value: Any, minimum: int) -> Pair:
 
 
 def spatial(x: jax.Array, axis: int = 1) -> Pair:
-    """Return (height, width), two axes of `x` from `axis` on."""
+    """Return (height, width): the sizes of two axes of `x`, the first of them `axis`."""
     return x.shape[axis], x.shape[axis + 1]
 
 
 def image(name: str, x: Any, axes: str = "batch, height, width, channels") -> jax.Array:
-    """Return `x` as a floating-point array of four axes, which only along the first, the batch, may be empty."""
+    """Return `x` as a floating-point array of four axes, of which only the first, the batch, may be empty."""
     x = _array(name, x, axes)
     if 0 in x.shape[1:]:
         raise ValueError(f"{name} must have at least one pixel and channel ({axes}), got shape {x.shape}")
@@ -94,7 +94,7 @@ def _array(name: str, x: Any, axes: str) -> jax.Array:
 
 
 def vector(name: str, x: Any, length: int, of: str) -> jax.Array:
-    """Return `x` as an array with a real number for each of `length` channels."""
+    """Return `x` as an array of `length` real numbers."""
     x = jnp.asarray(x)
     if x.shape != (length,):
         raise ValueError(f"{name} must have shape {(length,)}, one per {of}, got {x.shape}")

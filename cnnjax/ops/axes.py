@@ -35,7 +35,7 @@ def pool_axes(
     strides = windows if stride is None else arguments.pair("stride", stride, 1)
     paddings, dilations = arguments.pair("padding", padding, 0), arguments.pair("dilation", dilation, 1)
     numbers = zip(arguments.spatial(x), windows, strides, paddings, dilations, strict=True)
-    beyond = [stride - 1 if ceil_mode else 0 for stride in strides]  # what the last window may lack
+    beyond = [stride - 1 if ceil_mode else 0 for stride in strides]  # how far the last window may reach out
     sides = ((paddings[0], paddings[0] + beyond[0]), (paddings[1], paddings[1] + beyond[1]))
     arguments.check_fits(arguments.spatial(x), sides, windows, dilations)
     rows, columns = (_axis(*axis, ceil_mode) for axis in numbers)
@@ -43,7 +43,7 @@ def pool_axes(
 
 
 def _axis(size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Axis:
-    """Output size as torch: floor or ceil, and no window starts beyond the input and its first padding."""
+    """Output size as in torch: floor or ceil, and no window starts beyond the input and its first padding."""
     extent = dilation * (window - 1) + 1
     if padding > extent // 2:
         raise ValueError(f"padding must be at most half the window's {extent} pixels, {extent // 2}, got {padding}")
@@ -56,5 +56,5 @@ def _axis(size: int, window: int, stride: int, padding: int, dilation: int, ceil
 
 
 def whole(size: int) -> Axis:
-    """Return the axis left as it is: windows of one."""
+    """Return the geometry that leaves an axis as it is: windows of one pixel."""
     return Axis(size, 1, 1, 0, 1, size)

@@ -44,7 +44,7 @@ def conv2d(
             "VALID" (none), "SAME" (XLA's), "HALF" (kernel // 2), "FULL" (dilation * (kernel - 1)).
         dilation: pixels between two taps of the kernel.
         groups: channels are split into this many groups that do not see each other.
-        padding_mode: what the added pixels are: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the added pixels are filled: "zeros", "reflect", "replicate" or "circular".
         layout: "NHWC" with kernels HWIO, or "NCHW" with kernels OIHW; the output has the input's layout.
 
     Returns:
@@ -113,7 +113,7 @@ def depthwise_conv2d(
 
     Args:
         x: images (batch, height, width, in).
-        kernel: (height, width, 1, in * multiplier); outputs `c * multiplier` and on are of input channel c.
+        kernel: (height, width, 1, in * multiplier); its `multiplier` outputs of each input channel lie together.
         bias: (in * multiplier,).
         **options: stride, padding, dilation, padding_mode and layout, as `conv2d`.
 
@@ -140,7 +140,7 @@ def separable_conv2d(
         depthwise: (height, width, 1, in * multiplier).
         pointwise: (1, 1, in * multiplier, out).
         bias: (out,).
-        **options: of the depthwise convolution: stride, padding, dilation and padding_mode, as `conv2d`.
+        **options: stride, padding, dilation and padding_mode of the depthwise convolution, as `conv2d`.
 
     Raises:
         ValueError: as `conv2d`.
@@ -171,7 +171,7 @@ def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -
 
 
 def _pad(x: jax.Array, sides: Sides, mode: str) -> jax.Array:
-    """Extend images by their own pixels."""
+    """Pad images with their own pixels."""
     for axis, size, amounts in zip(("height", "width"), x.shape[1:3], sides, strict=True):
         limit = {"reflect": size - 1, "circular": size}.get(mode)
         if limit is not None and max(amounts) > limit:

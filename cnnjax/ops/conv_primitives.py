@@ -7,8 +7,8 @@ A convolution is bilinear, and so are its two gradients:
     kernel gradient  dk = K(x, dy)
 
 The transpose of any one of them, in either argument, is one of the other two. So `grad`, `jvp`, `vmap` and every higher
-derivative stay inside the three, and each always runs in its own fast form, never in what a mechanical transpose makes
-of it. On a CPU they lower to `cpu.conv`, elsewhere to the plain `lax` convolution and its transposes.
+derivative stay inside the three, and each always runs in a fast form of its own, never in the mechanical transpose of
+another's. On a CPU they lower to `cpu.conv`, elsewhere to the plain `lax` convolution and its transposes.
 """
 
 import functools
@@ -27,13 +27,13 @@ from cnnjax.ops.cpu.phases import Pair, Sides, output_size, reach
 
 Shape = tuple[int, ...]
 
-# ---------------------------------------------------------------- what other platforms run, and tests compare with
+# ---------------------------------------------------------------- what other platforms run, and what tests compare with
 
 
 def reference_forward(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
 ) -> jax.Array:
-    """`cpu.conv.forward` as `lax` offers it."""
+    """`cpu.conv.forward` by `lax`."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -65,7 +65,7 @@ def reference_kernel_gradient(
 
 
 def _in_single_precision(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Half precision: multiply and sum in float32, as XLA's own convolution does, and round once."""
+    """Multiply and sum half precision in float32, as XLA's own convolution does, and round once."""
 
     def wrapped(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
         if jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits < 32:
@@ -97,9 +97,9 @@ def _primitive(
 
 
 def _bind(primitive: Any, a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-    """Bind operands that vary over the same mesh axes, as `shard_map` asks.
+    """Bind a primitive to operands that vary over the same mesh axes, as `shard_map` requires.
 
-    The cast's transpose sums a replicated kernel's gradient over the replicas.
+    The transpose of the cast sums a replicated kernel's gradient over the replicas.
     """
     axes_a, axes_b = (frozenset[str](jax.typeof(v).mat.varying) for v in (a, b))
     if axes_b - axes_a:
@@ -150,7 +150,7 @@ def _kernel_gradient_of(
     return _bind(kernel_gradient_p, x, dy, kernel_size=tuple(kernel.aval.shape[:2]), **params)
 
 
-# Each transpose rule gets (cotangent, left operand, right operand); of the operand that it is for, only the shape.
+# A transpose rule receives (cotangent, left operand, right operand); it may read only the shape of its own operand.
 ad.defbilinear(
     forward_p,
     lambda dy, x, kernel, **params: _input_gradient_of(dy, kernel, x, **params),
@@ -173,7 +173,8 @@ ad.defbilinear(
 # wherever only one operand is mapped.
 
 
-def _to_batch(a: jax.Array, axis: int) -> jax.Array:  # (B, N, ...) -> (B N, ...)
+def _to_batch(a: jax.Array, axis: int) -> jax.Array:
+    """Merge the mapped axis with the batch."""
     a = jnp.moveaxis(a, axis, 0)
     return a.reshape(-1, *a.shape[2:])
 
@@ -182,9 +183,8 @@ def _from_batch(a: jax.Array, size: int) -> jax.Array:
     return a.reshape(size, -1, *a.shape[1:])
 
 
-def _to_channels(
-    a: jax.Array, axis: int, dim: int, outer: int
-) -> jax.Array:  # mapped axis into dimension `dim` (of the unmapped array), inside `outer` blocks of it
+def _to_channels(a: jax.Array, axis: int, dim: int, outer: int) -> jax.Array:
+    """Merge the mapped axis into dimension `dim` of the unmapped array, inside each of its `outer` blocks."""
     a = jnp.moveaxis(a, axis, dim)
     shape = a.shape
     a = a.reshape(*shape[: dim + 1], outer, -1, *shape[dim + 2 :])
@@ -246,7 +246,7 @@ batching.primitive_batchers[kernel_gradient_p] = _map_kernel_gradient
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
 ) -> jax.Array:
-    """Cross-correlate x (N, H, W, C) with kernel (kh, kw, C / groups, O); arguments are parsed and checked already."""
+    """Cross-correlate x (N, H, W, C) with kernel (kh, kw, C / groups, O); arguments are already parsed and checked."""
     return _bind(forward_p, x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 

@@ -1,8 +1,8 @@
 """Normalisation.
 
-Training batch normalisation is limited by memory, so what counts is how often the activations are read. Differentiated
-as written it takes four or five reductions over them in the backward pass; the two rules below leave the two that are
-needed, sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
+Memory traffic limits batch normalisation in training, so the number of times that the activations are read decides its
+speed. Plain differentiation takes four or five reductions over them in the backward pass. The two rules below need two,
+sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cnnjax.ops import arguments
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is taken.
+# E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is used.
 MAX_SQUARED_MEAN_PER_VARIANCE = 1e3
 
 
@@ -96,15 +96,14 @@ def _wide(dtype: jnp.dtype) -> jnp.dtype:
 def _sum_per_channel(x: jax.Array) -> jax.Array:
     """Sum over batch, height and width: down the rows first, then the rest.
 
-    The first sum keeps whole rows (n, w, c) as its output, so its inner loop runs along memory and its outer ones in
-    threads; XLA's own loop for all three axes at once takes 5 times as long on one thread. The barrier keeps the two
-    apart.
+    The output of the first sum is whole rows (n, w, c), so its inner loop runs along memory and its outer loops run in
+    threads. XLA's own loop over all three axes takes 5 times as long on one thread. The barrier keeps the sums apart.
     """
     return lax.optimization_barrier(x.sum(1)).sum((0, 1))
 
 
 def spread(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """Return a vector of channels at every pixel of `like`: in two steps, whose transpose is `_sum_per_channel`."""
+    """Broadcast a vector of channels to every pixel of `like`, in two steps whose transpose is `_sum_per_channel`."""
     n, _, w, c = like.shape
     row = lax.optimization_barrier(jnp.broadcast_to(vector, (n, w, c)))
     return lax.broadcast_in_dim(row, like.shape, (0, 2, 3))
@@ -115,7 +114,7 @@ def _centred_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
 
 
 def _guarded_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """The variance from sum(x^2), unless the mean dwarfs it.
+    """The variance from sum(x^2), unless the mean is far larger.
 
     XLA:CPU's summing library fuses a product but not a difference: sum((x - mean)^2) writes x - mean to memory first.
     """
@@ -134,7 +133,7 @@ def _centred_affine(x: jax.Array, mean: jax.Array, gain: jax.Array, bias: jax.Ar
 def _centred_affine_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     (x, mean, gain, bias), (x_dot, mean_dot, gain_dot, bias_dot) = primals, tangents
     # The small vectors are combined before they meet the activations: the transpose has two sums, sum(g) and
-    # sum(g * x). x and not x - mean meets the sum, see _guarded_variance.
+    # sum(g * x). The second takes x and not x - mean, for the reason given in `_guarded_variance`.
     constant = spread(bias_dot - gain * mean_dot - mean * gain_dot, x)
     tangent = x_dot.astype(mean.dtype) * gain + constant + x.astype(mean.dtype) * spread(gain_dot, x)
     return _centred_affine(x, mean, gain, bias), tangent.astype(x.dtype)
@@ -163,8 +162,8 @@ def local_response_norm(
     x = arguments.image("x", x)
     size = arguments.integer("size", size, 1)
     alpha, beta, k = (arguments.real(name, v) for name, v in (("alpha", alpha), ("beta", beta), ("k", k)))
-    # The neighbours are a constant band matrix times x^2: sums along the innermost axis, which shifted slices would
-    # take out of the vector lanes, become one matrix product, and so does the gradient.
+    # A constant band matrix times x^2 gives the sums over neighbours as one matrix product, and their gradient as
+    # another. Shifted slices of the innermost axis would leave the vector lanes.
     channel = jnp.arange(x.shape[3])
     offset = channel[:, None] - channel
     band = ((offset <= (size - 1) // 2) & (offset >= -(size // 2))).astype(x.dtype)

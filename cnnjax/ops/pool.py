@@ -125,13 +125,13 @@ def lp_pool2d(
     p = arguments.real("p", p, positive=True)
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, 0)
-    # In half precision powers would overflow, and 1 / p be rounded itself.
+    # In half precision powers would overflow, and 1 / p would be rounded.
     powers = _power(jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32))), p)
     return _power(window_sums(powers, rows, columns), 1 / p).astype(x.dtype)
 
 
 def _power(x: jax.Array, exponent: float) -> jax.Array:
-    """`x ** exponent` with slope 0 at 0: zeros pass as ones and are put back, so no infinite slope meets a zero."""
+    """`x ** exponent` with slope 0 at 0: zeros are replaced by ones and restored, so no slope is infinite."""
     zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
     safe = jnp.where(x == 0, one, x)
     raised = {2.0: lax.square, 0.5: lax.sqrt}.get(exponent, lambda value: value**exponent)(safe)
@@ -144,7 +144,7 @@ def global_avg_pool2d(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
     Source: Lin, Chen & Yan, "Network in network" (2013).
     """
     x = arguments.image("x", x)
-    # Two sums: the first runs along memory, and the barrier keeps XLA from merging them into one that does not.
+    # The first of two sums runs along memory; the barrier prevents XLA from merging them into one that does not.
     return lax.optimization_barrier(x.sum(1)).sum(1) / (x.shape[1] * x.shape[2])
 
 

@@ -1,4 +1,4 @@
-"""Max pooling that remembers where its winners lay, and its partial inverse."""
+"""Max pooling that also returns the places of its maxima, and its partial inverse."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def max_pool2d_with_indices(
 
     Returns:
         The pooled images, and int32 indices `row * width + column` into the plane of x, as
-        `torch.nn.functional.max_pool2d(return_indices=True)`. Differentiation takes the indices for constants.
+        `torch.nn.functional.max_pool2d(return_indices=True)`. Differentiation treats the indices as constants.
 
     Raises:
         ValueError: as `max_pool2d`.
@@ -70,8 +70,8 @@ def max_unpool2d(
     Args:
         y: values (batch, height, width, channels).
         indices: integers of the same shape, `row * width + column` into a plane of `output_size`, as
-            `max_pool2d_with_indices` returns them. Where they repeat, one of the values stays; outside of the plane
-            they are dropped when traced, and refused when known.
+            `max_pool2d_with_indices` returns them. Where they repeat, one of the values stays. An index outside
+            of the plane is an error if its value is known, and is dropped under `jit`.
         output_size: height and width of the result.
 
     Returns:
@@ -117,8 +117,8 @@ def _unpool_by_scatter(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Arra
 def _unpool_on_cpu(y: jax.Array, indices: jax.Array, size: Pair) -> jax.Array:
     """XLA:CPU scatters one element at a time.
 
-    After pooling with stride = window every index lies in its own cell, and the scatter is an elementwise comparison;
-    whether that holds is a question to the data, which a CPU can branch on.
+    After pooling with stride = window every index lies in its own cell, and the scatter is an elementwise comparison.
+    Whether that holds depends on the data, on which a CPU can branch cheaply.
     """
     (_, h, w, _), s, t = y.shape, size[0] // y.shape[1], size[1] // y.shape[2]
     if (h * s, w * t) != size:

@@ -1,7 +1,7 @@
 """Enlarging images. Each function is linear.
 
-The value is written in the form that is fastest forward (a broadcast, a shifted mix), the tangent in the form whose
-transpose XLA:CPU runs as one elementwise loop (strided slices of the cotangent, added).
+Values are computed in the form that is fastest forward (a broadcast, a shifted mix), and tangents in the form whose
+transpose XLA:CPU runs as one elementwise loop (the sum of strided slices of the cotangent).
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def pixel_shuffle(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh
 def upsample_bilinear(
     x: Float[Array, "n h w c"], scale: Ints, *, align_corners: bool = False
 ) -> Float[Array, "n oh ow c"]:
-    """Return the image at `scale` times the resolution, each pixel a distance-weighted mean of its four nearest.
+    """Return the image at `scale` times the resolution, each pixel a distance-weighted mean of the four nearest.
 
     Args:
         x: images (batch, height, width, channels).
         scale: an integer or (vertical, horizontal).
-        align_corners: whether outputs run from the centre of the first to that of the last pixel; otherwise pixels
-            are areas, and the border repeats.
+        align_corners: whether outputs run from the centre of the first pixel to the centre of the last; otherwise
+            pixels are areas, and the border repeats.
 
     Returns:
         (batch, height * scale, width * scale, channels), as `torch.nn.functional.interpolate(mode="bilinear")`.
@@ -95,13 +95,13 @@ def upsample_bilinear(
     vertical, horizontal = _scale(x, scale)
     mix = _mix_by_matrix if align_corners else _mix_phases
     for axis, times in ((1, vertical), (2, horizontal)):
-        if times > 1:  # fused, the rows would be made again for every column
+        if times > 1:  # if fused, the rows would be computed again for every column
             x = stored_on_cpu(partial(mix, axis=axis, scale=times), x)
     return x
 
 
 def _scale(x: jax.Array, scale: Ints) -> Pair:
-    """`scale` as a pair for which there is room."""
+    """Return `scale` as a pair, after checking the size of the result."""
     s, t = arguments.pair("scale", scale, 1)
     arguments.check_size("scale", scale, (x.shape[0], x.shape[1] * s, x.shape[2] * t, x.shape[3]))
     return s, t
@@ -135,7 +135,7 @@ def _nails_jvp(scale: Pair, primals: tuple[jax.Array], tangents: tuple[jax.Array
 
 
 def _mix_phases(x: jax.Array, axis: int, scale: int) -> jax.Array:
-    """Linear interpolation along an axis, pixels as areas: phase u of every cell mixes the same two neighbours."""
+    """Interpolate linearly along an axis, pixels as areas: phase u of every cell mixes the same two neighbours."""
     size = x.shape[axis]
     first, last = lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, size - 1, size, axis=axis)
     before = lax.concatenate([first, lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
@@ -146,7 +146,7 @@ def _mix_phases(x: jax.Array, axis: int, scale: int) -> jax.Array:
 
 
 def _mix_by_matrix(x: jax.Array, axis: int, scale: int) -> jax.Array:
-    """Linear interpolation along an axis, corners aligned: every output has weights of its own, a constant matrix."""
+    """Interpolate linearly along an axis, corners aligned: the weights differ per output and form a constant matrix."""
     size = x.shape[axis]
     at = np.arange(size * scale) * ((size - 1) / max(size * scale - 1, 1))
     low = np.minimum(np.floor(at).astype(int), size - 1)

@@ -71,7 +71,7 @@ def winners(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> jax.Array:
     dtype = np.min_scalar_type(-rows.window * columns.window)
 
     def winner(taps: list[tuple[int, jax.Array]]) -> jax.Array:
-        """The first of equals, and the last NaN, as torch."""
+        """The first of equal values wins, and the last NaN, as in torch."""
         first, best = taps[0]
         tap = lax.full_like(best, first, dtype)
         for number, value in taps[1:]:

@@ -50,12 +50,12 @@ def fold_windows(x: jax.Array, rows: Axis, columns: Axis, combine: Callable[[Any
 def gather_windows(
     x: jax.Array, rows: Axis, columns: Axis, weigh: Callable[[jax.Array, tuple[slice, slice], np.ndarray], jax.Array]
 ) -> jax.Array:
-    """Return a sum over each window that is linear in `x`, written so that its transpose is fast.
+    """Return a weighted sum over each window that is linear in `x` and has a fast transpose.
 
-    The input is split into blocks (n, cells, phases, cells, phases, c); `weigh(block, region, taps)` scales a block by
-    what it is worth to the outputs `region` (two slices), which read its phases as `taps` (-1: not read). Transposed,
-    each split becomes a concatenate, each sum over phases a broadcast, and each pad a slice of the output's cotangent:
-    one fused elementwise loop.
+    The input is split into blocks (n, cells, phases, cells, phases, c). `weigh(block, region, taps)` weights a block
+    for the outputs `region` (two slices), which read its phases as `taps` (-1: not read). In the transpose each split
+    becomes a concatenate, each sum over phases a broadcast, and each pad a slice of the output's cotangent: one fused
+    elementwise loop.
     """
     n, _, _, c = x.shape
     row_runs, column_runs = _cell_runs(rows), _cell_runs(columns)
