@@ -82,10 +82,10 @@ def conv2d(
     arguments.check_size("padding", padding, (x.shape[0], *padded, x.shape[3]))
     if arguments.one_of("padding_mode", padding_mode, _PAD_MODES) != "zeros":
         x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
+    if bias is not None:
+        bias = arguments.vector("bias", bias, kernel.shape[3], "output channel")
     y = convolve(x, kernel, stride=stride, padding=sides, dilation=dilation, groups=groups)
-    if bias is None:
-        return y
-    return y + arguments.vector("bias", bias, kernel.shape[3], "output channel").astype(y.dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
 
 
 def convolve2d(

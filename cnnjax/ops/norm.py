@@ -201,8 +201,9 @@ def group_norm(
         arguments.vector(name, vector, channels, "channel").astype(wide)
         for name, vector in {"scale": scale, "bias": bias}.items()
     )
+    eps = arguments.real("eps", eps, positive=True)
     mean, var = _group_moments(x, groups)
-    gain = scale * _per_channel(lax.rsqrt(var + arguments.real("eps", eps, positive=True)), channels)
+    gain = scale * _per_channel(lax.rsqrt(var + eps), channels)
     # Batch normalisation of every image by itself: the same two sums in the backward pass.
     return jax.vmap(_centred_affine, (0, 0, 0, None))(x[:, None], _per_channel(mean, channels), gain, bias)[:, 0]
 
@@ -270,7 +271,8 @@ def layer_norm(
         arguments.vector(name, vector, x.shape[3], "channel").astype(wide.dtype)
         for name, vector in {"scale": scale, "bias": bias}.items()
     )
+    eps = arguments.real("eps", eps, positive=True)
     centred = wide - wide.mean(3, keepdims=True)
     var = jnp.square(centred).mean(3, keepdims=True)
-    gain = lax.rsqrt(var + arguments.real("eps", eps, positive=True))
+    gain = lax.rsqrt(var + eps)
     return (centred * gain * spread(scale, x) + spread(bias, x)).astype(x.dtype)

@@ -67,9 +67,9 @@ def conv_transpose2d(
     if min(height, width) < 1:
         raise ValueError(f"padding={paddings} leaves no output, a size of {(height, width)}: use less padding")
     arguments.check_size("stride", strides, (x.shape[0], height, width, outs))
+    if bias is not None:
+        bias = arguments.vector("bias", bias, outs, "output channel")
     y = spread_by_convolution(
         x, kernel, output_size=(height, width), stride=strides, padding=paddings, dilation=dilations, groups=groups
     )
-    if bias is None:
-        return y
-    return y + arguments.vector("bias", bias, outs, "output channel").astype(y.dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
