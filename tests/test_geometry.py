@@ -58,7 +58,7 @@ def test_receptive_field_is_the_extent_of_the_input_gradient(layers):
             x = ops.conv2d(x, jnp.ones((kernel, 1, 1, 1)), stride=(stride, 1), dilation=(dilation, 1))
         return x[0, x.shape[1] // 2, 0, 0]
 
-    gradient = jax.grad(centre)(jnp.ones((1, 101, 1, 1)))
+    gradient = jax.jit(jax.grad(centre))(jnp.ones((1, 61, 1, 1)))
     touched = jnp.flatnonzero(gradient)
     assert int(touched[-1] - touched[0]) + 1 == geometry.receptive_field(layers)
 

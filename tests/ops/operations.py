@@ -277,6 +277,11 @@ if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
     QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
+def computed(function, *arrays):
+    """`function(*arrays)`, as one program that compiles quickly."""
+    return jax.jit(function).lower(*arrays).compile(QUICK)(*arrays)
+
+
 def values_and_gradients(compute, case, cotangents):
     """A compiled program of such calls: floating results, other results, and gradients by argument.
 

@@ -8,9 +8,15 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import geometry, ops
 from tests.ops import reference_pools
+from tests.ops.operations import computed
 
-X = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
-KERNEL = jax.random.normal(jax.random.key(1), (3, 2, 4, 6))
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+X = normal(0, (2, 6, 8, 4))
+KERNEL = normal(1, (3, 2, 4, 6))
 
 
 def test_convolve2d_is_the_sum_over_shifted_images():
@@ -28,16 +34,21 @@ def test_convolve2d_is_the_sum_over_shifted_images():
 @pytest.mark.parametrize("groups", [1, 2])
 def test_conv_transpose2d_is_the_gradient_of_conv2d(stride, padding, groups):
     kernel = KERNEL[:, :, : 4 // groups]
-    y, pull = jax.vjp(lambda x: ops.conv2d(x, kernel, stride=stride, padding=padding, groups=groups), X)
+
+    def conv(x):
+        return ops.conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
+
+    y = normal(2, jax.eval_shape(conv, X).shape)
     strides = stride if isinstance(stride, tuple) else (stride, stride)
     extra = tuple(
         size - geometry.conv_transpose_output_size(out, k, stride=s, padding=padding)
         for size, out, k, s in zip((6, 8), y.shape[1:3], (3, 2), strides, strict=True)
     )
-    backward = ops.conv_transpose2d(
-        y, kernel.swapaxes(2, 3), stride=stride, padding=padding, output_padding=extra, groups=groups
+    options = {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups}
+    backward, gradient = computed(
+        lambda y: (ops.conv_transpose2d(y, kernel.swapaxes(2, 3), **options), jax.vjp(conv, X)[1](y)[0]), y
     )
-    np.testing.assert_allclose(backward, pull(y)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(backward, gradient, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -51,7 +62,7 @@ def test_lp_pool_rounds_once_in_half_precision(dtype, p):
 
 def test_lp_pool_has_a_finite_gradient_at_zero():
     for p in (1.0, 2.0, 3.0):
-        gradient = jax.grad(lambda x, p=p: ops.lp_pool2d(x, 2, p).sum())(jnp.zeros((1, 4, 4, 1)))
+        gradient = jax.jit(jax.grad(lambda x, p=p: ops.lp_pool2d(x, 2, p).sum()))(jnp.zeros((1, 4, 4, 1)))
         np.testing.assert_array_equal(gradient, 0)
 
 
@@ -94,18 +105,22 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_forward_reverse_and_second_derivatives_agree(name):
-    """<pull(g), v> = <g, push(v)>; and the Hessian of sum(f(x)^2) times v, forward over reverse, is its difference."""
+    """<pull(g), v> = <g, push(v)>; and the Hessian of sum(f(x)^2) times v, forward over reverse, is its transpose."""
     operation = OPERATIONS[name]
-    direction = jax.random.normal(jax.random.key(5), X.shape)
-    y, push = jax.jvp(operation, (X,), (direction,))
-    seed = jax.random.normal(jax.random.key(6), y.shape)
-    (pulled,) = jax.vjp(operation, X)[1](seed)
+    direction = normal(5, X.shape)
+    seed = normal(6, jax.eval_shape(operation, X).shape)
+
+    def derivatives(x, direction, seed):
+        _, push = jax.jvp(operation, (x,), (direction,))
+        (pulled,) = jax.vjp(operation, x)[1](seed)
+        gradient = jax.grad(lambda x: (operation(x) ** 2).sum())
+        _, curvature = jax.jvp(gradient, (x,), (direction,))
+        (transposed,) = jax.vjp(gradient, x)[1](direction)  # the Hessian is symmetric
+        return push, pulled, curvature, transposed
+
+    push, pulled, curvature, transposed = computed(derivatives, X, direction, seed)
     scale = float(jnp.linalg.norm(seed) * jnp.linalg.norm(push))
     assert abs(float((pulled * direction).sum() - (seed * push).sum())) <= 1e-5 * scale + 1e-6
-
-    gradient = jax.grad(lambda x: (operation(x) ** 2).sum())
-    _, curvature = jax.jvp(gradient, (X,), (direction,))
-    (transposed,) = jax.vjp(gradient, X)[1](direction)  # the Hessian is symmetric
     np.testing.assert_allclose(transposed, curvature, rtol=1e-3, atol=1e-3 * float(jnp.abs(curvature).max()) + 1e-6)
 
 
@@ -113,9 +128,9 @@ def test_forward_reverse_and_second_derivatives_agree(name):
 def test_vmap_is_a_loop_and_the_dtype_is_kept(name):
     operation = OPERATIONS[name]
     both = jnp.stack([X, jnp.flip(X, 1)])
-    for mapped, alone in zip(jax.vmap(operation)(both), map(operation, both), strict=True):
-        np.testing.assert_allclose(mapped, alone, rtol=1e-4, atol=1e-4)
-    assert operation(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    mapped, *alone = computed(lambda both: (jax.vmap(operation)(both), *map(operation, both)), both)
+    np.testing.assert_allclose(mapped, jnp.stack(alone), rtol=1e-4, atol=1e-4)
+    assert jax.eval_shape(operation, X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_vmap_over_kernels_and_their_gradients():
@@ -125,10 +140,13 @@ def test_vmap_over_kernels_and_their_gradients():
     def loss(x, kernel):
         return (ops.conv2d(x, kernel, stride=2, padding=1) ** 2).sum()
 
-    together = jax.vmap(jax.grad(loss, (0, 1)))(xs, kernels)
-    for number in range(3):
-        for ours, alone in zip(together, jax.grad(loss, (0, 1))(xs[number], kernels[number]), strict=True):
-            np.testing.assert_allclose(ours[number], alone, rtol=1e-3, atol=1e-3)
+    gradients = jax.grad(loss, (0, 1))
+    together, *alone = computed(
+        lambda xs, kernels: (jax.vmap(gradients)(xs, kernels), *map(gradients, xs, kernels)), xs, kernels
+    )
+    for number, expected in enumerate(alone):
+        for ours, theirs in zip(together, expected, strict=True):
+            np.testing.assert_allclose(ours[number], theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_a_replicated_kernel_s_gradient_is_summed_over_the_replicas():
@@ -138,12 +156,10 @@ def test_a_replicated_kernel_s_gradient_is_summed_over_the_replicas():
     def loss(x, kernel):
         return (ops.conv2d(x, kernel, stride=2) ** 2).sum()
 
-    def replica(x, kernel):
-        return jax.grad(loss, (0, 1))(x, kernel)
-
+    replica = jax.grad(loss, (0, 1))
     split, whole = PartitionSpec("data"), PartitionSpec()
     mapped = jax.jit(jax.shard_map(replica, mesh=mesh, in_specs=(split, whole), out_specs=(split, whole)))
-    for ours, alone in zip(mapped(X, KERNEL), jax.grad(loss, (0, 1))(X, KERNEL), strict=True):
+    for ours, alone in zip(mapped(X, KERNEL), computed(replica, X, KERNEL), strict=True):
         np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-4)
 
 

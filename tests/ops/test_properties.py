@@ -22,7 +22,6 @@ else:
     reference_torch = None
 
 STEP = 1e-30
-CALLS = {"ordinary": 2, "long": 5}  # of a compiled program
 
 
 def leaves(outputs):
@@ -73,7 +72,8 @@ def random_cotangents(operation, case, expected):
 @pytest.mark.parity
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operation, pytestconfig):
-    calls = CALLS["long" if pytestconfig.getoption("long") else "ordinary"]
+    # Of a compiled program; convolutions have the most forms, which their shapes choose.
+    calls = 5 if pytestconfig.getoption("long") else 2 if "conv" in operation.name else 4
 
     def holds(case):
         program = None
