@@ -56,19 +56,8 @@ def conv2d(
     Source: Dumoulin & Visin (2016).
     """
     if arguments.one_of("layout", layout, _LAYOUTS) == "NCHW":
-        x = jnp.moveaxis(arguments.image("x", x, axes="batch, channels, height, width"), 1, 3)
-        kernel = arguments.kernel("kernel", kernel, axes="out, channels / groups, height, width").transpose(2, 3, 1, 0)
-        y = conv2d(
-            x,
-            kernel,
-            bias,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            padding_mode=padding_mode,
-        )
-        return jnp.moveaxis(y, 3, 1)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return _conv2d_of_nchw(x, kernel, bias, padding_mode=padding_mode, **options)
     x = arguments.image("x", x)
     kernel = arguments.kernel("kernel", kernel, axes="height, width, channels / groups, out").astype(x.dtype)
     groups = arguments.integer("groups", groups, 1)
@@ -82,8 +71,7 @@ def conv2d(
     arguments.check_size("padding", padding, (x.shape[0], *padded, x.shape[3]))
     if arguments.one_of("padding_mode", padding_mode, _PAD_MODES) != "zeros":
         x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
-    if bias is not None:
-        bias = arguments.vector("bias", bias, kernel.shape[3], "output channel")
+    bias = None if bias is None else arguments.vector("bias", bias, kernel.shape[3], "output channel")
     y = convolve(x, kernel, stride=stride, padding=sides, dilation=dilation, groups=groups)
     return y if bias is None else y + bias.astype(y.dtype)
 
@@ -156,6 +144,12 @@ def separable_conv2d(
     if pointwise.shape[:3] != (1, 1, depthwise.shape[3]):
         raise ValueError(f"pointwise must have shape (1, 1, {depthwise.shape[3]}, out), got {pointwise.shape}")
     return conv2d(depthwise_conv2d(x, depthwise, **options), pointwise, bias)
+
+
+def _conv2d_of_nchw(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, **options: Any) -> jax.Array:
+    x = jnp.moveaxis(arguments.image("x", x, axes="batch, channels, height, width"), 1, 3)
+    kernel = arguments.kernel("kernel", kernel, axes="out, channels / groups, height, width").transpose(2, 3, 1, 0)
+    return jnp.moveaxis(conv2d(x, kernel, bias, **options), 3, 1)
 
 
 def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -> None:

@@ -67,8 +67,7 @@ def conv_transpose2d(
     if min(height, width) < 1:
         raise ValueError(f"padding={paddings} leaves no output, a size of {(height, width)}: use less padding")
     arguments.check_size("stride", strides, (x.shape[0], height, width, outs))
-    if bias is not None:
-        bias = arguments.vector("bias", bias, outs, "output channel")
+    bias = None if bias is None else arguments.vector("bias", bias, outs, "output channel")
     y = spread_by_convolution(
         x, kernel, output_size=(height, width), stride=strides, padding=paddings, dilation=dilations, groups=groups
     )
