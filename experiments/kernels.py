@@ -24,7 +24,7 @@ from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, erratum
 from cnnjax.lab.worked import KERNELS, computed, correlate, distance, equation, grey, parse, show
 from cnnjax.viz import Grid
-from cnnjax.viz.grids import SIGNED
+from cnnjax.viz.grids import signed
 
 LECTURE = {name: "S2" if name in ("blur", "edge") else "S1" for name in KERNELS}
 AS_PRINTED = {"Sobel": parse("-1 0 1/-2 0 2/-1 0 -1"), "Scharr": parse("3 0 3/10 0 -10/3 0 -3")}
@@ -116,7 +116,7 @@ def _gallery(photograph: np.ndarray, responses: dict[str, np.ndarray]) -> Figure
         axes[row, column].set_title(f"{LECTURE[name]}: {name}", fontsize=9)
         signed = kernel.min() < 0
         reach = np.quantile(np.abs(y), 0.99) if signed else 1
-        shades = {"cmap": SIGNED, "vmin": -reach, "vmax": reach} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
+        shades = {"cmap": signed(), "vmin": -reach, "vmax": reach} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
         axes[row, column + 1].imshow(y, interpolation="nearest", **shades)
     return figure
 

@@ -30,7 +30,7 @@ from cnnjax.lab.worked import KERNELS, computed, grey, parse, show
 from cnnjax.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
-from cnnjax.viz.grids import SIGNED
+from cnnjax.viz.grids import signed
 
 HIDDEN = ("Sobel", "Scharr")
 LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 0 0 0 45 23/0 3 0 12 34 32")  # S1
@@ -225,7 +225,7 @@ def _responses(task: Task, path: Path) -> Figure:
     height, width = y.shape[:2]
     middle = slice(max(0, width - height) // 2, (width + height) // 2)  # a square
     reach = np.quantile(np.abs(y[..., -1]), 0.99)
-    pictures = [SIGNED(0.5 + picture[:, middle] / (2 * reach))[..., :3] for picture in np.moveaxis(y, -1, 0)]
+    pictures = [signed()(0.5 + picture[:, middle] / (2 * reach))[..., :3] for picture in np.moveaxis(y, -1, 0)]
     gray = task.image[:height, :width][:, middle]
     gray = np.stack([(gray - gray.min()) / np.ptp(gray)] * 3, -1)
     titles = ["photograph", *(f"step {step}" for step in _shown(path)), "hidden kernel"]

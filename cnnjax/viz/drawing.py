@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -96,6 +95,8 @@ def _draw(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
 @cache
 def _font(bold: bool, size: int) -> ImageFont.FreeTypeFont:
     """A font that every installation of matplotlib has."""
+    import matplotlib
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 

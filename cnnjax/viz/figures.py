@@ -1,18 +1,21 @@
 """The figures that experiments share. Colours are Okabe & Ito's, which colour-blind readers can tell apart."""
 
+from __future__ import annotations
+
 import errno
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import: it is imported where a figure is made
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DPI = 150
@@ -25,6 +28,13 @@ class Curve(NamedTuple):
     values: np.ndarray
     colour: int
     style: str = "-"
+
+
+def blank(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -43,7 +53,7 @@ def save(figure: Figure, path: Path) -> None:
 def image_grid(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
     """Show images (count, height, width, 3), uint8 or in [0, 1], row by row with a title each."""
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    figure = blank(1.6 * columns, 1.8 * rows)
     for axes, image, title in zip(_grid(figure, rows, columns), images, titles, strict=False):
         axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
         axes.set_title(title, fontsize=9)
@@ -52,7 +62,9 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int) -> Figur
 
 def curves(panels: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draw a panel for every quantity, with its curves over the epochs."""
-    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = blank(5.2 * len(panels), 4)
     for number, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, len(panels), number)
         for line in lines:
@@ -72,7 +84,7 @@ def curves(panels: Mapping[str, Sequence[Curve]]) -> Figure:
 
 def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """Draw how images of each class (row) were classified (column), as shares of the row."""
-    figure = Figure(figsize=(5.6 * len(matrices), 5.4), layout="constrained")
+    figure = blank(5.6 * len(matrices), 5.4)
     for number, (title, counts) in enumerate(matrices.items(), 1):
         axes = figure.add_subplot(1, len(matrices), number)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -90,7 +102,7 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray], class_names: Sequence
 
 def tradeoff(points: Mapping[str, tuple[float, float]], hollow: Mapping[str, tuple[float, float]]) -> Figure:
     """Draw accuracy against parameters: filled points for our runs, hollow ones for a reference."""
-    figure = Figure(figsize=(5.6, 4), layout="constrained")
+    figure = blank(5.6, 4)
     axes = figure.add_subplot()
     for number, (label, (params, accuracy)) in enumerate(points.items()):
         axes.plot(params / 1e6, 100 * accuracy, "o", color=COLOURS[number], markersize=10, label=label)
@@ -111,7 +123,7 @@ def bubbles(points: Mapping[str, tuple[float, float, float]]) -> Figure:
     Args:
         points: by network, billions of multiply-adds, accuracy in percent, and millions of parameters.
     """
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = blank(10, 6)
     axes = figure.add_subplot()
     families = dict.fromkeys(re.split(r"\d", name)[0].rstrip("_") for name in points)
     colours = {family: COLOURS[number % len(COLOURS)] for number, family in enumerate(families)}
@@ -143,6 +155,8 @@ def bubbles(points: Mapping[str, tuple[float, float, float]]) -> Figure:
 
 def _part(figure: Figure, labels: Sequence[Annotation]) -> None:
     """Move labels up or down, each as little as it takes to lie on none of those before it."""
+    from matplotlib.text import Text
+
     figure.draw_without_rendering()  # before the first drawing the layout is unknown
     taken: list[Bbox] = []
     for label in labels:
@@ -163,7 +177,7 @@ def option_effect(option: str, values: Sequence[str], lines: Mapping[str, np.nda
         lines: by label, (runs, values), nan for what is missing.
         metric: its name.
     """
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = blank(6.4, 4)
     axes = figure.add_subplot()
     try:
         places = np.array([float(value) for value in values])
@@ -189,7 +203,9 @@ def option_effect(option: str, values: Sequence[str], lines: Mapping[str, np.nda
 
 def ratio_bars(labels: Sequence[str], ratios: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Draw a horizontal bar for every label and contender on a logarithmic axis, from 1 outwards."""
-    figure = Figure(figsize=(8, 0.32 * len(labels) + 1.2), layout="constrained")
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = blank(8, 0.32 * len(labels) + 1.2)
     axes = figure.add_subplot()
     places = np.arange(len(labels))
     height = 0.8 / len(ratios)
@@ -217,7 +233,7 @@ def kernels(weights: np.ndarray, columns: int = 8) -> Figure:
     low, high = weights.min((0, 1, 2)), weights.max((0, 1, 2))
     pictures = ((weights - low) / np.maximum(high - low, 1e-12)).transpose(3, 0, 1, 2)
     rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(0.9 * columns, 0.95 * rows), layout="constrained")
+    figure = blank(0.9 * columns, 0.95 * rows)
     for axes, picture in zip(_grid(figure, rows, columns), pictures, strict=False):
         axes.imshow(picture.squeeze(), cmap="gray", interpolation="nearest")
     return figure

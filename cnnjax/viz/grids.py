@@ -1,22 +1,33 @@
 """Small arrays as grids of numbered cells, the way lectures draw a worked example: image * kernel = output."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from cnnjax.viz.figures import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in cells
 _GAP = 1.3  # cells between two grids, where the sign stands
 _TITLE = 1.0  # cells above a row of grids
 _MARGIN = 0.5  # cells around the figure
 _EMPTY, _BORDER = "#F0F0F0", "#BBBBBB"
-SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[1], "white", COLOURS[0]])
+
+
+@cache
+def signed() -> Colormap:
+    """Return the colours of values around zero: negative ones are orange, zero is white, positive ones are blue."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", [COLOURS[1], "white", COLOURS[0]])
 
 
 class Grid(NamedTuple):
@@ -48,6 +59,8 @@ def number_grids(rows: Sequence[Sequence[Grid]], *, cell: float = 0.34) -> Figur
         rows: grids from left to right, for every row.
         cell: side of a cell in inches.
     """
+    from matplotlib.figure import Figure
+
     heights = [_TITLE + max(grid.values.shape[0] for grid in row) for row in rows]
     widths = [sum(grid.values.shape[1] + _GAP for grid in row) - _GAP for row in rows]
     height, width = sum(heights) + 2 * _MARGIN, max(widths) + 2 * _MARGIN
@@ -77,6 +90,8 @@ def draw_grid(axes: Axes, grid: Grid, *, left: float = 0, top: float = 0, cell: 
         top: of its first row.
         cell: side of a cell in inches, for the size of the letters.
     """
+    from matplotlib.patches import Rectangle
+
     values = np.asarray(grid.values, float)
     height, width = values.shape
     colours = _colours(values, grid.limits)
@@ -108,8 +123,10 @@ def number(value: float) -> str:
 
 def _colours(values: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
     """RGB of every cell; none is so dark that its number could not be read."""
+    from matplotlib.colors import Normalize, to_rgb
+
     low, high = limits or (np.nanmin(values, initial=0), np.nanmax(values, initial=0))
     reach = 1.25 * (max(abs(low), abs(high)) or 1)
-    colours = SIGNED(Normalize(-reach, reach)(values))[..., :3]
+    colours = signed()(Normalize(-reach, reach)(values))[..., :3]
     colours[np.isnan(values)] = to_rgb(_EMPTY)
     return colours

@@ -1,14 +1,17 @@
 """Rows of small pictures and of line plots: what one idea does, side by side."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cnnjax.viz.figures import COLOURS
+from cnnjax.viz.figures import COLOURS, blank
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _POINTS = ("x", "+", "s")  # styles that draw no line
 _MOST_NUMBERS = 200  # cells that numbers are still legible in
@@ -67,7 +70,7 @@ def picture_rows(rows: Mapping[str, Sequence[Picture]], *, size: float = 1.7) ->
     columns = max(len(pictures) for pictures in rows.values())
     heights = [size + 0.3 * (1 + any(picture.title.count("\n") for picture in row)) for row in rows.values()]
     heights = [height + 0.25 * bool(name) for height, name in zip(heights, rows, strict=True)]
-    figure = Figure(figsize=(1.08 * size * columns, sum(heights)), layout="constrained")
+    figure = blank(1.08 * size * columns, sum(heights))
     parts: list[Any] = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1, height_ratios=heights))).tolist()
     for part, (name, pictures) in zip(parts, rows.items(), strict=True):
         if name:
@@ -110,7 +113,9 @@ def line_plots(plots: Sequence[Lines], *, size: tuple[float, float] = (4.4, 3.4)
         plots: from left to right.
         size: of a plot in inches.
     """
-    figure = Figure(figsize=(size[0] * len(plots), size[1]), layout="constrained")
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    figure = blank(size[0] * len(plots), size[1])
     labels = list(dict.fromkeys(label for plot in plots for label in plot.lines))
     handles: dict[str, Any] = {}
     for number, plot in enumerate(plots, 1):
