@@ -1,4 +1,4 @@
-"""Decoded arrays on disk: made once, memory-mapped ever after."""
+"""Decoded arrays on disk: made once, then memory-mapped."""
 
 import contextlib
 import json
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """Return where cnnjax keeps what it can make again: `$CNNJAX_CACHE_DIR`, or `cnnjax` in the user's cache folder."""
+    """Return the folder of data that can be made again: `$CNNJAX_CACHE_DIR`, or `cnnjax` in the user's cache folder."""
     if chosen := os.environ.get("CNNJAX_CACHE_DIR"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
 
 
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
-    """Return `make()`, from the cache if it holds `key`, else made now and kept.
+    """Return `make()` from the cache if it holds `key`; otherwise call it and keep the result.
 
     The arrays are memory-mapped read-only. A folder appears in one rename, so no reader ever sees half of it; a
-    damaged one (a disk that lost data) is reported and made again. Where nothing can be written, the data stays in
-    memory, and that is reported.
+    damaged one (a disk that lost data) is reported and made again. If the cache cannot be written, this is
+    reported, and the data stays in memory.
 
     Args:
         key: names the data and everything that decides it, as a file name.
@@ -47,7 +47,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
         _write(folder, dataset)
         return _read(folder)
     except OSError as error:
-        log.warning("cannot keep decoded data in %s (%s): going on in memory; set CNNJAX_CACHE_DIR", folder, error)
+        log.warning("cannot keep decoded data in %s (%s): it stays in memory; set CNNJAX_CACHE_DIR", folder, error)
         return dataset
 
 

@@ -8,14 +8,14 @@ def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> tuple[np.
     """Return which examples the steps of one epoch see, and their weights.
 
     A pure function of its arguments: every path (host, device, stream) and every resumed run sees the same order.
-    The last batch is filled up with the epoch's first examples at weight 0, so that every step has one shape, the
+    The last batch is filled up with the first examples of the epoch at weight 0: every step has the same shape, the
     loss counts each example once, and batch statistics still see real images.
 
     Args:
         seed: of the run.
-        epoch: counted from 0; the sum of seed's and epoch's random streams never repeats an order.
+        epoch: counted from 0.
         count: number of examples.
-        batch_size: examples a step.
+        batch_size: examples per step.
 
     Returns:
         indices int32 (steps, batch_size), weights float32 (steps, batch_size), with steps = ceil(count / batch_size).

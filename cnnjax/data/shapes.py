@@ -1,7 +1,7 @@
-"""Shapes: seeded images of ten geometric shapes on cluttered backgrounds, with boxes, masks and outlines.
+"""Shapes: generated images of ten geometric shapes on cluttered backgrounds, with boxes, masks and outlines.
 
-The data set that needs no download. A scene is drawn in units of the image (0 to 1), so that one seed gives the same
-scenes at every size. Whatever lies in it is a polygon, and one scanline rasteriser turns polygons into anti-aliased
+This data set needs no download. A scene is drawn in units of the image (0 to 1), so that one seed gives the same
+scenes at every size. Everything in it is a polygon, and one scanline rasteriser turns polygons into anti-aliased
 coverage and exact masks.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-VERSION = "1.0.0"  # bumped whenever generate() draws other pixels for a seed
+VERSION = "1.0.0"  # increased when generate() draws other pixels for a seed
 OUTLINE_POINTS = 64
 MIN_CONTRAST = 0.25  # least luma difference between any object colour and any background colour, in [0, 1]
 

@@ -1,4 +1,4 @@
-"""Where the lab works: a checkout of this repository, or whatever folder `cnnjax` is called in."""
+"""Where the lab works: a checkout of this repository, or the folder in which `cnnjax` is called."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,11 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 class Workspace(NamedTuple):
-    """A folder with `results/`, and how a person starts a command there.
+    """A folder with `results/`, and how commands are started there.
 
     Attributes:
         root: the folder.
-        launcher: what starts a command in another process.
+        launcher: program and first arguments of a process that runs a command.
         command: what a person types before a command.
         experiments: folders whose files are experiments.
     """
@@ -34,7 +34,7 @@ class Workspace(NamedTuple):
 
 
 def find() -> Workspace:
-    """Return the checkout that this package lies in, or else the current folder."""
+    """Return the checkout that contains this package, or the current folder."""
     launch = CHECKOUT / "launch.py"
     if launch.is_file() and (CHECKOUT / "experiments").is_dir():
         python = (sys.executable, str(launch))

@@ -18,12 +18,12 @@ BINS = 64  # of a histogram; TensorBoard draws 30
 class EventFile:
     """The event file of one process, which TensorBoard reads after those that are there.
 
-    tensorboardX makes what is in it. Its own writer is not used: that is a thread, which a full disk ends, and then the
+    tensorboardX makes the content. Its writer is not used, because it is a thread: a full disk ends it, and then the
     training waits for it for ever.
 
     Args:
         folder: of the event files of one training; made if need be.
-        step: the step that training goes on from; TensorBoard forgets what earlier files have past it.
+        step: the step that training resumes from; TensorBoard drops what earlier files have after it.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -31,7 +31,7 @@ class EventFile:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._event, self._summary = Event, summary
-        with contextlib.suppress(OSError):  # said when the file is written
+        with contextlib.suppress(OSError):  # reported when the file is written
             folder.mkdir(parents=True, exist_ok=True)
         self._file = LogFile(folder / NAME.format(_number(folder)))
         self._add(file_version="brain.Event:2")
@@ -54,7 +54,7 @@ class EventFile:
 
 
 def _number(folder: Path) -> int:
-    """The seconds of now, or more than any file's number: TensorBoard reads by name, and clocks go backwards."""
+    """The time in seconds, or more than any file's number: TensorBoard reads by name, and clocks go backwards."""
     numbers = [int(digits) for path in folder.glob("*") for digits in re.findall(r"tfevents\.(\d+)", path.name)]
     return max([int(time.time()), *(number + 1 for number in numbers)])
 

@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all, or appended to as a disk has room."""
+"""Files that survive: written whole or not at all, or appended to when the disk has room."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnjax.errors import UserError
 
-PARTIAL = ".partial-"  # how the name of a file begins that is not yet whole
+PARTIAL = ".partial-"  # how the name of an incomplete file begins
 MOST_WAITING = 64 << 20  # bytes kept in memory while a file cannot be written
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees all of it or none, whatever happens meanwhile, a power failure included.
+    """Write a text file so that a reader sees all of it or none, even after a power failure.
 
     Raises:
-        OSError: it cannot be written; what was there before is there still.
+        OSError: it cannot be written; the earlier content is still there.
     """
     try:
         handle, partial = tempfile.mkstemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent)
@@ -59,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make sure that the disk has a folder's new names."""
+    """Make sure that a folder's new names are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems do not know how
@@ -75,11 +75,11 @@ def delete_partial(folder: Path) -> None:
 
 
 class LogFile:
-    """A file that grows. What cannot be written waits in memory and is written with what comes next.
+    """A file that grows. Content that cannot be written waits in memory and is written with the next.
 
     Args:
-        path: of the file; what is there stays.
-        durable: whether the disk has to have what was appended before the program goes on.
+        path: of the file; its content stays.
+        durable: whether `append` waits until the content is on disk.
     """
 
     def __init__(self, path: Path, durable: bool = False):
@@ -87,7 +87,7 @@ class LogFile:
         self._waiting, self._failed = b"", False
 
     def append(self, content: bytes) -> None:
-        """Write at the end; that it fails is said once, and that it works again."""
+        """Write at the end; report once that this fails, and once that it works again."""
         if len(self._waiting) < MOST_WAITING:
             self._waiting += content
         try:
@@ -100,11 +100,11 @@ class LogFile:
             self._say(error)
         else:
             if self._failed:
-                log.warning("%s is written again, with what had to wait", self.path)
+                log.warning("%s is written again, with the lines that had to wait", self.path)
             self._failed = False
 
     def replace(self, content: bytes) -> bool:
-        """Let the file have this content alone; return False and say so where it cannot be written and all stays."""
+        """Replace the content; where that fails, report it, leave the file as it is and return False."""
         try:
             write_text(self.path, content.decode())
         except OSError as error:
@@ -114,11 +114,13 @@ class LogFile:
         return True
 
     def read(self) -> bytes:
-        """Return what was there, and what was appended, written or not."""
+        """Return the content, including what still waits to be written."""
         there = self.path.read_bytes() if self.path.exists() else b""
         return there + self._waiting
 
     def _say(self, error: OSError) -> None:
         if not self._failed:
-            log.warning("%s cannot be written (%s): training goes on and tries again", self.path, error.strerror)
+            log.warning(
+                "%s cannot be written (%s): training continues, and later lines try again", self.path, error.strerror
+            )
         self._failed = True

@@ -1,4 +1,4 @@
-"""The average of parameters and batch statistics over the updates of a training."""
+"""Moving averages of parameters and batch statistics over the updates of a training."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ import optax
 
 
 class AverageState(NamedTuple):
-    """How many updates there were, int32, and the average of what was there after each of them.
+    """The number of updates, int32, and the average of the parameters after each of them.
 
-    Batch statistics are part of it where `with_statistics` has put them there.
+    `model_state` is the average of batch statistics if `with_statistics` has put them there.
     """
 
     updates: jax.Array
@@ -22,12 +22,12 @@ class AverageState(NamedTuple):
 def average_params(decay: float) -> optax.GradientTransformationExtraArgs:
     """Keep `sum_i decay^(t-i) params_i / sum_i decay^(t-i)` of the parameters after each of t updates; last in a chain.
 
-    Without the initial parameters, which a plain moving average drags along for 1 / (1 - decay) updates, and kept
-    normalised: `average += (1 - decay) / (1 - decay^t) * (params - average)`. (`optax.ema` normalises when it is read,
-    by a `1 - decay^t` whose float32 value is off by 0.02 % for decay 0.9999.)
+    The average leaves out the initial parameters, which a plain moving average contains for 1 / (1 - decay) updates,
+    and stays normalised: `average += (1 - decay) / (1 - decay^t) * (params - average)`. (`optax.ema` normalises when it
+    is read, by `1 - decay^t`, whose float32 value is wrong by 0.02 % for decay 0.9999.)
 
-    Batch statistics, which `update` takes as `model_state`, are averaged alike: those of the newest parameters do not
-    fit the averaged ones.
+    Batch statistics, which `update` takes as `model_state`, are averaged in the same way: those of the newest
+    parameters do not fit the averaged parameters.
 
     Source: Polyak & Juditsky (1992) for averaging; Kingma & Ba, "Adam" (2015), section 3, for the normalisation.
     """
@@ -55,7 +55,7 @@ def average_params(decay: float) -> optax.GradientTransformationExtraArgs:
 
 
 def with_statistics(opt_state: optax.OptState, model_state: optax.Params) -> optax.OptState:
-    """Return the state that an optimiser starts from with batch statistics in its average, if it keeps one."""
+    """Return the initial state of an optimiser with batch statistics in its average, if it keeps one."""
 
     def join(node: Any) -> Any:
         return node._replace(model_state=jax.tree.map(jnp.copy, model_state)) if _is_average(node) else node

@@ -108,14 +108,14 @@ def test_a_log_goes_on_once_there_is_room_with_nothing_lost(tmp_path, caplog):
         log.append(b"two\n")
         log.append(b"three\n")
         assert [record.message for record in caplog.records] == [
-            f"{log.path} cannot be written (No space left on device): training goes on and tries again"
+            f"{log.path} cannot be written (No space left on device): training continues, and later lines try again"
         ]
         log.path.unlink()
         (tmp_path / "kept").rename(log.path)
         assert log.read() == b"one\ntwo\nthree\n"  # two of them still in memory
         log.append(b"four\n")
     assert log.path.read_bytes() == log.read() == b"one\ntwo\nthree\nfour\n"
-    assert caplog.messages[1:] == [f"{log.path} is written again, with what had to wait"]
+    assert caplog.messages[1:] == [f"{log.path} is written again, with the lines that had to wait"]
 
 
 def test_a_log_that_is_never_written_takes_no_more_memory_than_its_bound(tmp_path, monkeypatch):

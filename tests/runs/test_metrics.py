@@ -74,7 +74,7 @@ def test_a_full_disk_at_a_resume_costs_no_line(metrics, caplog, monkeypatch):
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr("tempfile.mkstemp", no_room)
         record(metrics, 2, first_step=10)
-    assert "metrics.jsonl cannot be written (No space left on device): training goes on" in caplog.text
+    assert "metrics.jsonl cannot be written (No space left on device): training continues" in caplog.text
     assert losses(metrics.path) == [1, 1 / 2]
 
 

@@ -1,4 +1,4 @@
-"""Augmentations in a row, and by name."""
+"""Chains of augmentations, and augmentations by name."""
 
 import inspect
 from collections.abc import Callable
@@ -36,7 +36,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "rand-augment": rand_augment,
 }
 
-# What the options of a line may be, by augmentation; the functions themselves refuse the rest.
+# What the options of each augmentation may be, for the help; the functions themselves refuse other values.
 _SHARE = "0 to 1"
 _COUNT = "1, 2, ..."
 OPTIONS: dict[str, dict[str, str]] = {
@@ -71,8 +71,8 @@ def listing() -> str:
 def chain(*augmentations: Augmentation) -> Augmentation:
     """Return one augmentation that applies several in order; number k draws from the key folded with k.
 
-    Geometric ones next to each other that share a fill are multiplied into one map: an image is interpolated once, and
-    what one moves out of the image another may move back in.
+    Neighbouring geometric augmentations with the same fill are multiplied into one map: an image is interpolated once,
+    and pixels that one of them moves out of the image another may move back in.
     """
 
     def apply(key: jax.Array, sample: Sample) -> Sample:
@@ -95,8 +95,8 @@ def _fill(numbered: tuple[int, Augmentation]) -> float | None:
 def parse(text: str) -> Augmentation:
     """Return the chain that a line names, e.g. "random-crop:padding=4 zoom:scale=0.9..1.1 rand-augment:layers=1".
 
-    Names are those of `AUGMENTATIONS`, with spaces between; options follow a colon, with commas between, as
-    option=value; a pair is written low..high. An empty line names the chain that does nothing.
+    Names are those of `AUGMENTATIONS`, separated by spaces; options follow a colon as option=value, with commas;
+    a pair is written low..high. An empty line is the chain that changes nothing.
 
     Raises:
         UserError: an unknown name or option, a value of another kind, or one out of range.
@@ -124,7 +124,7 @@ def _parse_one(word: str) -> Augmentation:
 
 
 def _value(assignment: str, text: str, default: Any) -> Any:
-    """An option's value, of its default's kind; None is for an integer."""
+    """An option's value, of the type of its default; a default of None stands for an integer."""
     try:
         if isinstance(default, tuple):
             low, high = text.split("..")

@@ -1,9 +1,9 @@
-"""Augmentations that move pixels: one affine map an image, for its pixels, boxes, masks and keypoints alike.
+"""Augmentations that move pixels: one affine map per image, for its pixels, boxes, masks and keypoints alike.
 
-Maps in a row are multiplied before anything is moved, so that an image is interpolated once however many there are.
+Consecutive maps are multiplied before pixels are moved, so that an image is interpolated only once.
 
-A warp reads four neighbours of every pixel by gathers. On a CPU that was the fastest way of those tried (128 images of
-32x32x3, milliseconds): rotation 0.4 by gathers, 0.7 in two passes over slices, 9.7 by three shears; scaling 0.4 by
+A warp gathers four neighbours of every pixel. That was the fastest of the ways tried on a CPU (128 images of 32x32x3,
+in milliseconds): rotation 0.4 by gathers, 0.7 in two passes over slices, 9.7 by three shears; scaling 0.4 by
 gathers, 0.9 as two products with interpolation matrices; a shift of whole pixels 0.4 by gathers, 0.2 by slices.
 """
 
@@ -35,7 +35,7 @@ class Geometric:
     """An augmentation that draws an affine map for every image.
 
     Attributes:
-        draw: from a key, a number of images and their size to a map of each.
+        draw: returns a map per image, from a key, the number of images and their size.
         fill: value in [0, 1] of the pixels that come from outside the image.
     """
 
@@ -68,7 +68,7 @@ def in_a_row(geometric: Sequence[Geometric], first: int) -> Geometric:
 
 
 def translate(fraction: float = 0.125, fill: float = 0.0) -> Geometric:
-    """Shift by whole pixels, uniform up to `fraction` (0 to 1) of the height and the width (S2, claim G6)."""
+    """Shift by whole pixels, uniform up to `fraction` (0 to 1) of the height and the width."""
     check_range("fraction", fraction, 0, 1)
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
@@ -80,10 +80,10 @@ def translate(fraction: float = 0.125, fill: float = 0.0) -> Geometric:
 
 
 def random_crop(padding: int = 4, size: int | None = None, fill: float = 0.0) -> Geometric:
-    """Pad all around, then cut out a window at a uniform place (S2, claim G6).
+    """Pad all sides, then cut out a window at a uniform place.
 
-    The augmentation of CIFAR in He et al. 2015, "Deep residual learning for image recognition", with padding 4; that
-    of AlexNet (Krizhevsky et al. 2012) with padding 0 and size 224 on images of 256.
+    He et al. 2015, "Deep residual learning for image recognition", augment CIFAR so with padding 4; AlexNet (Krizhevsky
+    et al. 2012) is trained with padding 0 and size 224 on images of 256.
 
     Args:
         padding: pixels on each side, at least 0.
@@ -113,8 +113,8 @@ def resized_crop(
 ) -> Geometric:
     """Cut out a window of random area, shape and place, and resize it (Szegedy et al. 2015, "Going deeper").
 
-    The area is uniform in `scale` times the image's; the ratio of width to height is log-uniform in `ratio`, but no
-    wider or taller than the image admits at that area.
+    The area is uniform in `scale` times the image's; the ratio of width to height is log-uniform in `ratio`, and
+    limited so that the window fits in the image.
 
     Args:
         scale: least and largest share of the area, above 0 and at most 1.
@@ -144,7 +144,7 @@ def resized_crop(
 
 
 def mirror(p: float = 0.5) -> Geometric:
-    """Swap left and right with probability `p` (S2, claim G6); paired keypoints trade places."""
+    """Swap left and right with probability `p`; paired keypoints trade places."""
     check_range("p", p, 0, 1)
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
@@ -166,7 +166,7 @@ def flip_vertical(p: float = 0.5) -> Geometric:
 
 
 def rotate(degrees: float = 15.0, fill: float = 0.0) -> Geometric:
-    """Turn about the centre by an angle uniform in [-degrees, degrees], 0 to 180 (S2, claim G6: up to 90)."""
+    """Turn about the centre by an angle uniform in [-degrees, degrees], 0 to 180."""
     check_range("degrees", degrees, 0, 180)
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
@@ -177,7 +177,7 @@ def rotate(degrees: float = 15.0, fill: float = 0.0) -> Geometric:
 
 
 def rotate90() -> Geometric:
-    """Turn by 0, 90, 180 or 270 degrees, all alike; exact. Raises a UserError if the images are not square."""
+    """Turn by 0, 90, 180 or 270 degrees with equal probability; raise a UserError if the images are not square."""
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
         if size[0] != size[1]:
@@ -189,7 +189,7 @@ def rotate90() -> Geometric:
 
 
 def zoom(scale: tuple[float, float] = (0.8, 1.2), fill: float = 0.0) -> Geometric:
-    """Scale about the centre by a factor uniform in `scale`, above 0; more than 1 is larger (S2, claim G6)."""
+    """Scale about the centre by a factor uniform in `scale`, above 0; more than 1 is larger."""
     check_interval("scale", scale, 0)
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
@@ -236,10 +236,10 @@ def _about_centre(count: int, xx: Entry, xy: Entry, yx: Entry, yy: Entry, size: 
 
 
 def move(sample: Sample, map: Map, fill: float) -> Sample:
-    """Move images, boxes, masks and keypoints by one map an image.
+    """Move images, boxes, masks and keypoints by one map per image.
 
-    Images are read as `PIL.Image.transform` reads them with BILINEAR (without antialiasing: shrink by little), masks
-    as with NEAREST. A box becomes the box around its four corners, cut off at the border; one of no area becomes
+    Images are read as `PIL.Image.transform` reads them with BILINEAR (no antialiasing: shrink them little), masks as
+    with NEAREST. A box becomes the box around its four corners, cut off at the border; one of no area becomes
     (0, 0, 0, 0). A keypoint that leaves the image becomes invisible.
     """
     boxes, masks, keypoints = sample.boxes, sample.masks, sample.keypoints
@@ -261,12 +261,12 @@ def _sources(map: Map, height: int, width: int) -> tuple[jax.Array, jax.Array, j
 
 
 def _gather(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Values (N, *size, C) of planes (N, H, W, C) at whole x and y (N, *size), the border's beyond the border."""
+    """Values (N, *size, C) of planes (N, H, W, C) at whole x and y (N, *size), clamped to the border."""
     count, height, width, channels = planes.shape
     column, row = (jnp.clip(at, 0, last).astype(jnp.int32) for at, last in ((x, width - 1), (y, height - 1)))
     index = (row * width + column).reshape(count, -1, 1)
     pixels = planes.reshape(count, height * width, channels)
-    # Clipped already: the default mode would compare and select once more.
+    # The index is clipped already; the default mode would compare and select again.
     return jnp.take_along_axis(pixels, index, axis=1, mode="promise_in_bounds").reshape(*x.shape, channels)
 
 

@@ -19,7 +19,7 @@ def mixup(alpha: float = 0.2) -> Augmentation:
     every image; j is a random permutation of the batch.
 
     Args:
-        alpha: 0.01 or more; 1 is uniform, small values leave most images nearly alone.
+        alpha: 0.01 or more; 1 is uniform, small values change most images little.
 
     Raises:
         UserError: `alpha` is out of range, or the sample has no labels, or boxes, masks or keypoints.

@@ -1,8 +1,8 @@
-"""Augmentations that change values and leave every pixel where it is: colour, noise, and holes.
+"""Augmentations that change values and leave every pixel in its place: colour, noise, and holes.
 
 The colour operations are Pillow's (`PIL.ImageEnhance`, `PIL.ImageOps`) on floats in [0, 1] and clipped there: the
-definitions that RandAugment was made with. dm-pix has brightness, contrast, saturation and hue too, but TensorFlow's,
-image by image and without the randomness of a batch, and it brings chex along for what are a few lines each.
+definitions that RandAugment uses. dm-pix offers brightness, contrast, saturation and hue as TensorFlow defines them,
+for single images and without the randomness of a batch, and it depends on chex.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax import lax
 from cnnjax.data.augment.sample import Augmentation, Sample, change_images, check_range, check_whole
 from cnnjax.errors import UserError
 
-# Of the colours of ImageNet's pixels, in [0, 1]: principal components, a row each, times their variances.
+# Principal components of the colours of ImageNet's pixels, in [0, 1], a row each, times their variances.
 IMAGENET_COLOURS = np.array([[0.2175], [0.0188], [0.0045]]) * np.array(
     [[-0.5675, -0.5808, -0.5836], [0.7192, -0.0045, -0.6948], [0.4009, -0.8140, 0.4203]]
 )
@@ -32,12 +32,12 @@ def brightness(amount: float = 0.2) -> Augmentation:
 
 
 def contrast(amount: float = 0.2) -> Augmentation:
-    """Scale what parts pixels from the image's mean luma by a factor uniform in [1 - amount, 1 + amount]."""
+    """Scale the differences of pixels from the image's mean luma by a factor uniform in [1 - amount, 1 + amount]."""
     return _enhance(adjust_contrast, amount)
 
 
 def saturation(amount: float = 0.2) -> Augmentation:
-    """Scale what parts pixels from their own luma by a factor uniform in [1 - amount, 1 + amount]."""
+    """Scale the differences of channels from the pixel's luma by a factor uniform in [1 - amount, 1 + amount]."""
     return _enhance(adjust_saturation, amount)
 
 
@@ -48,7 +48,7 @@ def hue(amount: float = 0.05) -> Augmentation:
 
 
 def rgb_intensity(std: float = 0.1, colours: np.ndarray = IMAGENET_COLOURS) -> Augmentation:
-    """Add one colour to an image: sum_i a_i lambda_i p_i, a_i normal with deviation `std` (S2, claim G6).
+    """Add one colour to an image: sum_i a_i lambda_i p_i, a_i normal with deviation `std`.
 
     Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1: p_i and
     lambda_i are the principal components and the variances of the training set's RGB values.
@@ -150,8 +150,8 @@ def adjust_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
 def gaussian_noise(std: float = 0.05) -> Augmentation:
     """Add independent normal noise of deviation `std`, at least 0, to every value.
 
-    A number of 16 random bits at the quantiles of the normal distribution, up to 4.3 deviations: images have eight
-    bits, and the random bits are what costs time.
+    The noise is a quantile of the normal distribution, up to 4.3 deviations, at a random number of 16 bits: images have
+    eight bits, and random bits cost most of the time.
     """
     check_range("std", std, 0)
 
@@ -164,9 +164,9 @@ def gaussian_noise(std: float = 0.05) -> Augmentation:
 
 
 def salt_and_pepper(share: float = 0.02) -> Augmentation:
-    """Turn a pixel white with probability share / 2, black with as much, share 0 to 1 (S2, claim G6).
+    """Turn a pixel white with probability share / 2, and black with the same probability, share 0 to 1.
 
-    To the next of 65,536 levels.
+    The probability is rounded to one of 65,536 levels.
     """
     check_range("share", share, 0, 1)
     level = round(share / 2 * 2**16)
@@ -180,7 +180,7 @@ def salt_and_pepper(share: float = 0.02) -> Augmentation:
 
 
 def _bits16(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint16: two from each word, for `jax.random.bits` takes as long for 16 bits as for 32."""
+    """Uniform uint16: two from each word, because `jax.random.bits` takes as long for 16 bits as for 32."""
     count = int(np.prod(shape))
     words = jax.random.bits(key, (-(-count // 2),), jnp.uint32)
     return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count].reshape(shape)
@@ -193,7 +193,7 @@ def cutout(size: int = 8, fill: float = 0.5) -> Augmentation:
     """Fill a square whose centre is uniform in the image; it may reach over the border.
 
     DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout": 16 pixels for
-    CIFAR-10, filled with the mean of the images. Boxes, masks and keypoints stay: what is hidden is still there.
+    CIFAR-10, filled with the mean of the images. Boxes, masks and keypoints stay as they are.
 
     Args:
         size: side of the square in pixels, at least 1.

@@ -19,8 +19,8 @@ def rand_augment(layers: int = 2, magnitude: float = 9.0, fill: float = 0.5) -> 
     """Apply `layers` operations, drawn for every image from fourteen, at one magnitude.
 
     Cubuk et al. 2020, "RandAugment: practical automated data augmentation with a reduced search space"; the ranges are
-    torchvision's. In a layer the batch is dealt out: each operation has equally many places, and an image gets a random
-    one. An operation is uniform for every image, and 128 images cost 14 operations on 10 images each, not on 128.
+    torchvision's. Each layer distributes the batch: every operation has equally many places, and an image gets a random
+    one. So each image gets each operation with equal probability, and 128 images cost 14 operations on 10 images each.
 
     Args:
         layers: operations an image, at least 1.
@@ -61,7 +61,7 @@ def _dealt(every: list[Augmentation], key: jax.Array, sample: Sample) -> Sample:
 
 
 def operations(strength: float, fill: float) -> dict[str, Augmentation]:
-    """Return the operations by name at a strength of 0 to 1; what has two directions takes either of them."""
+    """Return the operations by name at a strength of 0 to 1; the sign of an amount is random."""
 
     def amounts(key: jax.Array, count: int, most: float) -> jax.Array:
         return strength * most * jax.random.rademacher(key, (count,), jnp.float32)
@@ -97,7 +97,7 @@ def operations(strength: float, fill: float) -> dict[str, Augmentation]:
     }
 
 
-# ---------------------------------------------------------------- operations that are found here alone
+# ---------------------------------------------------------------- operations of RandAugment alone
 
 
 def autocontrast(images: jax.Array) -> jax.Array:
@@ -130,7 +130,7 @@ def solarize(images: jax.Array, threshold: float) -> jax.Array:
 
 
 def adjust_sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Return s + factor * (x - s), s smoothed but for the border: Pillow's ImageEnhance.Sharpness."""
+    """Return s + factor * (x - s), s smoothed except at the border: Pillow's ImageEnhance.Sharpness."""
     height, width = images.shape[1:3]
     around = sum(images[:, i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3))
     middle = images[:, 1:-1, 1:-1]

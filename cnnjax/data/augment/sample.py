@@ -1,4 +1,4 @@
-"""A batch of images with all that is known of them: what data sets give, augmentation changes and a task learns."""
+"""A batch of images and their targets: what data sets return, augmentation changes and a task learns."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 )
 @dataclass(frozen=True)
 class Sample:
-    """N images of H x W pixels, and what is known of them; None where nothing is.
+    """N images of H x W pixels and their targets; None for targets that they do not have.
 
     Coordinates are pixels, x right and y down: pixel (i, j) covers the square from (i, j) to (i + 1, j + 1).
 
@@ -46,11 +46,11 @@ class Sample:
 
 
 Augmentation = Callable[[jax.Array, Sample], Sample]
-"""A pure function of a key (`jax.random.key`) and a batch; what is random is drawn for every image on its own."""
+"""A pure function of a key (`jax.random.key`) and a batch; random numbers are drawn for each image separately."""
 
 
 def change_images(sample: Sample, change: Callable[[jax.Array], jax.Array]) -> Sample:
-    """Return the sample with other values in its pixels, clipped to [0, 1]."""
+    """Return the sample with changed images, clipped to [0, 1]."""
     check_images(sample)
     return replace(sample, images=jnp.clip(change(sample.images), 0, 1))
 
