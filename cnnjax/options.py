@@ -1,56 +1,97 @@
-"""What the options of a command may be: ranges of numbers, and options that only some choices have."""
+"""Options as dataclasses: types that say what a value may be, and the check of a dataclass against them."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown_name
 
 
 class Range(NamedTuple):
-    """What an option may be, in words and as a test that NaN fails."""
+    """What a value may be: in words after "must be", and as a test, which may raise a UserError of its own."""
 
     text: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]
 
 
-POSITIVE = Range("larger than 0 and finite", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE = Range("at least 0 and finite", lambda value: 0 <= value < math.inf)
-BETWEEN_0_AND_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
-FROM_0_BELOW_1 = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
-COUNT = Range("an integer of at least 1", lambda value: isinstance(value, int) and value >= 1)
-COUNT_OR_0 = Range("an integer of at least 0", lambda value: isinstance(value, int) and value >= 0)
+def within(lowest: float, highest: float) -> Range:
+    """Return the range from `lowest` to `highest`, both included."""
+    return Range(f"from {lowest} to {highest}", lambda value: lowest <= value <= highest)
+
+
+# NaN fails every one of these tests.
 LAST_SEED = 2**31 - 1
-SEED = Range(f"from 0 to {LAST_SEED}", lambda value: isinstance(value, int) and 0 <= value <= LAST_SEED)
+Positive = Annotated[float, Range("larger than 0 and finite", lambda value: 0 < value < math.inf)]
+NotNegative = Annotated[float, Range("at least 0 and finite", lambda value: 0 <= value < math.inf)]
+Fraction = Annotated[float, Range("between 0 and 1", lambda value: 0 < value < 1)]
+FractionOrZero = Annotated[float, Range("at least 0 and less than 1", lambda value: 0 <= value < 1)]
+Count = Annotated[int, Range("an integer of at least 1", lambda value: value >= 1)]
+CountOrZero = Annotated[int, Range("an integer of at least 0", lambda value: value >= 0)]
+Seed = Annotated[int, within(0, LAST_SEED)]
 
 
-def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:
-    """Raise a UserError for the first field of a dataclass that is out of its range; None is fine as a default."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name not in ranges or (value is None and field.default is None):
-            continue
-        if not isinstance(value, Real) or not ranges[field.name].holds(value):
-            raise UserError(f"{flag(field.name)} must be {ranges[field.name].text}, got {value!r}")
+class Kind(NamedTuple):
+    """What the annotation of a field says: its type, a range or choices if there are any, and whether None is taken."""
+
+    annotation: Any
+    type: Any
+    range: Range | None
+    choices: tuple[str, ...]
+    optional: bool
+
+
+def kinds(options: type) -> dict[str, Kind]:
+    """Return what each field of a dataclass may be, by its name."""
+    hints = get_type_hints(options, include_extras=True)
+    return {field.name: _kind(hints[field.name]) for field in fields(options)}
+
+
+def _kind(hint: Any) -> Kind:
+    whole = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    members = get_args(whole) if get_origin(whole) in (Union, UnionType) else (hint,)
+    first, *_ = (member for member in members if member is not type(None))
+    plain, *notes = get_args(first) if get_origin(first) is Annotated else (first,)
+    ranges = [note for note in notes if isinstance(note, Range)]
+    choices = get_args(plain) if get_origin(plain) is Literal else ()
+    return Kind(hint, plain, ranges[0] if ranges else None, choices, len(members) > 1)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Base of dataclasses of options: each field is checked against its annotation.
+
+    Raises:
+        UserError: a number is out of its range, or a name is none of the choices.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in kinds(type(self)).items():
+            value = getattr(self, name)
+            if value is None and kind.optional:
+                continue
+            if kind.choices and value not in kind.choices:
+                raise unknown_name(f"`{name}`", value, kind.choices)
+            if kind.range and not (_is_a(value, kind.type) and kind.range.holds(value)):
+                raise UserError(f"`{name}` must be {kind.range.text}, got {value!r}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, Real if kind is float else kind)
 
 
 def check_applies(config: Any, options: Mapping[str, tuple[str, ...]], what: str, chosen: str) -> None:
-    """Raise a UserError for an option that is given though the chosen thing does not have it.
+    """Raise a UserError for an option that is given although the chosen thing does not have it.
 
     Args:
         config: a dataclass whose options are None unless given.
         options: for every name that could be chosen, its options.
         what: kind of thing, e.g. "loss".
-        chosen: the name that is.
+        chosen: the name that is chosen.
     """
     for option in sorted({option for names in options.values() for option in names} - set(options[chosen])):
         if getattr(config, option) is not None:
             having = " or ".join(name for name, names in options.items() if option in names)
-            raise UserError(f"{flag(option)} is an option of the {what} {having}, not of {chosen}")
-
-
-def flag(name: str) -> str:
-    """Return a field's name as it is written on a command line."""
-    return f"--{name.replace('_', '-')}"
+            raise UserError(f"`{option}` is an option of the {what} {having}, not of {chosen}")

@@ -14,18 +14,17 @@ slowly with the initialisation of He et al. The initialisation matters as much a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import ops, runs, train, viz
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, check_or_correct
-from cnnjax.options import SEED, check_ranges
+from cnnjax.options import Checked, Seed
 from cnnjax.tasks.losses import mean_squared_error, softmax_cross_entropy
 from cnnjax.viz import Lines
 
@@ -54,13 +53,11 @@ STYLES = {"ReLU6": "--"}  # below 6 it covers ReLU's line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Measure gradients through 50 layers."""
 
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides kernels, images and the loss's gradient; {SEED.text}.")] = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seed": SEED})
+    seed: Seed = 0
+    """Decides kernels, images and the loss's gradient."""
 
 
 def load(config: Config) -> None:

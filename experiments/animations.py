@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 from cnnjax import geometry, runs, train, viz
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim
-from cnnjax.options import SEED, Range, check_ranges
+from cnnjax.options import Checked, Seed, within
 from cnnjax.viz.animation import Slide
 
 
@@ -48,17 +47,15 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Draw the animations."""
 
-    format: Annotated[Literal["gif", "svg"], tyro.conf.arg(help="Of the files.")] = "gif"
-    seconds: Annotated[
-        float | None, tyro.conf.arg(help="For each window, from 0.02 to 60; default: at most 20 for an animation.")
-    ] = None
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides the numbers in images and kernels; {SEED.text}.")] = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": Range("from 0.02 to 60", lambda value: 0.02 <= value <= 60), "seed": SEED})
+    format: Literal["gif", "svg"] = "gif"
+    """Format of the files."""
+    seconds: Annotated[float, within(0.02, 60)] | None = None
+    """Seconds for each window; default: at most 20 for an animation."""
+    seed: Seed = 0
+    """Decides the numbers in images and kernels."""
 
 
 def load(config: Config) -> dict[str, Slide]:

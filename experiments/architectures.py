@@ -13,12 +13,11 @@ slowly than the multiply-adds: the picture of Canziani et al. (2016), with the p
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 from rich.console import Console
 from rich.progress import track
@@ -29,6 +28,7 @@ from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, check_or_correct, not_run
 from cnnjax.models.fractalnet import Fractal
 from cnnjax.nn import Conv, GlobalAvgPool, Linear
+from cnnjax.options import Checked
 from experiments.bench.published_networks import Published, read
 
 CONVOLUTIONS_ONLY = "shufflenet_v1"  # its paper counts no other layer
@@ -51,14 +51,16 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Count networks."""
 
-    models: Annotated[str, tyro.conf.arg(help="Shell pattern of the networks to count.")] = "*"
+    models: str = "*"
+    """Shell pattern of the networks to count."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not fnmatch.filter(read(), self.models):
-            raise UserError(f"--models {self.models!r} matches none of {', '.join(read())}")
+            raise UserError(f"`models={self.models!r}` matches none of {', '.join(read())}")
 
 
 def load(config: Config) -> list[Published]:

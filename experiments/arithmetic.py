@@ -14,12 +14,11 @@ connected layer grows with the image while a convolution does not, and that thre
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
@@ -29,6 +28,7 @@ from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, erratum
 from cnnjax.lab.worked import Case, output_size, uses
 from cnnjax.models import count_params
+from cnnjax.options import Checked, Count, CountOrZero
 from cnnjax.viz import Grid, Lines
 
 LARGEST = 16  # rows of a padded image that can still be drawn
@@ -96,21 +96,22 @@ PRINTED: tuple[tuple[int, str, Callable[[int, int, int, int], float], Case], ...
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Show the arithmetic of convolutions, and of a case of your own."""
 
-    size: Annotated[int, tyro.conf.arg(help=f"Rows of your square image (i), from 1; padded, to {LARGEST}.")] = 7
-    kernel: Annotated[int, tyro.conf.arg(help="Rows of your kernel (k), from 1 to those of the padded image.")] = 3
-    stride: Annotated[int, tyro.conf.arg(help="Pixels between two windows (s), at least 1.")] = 3
-    padding: Annotated[int, tyro.conf.arg(help="Pixels added on each side (p), at least 0.")] = 0
+    size: Count = 7
+    """Rows of your square image (i); padded, at most 16."""
+    kernel: Count = 3
+    """Rows and columns of your kernel (k); at most those of the padded image."""
+    stride: Count = 3
+    """Pixels between two windows (s)."""
+    padding: CountOrZero = 0
+    """Pixels added on each side (p)."""
 
     def __post_init__(self) -> None:
-        padded = self.size + 2 * self.padding
-        if min(self.size, self.kernel, self.stride) < 1 or self.padding < 0 or not self.kernel <= padded <= LARGEST:
-            raise UserError(
-                f"--size {self.size} --kernel {self.kernel} --stride {self.stride} --padding {self.padding}: expected "
-                f"numbers from 1 (padding from 0), and a padded image of at most {LARGEST} rows that the kernel fits"
-            )
+        super().__post_init__()
+        if not self.kernel <= self.size + 2 * self.padding <= LARGEST:
+            raise UserError(f"expected a padded image of at most {LARGEST} rows that the kernel fits, got {self}")
 
 
 def load(config: Config) -> Case:

@@ -12,12 +12,11 @@ original in the first column; for mixing with the changed labels; and a figure o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -28,7 +27,7 @@ from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, not_run
 from cnnjax.lab.experiments import reading
-from cnnjax.options import SEED, check_ranges
+from cnnjax.options import Checked, Seed
 from cnnjax.viz.figures import COLOURS
 from experiments.bench.timing import result_path
 
@@ -65,17 +64,13 @@ Picture = tuple[jax.Array, str]  # (H, W, 3), and its title
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Draw every augmentation."""
 
-    data: Annotated[
-        str,
-        tyro.conf.arg(help="photographs (scikit-learn's), or a data set; default: cifar10 where it is prepared."),
-    ] = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "photographs")
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides what is drawn; {SEED.text}.")] = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seed": SEED})
+    data: str = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "photographs")
+    """photographs (scikit-learn's), or a data set; default: cifar10 where it is prepared."""
+    seed: Seed = 0
+    """Decides what is drawn."""
 
 
 def load(config: Config) -> np.ndarray:

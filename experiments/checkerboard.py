@@ -18,13 +18,12 @@ Source: Odena, Dumoulin & Olah, "Deconvolution and checkerboard artifacts" (2016
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
@@ -32,7 +31,7 @@ from cnnjax import ops, runs, train, viz
 from cnnjax.data import shapes
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, check_or_correct, not_run
-from cnnjax.options import SEED, check_ranges
+from cnnjax.options import Checked, Seed
 from cnnjax.viz import Lines, Picture
 
 KERNELS, STRIDES = (2, 3, 4, 5, 6), (2, 3)
@@ -66,15 +65,11 @@ EVEN = ("transposed 2x2", "transposed 4x4")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Count overlaps, and look for the stride's frequency in decoders' outputs."""
 
-    seed: Annotated[
-        int, tyro.conf.arg(help=f"First of three for weights and noise, and of the images; {SEED.text}.")
-    ] = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seed": SEED})
+    seed: Seed = 0
+    """First of three for weights and noise, and of the images."""
 
 
 def load(config: Config) -> np.ndarray:

@@ -13,12 +13,11 @@ and a convolution whose response moves with the image, exactly, where that of a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from scipy import signal
 
@@ -27,7 +26,7 @@ from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, check_error, erratum
 from cnnjax.lab.worked import computed, convolve, correlate, distance, equation, parse, s0_sum, s2_sum, show
-from cnnjax.options import SEED, check_ranges
+from cnnjax.options import Checked, Seed
 from cnnjax.viz import Grid
 
 LARGEST = 12  # rows or columns of an image whose cells can still be read
@@ -43,21 +42,22 @@ EXAMPLES = (  # claim, lecture, image, kernel, and the result if the lecture pri
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Show what a convolution computes."""
 
-    image: Annotated[str, tyro.conf.arg(help="Image whose convolution is drawn step by step: rows with slashes.")] = (
-        "33210/00131/31223/20022/20001"
-    )
-    kernel: Annotated[str, tyro.conf.arg(help="Its kernel, as '101/010/101' or '1 0 -1 / 1 0 -1'.")] = "012/220/012"
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides the random images, kernels and weights; {SEED.text}.")] = 0
+    image: str = "33210/00131/31223/20022/20001"
+    """Image whose convolution is drawn step by step: rows with slashes."""
+    kernel: str = "012/220/012"
+    """Its kernel, as '101/010/101' or '1 0 -1 / 1 0 -1'."""
+    seed: Seed = 0
+    """Decides the random images, kernels and weights."""
 
     def __post_init__(self) -> None:
-        image, kernel = parse(self.image, "--image"), parse(self.kernel, "--kernel")
+        super().__post_init__()
+        image, kernel = parse(self.image, "`image`"), parse(self.kernel, "`kernel`")
         if max(image.shape) > LARGEST or any(np.greater(kernel.shape, image.shape)):
-            sizes = f"--image is {image.shape[0]}x{image.shape[1]} and --kernel {kernel.shape[0]}x{kernel.shape[1]}"
+            sizes = f"`image` is {image.shape[0]}x{image.shape[1]} and `kernel` {kernel.shape[0]}x{kernel.shape[1]}"
             raise UserError(f"{sizes}: expected an image of at most {LARGEST}x{LARGEST}, and a kernel that fits in it")
-        check_ranges(self, {"seed": SEED})
 
 
 def load(config: Config) -> tuple[np.ndarray, ...]:

@@ -17,17 +17,16 @@ import statistics
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from flax import nnx
 
 from cnnjax import data, models, runs, tasks, train, viz
-from cnnjax.data import KINDS
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, not_run
+from cnnjax.options import Fraction
 from cnnjax.viz.figures import Curve
 
 MODELS = ("lecture-fcn", "lecture-cnn")
@@ -40,18 +39,11 @@ POINTS = 0.025  # how far a test accuracy may be from the lecture's: seeds, and 
 class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Train a fully connected and a convolutional network and compare them."""
 
-    data: Annotated[str, tyro.conf.arg(help=f"{KINDS} Default: cifar10 where it is prepared, else shapes.")] = field(
-        default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes"
-    )
-    validation_split: Annotated[
-        float, tyro.conf.arg(help="Share of the training images held out, the last ones; between 0 and 1.")
-    ] = 0.3
-
-    def __post_init__(self) -> None:
-        train.Recipe.__post_init__(self)
-        tasks.ClassificationLoss.__post_init__(self)
-        if not 0 < self.validation_split < 1:
-            raise UserError(f"--validation-split must be between 0 and 1, got {self.validation_split}")
+    data: str = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes")
+    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: cifar10 where it is
+    prepared, else shapes."""
+    validation_split: Fraction = 0.3
+    """Share of the training images held out, the last ones."""
 
 
 def load(config: Config) -> data.Dataset:

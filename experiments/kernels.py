@@ -12,10 +12,9 @@ an image without edges: Sobel's last row is -1 0 1, not -1 0 -1, and Scharr's fi
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from scipy import ndimage
 
@@ -23,8 +22,8 @@ from cnnjax import data, ops, runs, train, viz
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, erratum
 from cnnjax.lab.worked import KERNELS, computed, correlate, distance, equation, grey, parse, show
+from cnnjax.options import Checked
 from cnnjax.viz import Grid
-from cnnjax.viz.grids import signed
 
 LECTURE = {name: "S2" if name in ("blur", "edge") else "S1" for name in KERNELS}
 AS_PRINTED = {"Sobel": parse("-1 0 1/-2 0 2/-1 0 -1"), "Scharr": parse("3 0 3/10 0 -10/3 0 -3")}
@@ -42,12 +41,11 @@ STEPS = (  # title, image, kernel, and the result that S1 prints
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Show what named kernels do to photographs."""
 
-    photograph: Annotated[
-        str | None, tyro.conf.arg(help="china, flower, or a path to an image file; default: both of the first.")
-    ] = None
+    photograph: str | None = None
+    """china, flower, or a path to an image file; default: both of the first."""
 
 
 def load(config: Config) -> dict[str, np.ndarray]:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from matplotlib.figure import Figure
 
 from cnnjax import ops, runs, train, viz
@@ -27,7 +26,7 @@ from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check
 from cnnjax.lab.worked import KERNELS, computed, grey, parse, show
-from cnnjax.options import FROM_0_BELOW_1, POSITIVE, SEED, Range, check_ranges
+from cnnjax.options import Checked, FractionOrZero, Positive, Seed, within
 from cnnjax.viz import Grid
 from cnnjax.viz.figures import COLOURS
 from cnnjax.viz.grids import signed
@@ -37,12 +36,6 @@ LECTURE_IMAGE = parse("3 0 10 5 24 2/8 4 5 6 10 7/23 3 1 0 0 0/21 4 0 0 0 23/23 
 RIGHT = 1e-3  # largest error of a learned kernel that counts as right, relative to its largest number
 SHOWN = (0, 10, 30, 100, 300)  # steps
 STEPS = 300  # of gradient descent for the claims
-_RANGES = {
-    "steps": Range("from 1 to 100000", lambda value: 1 <= value <= 100_000),
-    "momentum": FROM_0_BELOW_1,
-    "lr": POSITIVE,
-    "seed": SEED,
-}
 
 
 class Task(NamedTuple):
@@ -60,27 +53,26 @@ class Path(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Learn kernels from their responses to a photograph."""
 
-    photograph: Annotated[str, tyro.conf.arg(help="flower, china, or a path to an image file.")] = "flower"
-    kernel: Annotated[
-        str | None, tyro.conf.arg(help="A kernel to learn instead, as '0 1 0/1 -4 1/0 1 0'; default: Sobel and Scharr.")
-    ] = None
-    steps: Annotated[int, tyro.conf.arg(help="Of gradient descent, from 1 to 100000.")] = 1000
-    momentum: Annotated[float, tyro.conf.arg(help="Share of the last step that the next one keeps, in [0, 1).")] = 0.9
-    lr: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Learning rate, above 0 and below what diverges; default: 1 / the largest curvature of the loss."
-        ),
-    ] = None
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides the kernels to start from; {SEED.text}.")] = 0
+    photograph: str = "flower"
+    """flower, china, or a path to an image file."""
+    kernel: str | None = None
+    """A kernel to learn instead, as '0 1 0/1 -4 1/0 1 0'; default: Sobel and Scharr."""
+    steps: Annotated[int, within(1, 100_000)] = 1000
+    """Steps of gradient descent."""
+    momentum: FractionOrZero = 0.9
+    """Share of the last step that the next one keeps."""
+    lr: Positive | None = None
+    """Learning rate, less than what diverges; default: 1 / the largest curvature of the loss."""
+    seed: Seed = 0
+    """Decides the kernels to start from."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, _RANGES)
-        if self.kernel is not None and max(parse(self.kernel, "--kernel").shape) > 7:
-            raise UserError(f"--kernel {self.kernel!r}: expected at most 7 rows and columns")
+        super().__post_init__()
+        if self.kernel is not None and max(parse(self.kernel, "`kernel`").shape) > 7:
+            raise UserError(f"`kernel={self.kernel!r}`: expected at most 7 rows and columns")
 
 
 def load(config: Config) -> Task:
@@ -91,7 +83,7 @@ def load(config: Config) -> Task:
     limit = 2 * (1 + config.momentum) / largest
     if config.lr is not None and config.lr >= limit:
         raise UserError(
-            f"--lr must be above 0 and below {limit:.4g}, where gradient descent with --momentum {config.momentum} "
+            f"`lr` must be above 0 and below {limit:.4g}, where gradient descent with `momentum={config.momentum}` "
             f"diverges on this photograph, got {config.lr}"
         )
     return task

@@ -13,12 +13,11 @@ a dark background and loses dark objects on a light one, which min pooling keeps
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 
 from cnnjax import data, nn, ops, runs, train, viz
@@ -26,7 +25,7 @@ from cnnjax.data import shapes
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, check_error, check_or_correct
 from cnnjax.lab.worked import nhwc, show
-from cnnjax.options import SEED, check_ranges
+from cnnjax.options import Checked, Seed
 
 D1_INPUT = np.array([[1, 3, 6, 2], [9, 5, 6, 5], [9, 1, 1, 2], [0, 2, 8, 2]])
 D2_INPUT = np.array([[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]])
@@ -47,14 +46,13 @@ WINDOWS = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Pool numbers, drawings and a photograph."""
 
-    photograph: Annotated[Literal["china", "flower"], tyro.conf.arg(help="One of scikit-learn's.")] = "china"
-    seed: Annotated[int, tyro.conf.arg(help=f"Decides the drawings, the noise and the numbers; {SEED.text}.")] = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seed": SEED})
+    photograph: data.Photograph = "china"
+    """One of scikit-learn's."""
+    seed: Seed = 0
+    """Decides the drawings, the noise and the numbers."""
 
 
 def load(config: Config) -> np.ndarray:

@@ -16,18 +16,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 
 from cnnjax import data, geometry, models, nn, ops, runs, tasks, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check, not_run
+from cnnjax.options import Count, Positive
+from cnnjax.train.schedules import Schedule
 
 EFFECTIVE_DEPTHS, EFFECTIVE_CHANNELS, DRAWS = (5, 10, 20), 8, 32
 Stack = tuple[tuple[int, int, int], ...]  # (kernel, stride, dilation) from input to output, as `geometry` takes them
@@ -50,10 +51,10 @@ LEARNED = 0.4  # least accuracy of a trained network: four times that of guessin
 class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Measure receptive fields, and train a network of 3x3 layers beside one of 7x7 layers."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 12
-    seeds: Annotated[int, tyro.conf.arg(help="How many seeds to train with, at least 1, counted up from --seed.")] = 5
-    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate, above 0.")] = 0.004
-    schedule: Annotated[str, tyro.conf.arg(help=f"Of the learning rate: {', '.join(train.SCHEDULES)}.")] = "cosine"
+    epochs: Count = 12
+    seeds: Count = 5
+    lr: Positive | None = 0.004
+    schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
         train.Recipe.__post_init__(self)

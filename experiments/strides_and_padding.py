@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
 from cnnjax import geometry, runs, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, erratum
 from cnnjax.lab.worked import KERNELS, Case, correlate, distance, grey, output_size, parse, s0_sum, show, uses
+from cnnjax.options import Checked, Count, within
 from cnnjax.viz import Grid
 
 MODES = ("zeros", "replicate", "reflect", "circular")
@@ -34,18 +34,20 @@ PADDING_RESULT = parse("-10 -13 1/-9 3 0")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Show what strides and padding do."""
 
-    size: Annotated[int, tyro.conf.arg(help="Rows and columns of the image whose windows are drawn, from 1 to 12.")] = 7
-    kernel: Annotated[int, tyro.conf.arg(help="Rows and columns of the windows, from 1 to --size.")] = 3
-    photograph: Annotated[str, tyro.conf.arg(help="china, flower, or a path to an image file.")] = "china"
+    size: Annotated[int, within(1, 12)] = 7
+    """Rows and columns of the image whose windows are drawn."""
+    kernel: Count = 3
+    """Rows and columns of the windows, at most those of the image."""
+    photograph: str = "china"
+    """china, flower, or a path to an image file."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.kernel <= self.size <= 12:
-            raise UserError(
-                f"--size {self.size} and --kernel {self.kernel}: expected a size up to 12, and a kernel from 1 to that"
-            )
+        super().__post_init__()
+        if self.kernel > self.size:
+            raise UserError(f"`kernel` must be at most `size={self.size}`, got {self.kernel}")
 
 
 def load(config: Config) -> np.ndarray:

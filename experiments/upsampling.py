@@ -14,33 +14,33 @@ from; learned from "china" it is better on "flower" too, but not the other way r
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from cnnjax import data, ops, runs, train, viz
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim, check
 from cnnjax.lab.worked import nhwc, show
+from cnnjax.options import Checked
 
 SIDE, SCALE = 128, 4  # of the photograph in pixels, and how much it is shrunk and enlarged
 # Zhang et al., "Dive into deep learning", section 14.10, whose figure and caption S0 shows.
 INPUT, KERNEL = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 3]])
 F2_FIGURE = [[0, 0, 1], [0, 4, 6], [4, 12, 9]]
-STEPS, LR = 300, 0.1  # of learning a kernel
-PART = slice(32, 96)  # rows and columns of the photograph from which it is learned
+STEPS, LR, PART = 300, 0.1, slice(32, 96)  # of learning a kernel; rows and columns of the photograph
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Enlarge a photograph in every way."""
 
-    photograph: Annotated[Literal["china", "flower"], tyro.conf.arg(help="One of scikit-learn's.")] = "china"
+    photograph: data.Photograph = "china"
+    """One of scikit-learn's."""
 
 
 def load(config: Config) -> dict[str, np.ndarray]:

@@ -1,20 +1,19 @@
 """Data sources: TFDS, folders, generated, and bundled; decoded once and memory-mapped from a cache, or streamed."""
 
 from cnnjax.data import augment, shapes
-from cnnjax.data.bundled import PHOTOGRAPHS, digits, photograph
+from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import Dataset, Examples, Split, fingerprint, hold_out
 from cnnjax.data.order import epoch_order
-from cnnjax.data.sources import KINDS, STREAMING, Source, load
+from cnnjax.data.sources import Source, load
 from cnnjax.data.stream import Stream
 from cnnjax.data.tfds_source import is_prepared, load_tfds
 
 __all__ = [
-    "KINDS",
     "PHOTOGRAPHS",
-    "STREAMING",
     "Dataset",
     "Examples",
+    "Photograph",
     "Source",
     "Split",
     "Stream",

@@ -1,15 +1,16 @@
 """Data that comes with scikit-learn."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.stream import FORMATS
 from cnnjax.errors import UserError
 
-PHOTOGRAPHS = ("china", "flower")
+Photograph = Literal["china", "flower"]
+PHOTOGRAPHS: tuple[Photograph, ...] = get_args(Photograph)
 _TEST_EVERY = 5
 
 
@@ -18,12 +19,13 @@ def photograph(name: str, size: int | None = None) -> np.ndarray:
 
     Args:
         name: one of `PHOTOGRAPHS`, or a path.
-        size: height and width in pixels of a square instead, (size, size, 3): the largest one in the middle that pixels
-            of whole boxes fill; a pixel is the mean of its box.
+        size: height and width of a square instead, (size, size, 3): the largest one in the middle that consists of
+            whole boxes of pixels; each box becomes its mean.
 
     Raises:
-        UserError: there is no such file, it is no image, or it is smaller.
+        UserError: there is no such file, it is not an image, or it is smaller than `size`.
     """
+    from PIL import Image
     from sklearn.datasets import load_sample_image
 
     if name in PHOTOGRAPHS:
@@ -50,12 +52,13 @@ def photograph(name: str, size: int | None = None) -> np.ndarray:
 def digits(image_size: int = 32) -> Dataset:
     """1,797 handwritten digits of scikit-learn (UCI "Optical recognition of handwritten digits"), as RGB.
 
-    The 8x8 images of 17 grey levels are resized bilinearly and repeated over three channels; every fifth is for the
-    test.
+    The 8x8 images of 17 grey levels are resized bilinearly and repeated over three channels; every fifth is a
+    test image.
 
     Args:
         image_size: height and width in pixels.
     """
+    from PIL import Image
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

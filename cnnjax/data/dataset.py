@@ -1,4 +1,4 @@
-"""What every data source gives: images with their targets, in memory or as a stream."""
+"""What every data source returns: images with their targets, in memory or as a stream."""
 
 import itertools
 import zlib
@@ -18,7 +18,7 @@ Batches = Iterator[Sample]
 
 
 class Examples(Protocol):
-    """Images of one size with their targets that training and evaluation can go through: a `Split` or a `Stream`."""
+    """Images of one size with their targets that training and evaluation iterate over: a `Split` or a `Stream`."""
 
     @property
     def size(self) -> int:
@@ -139,13 +139,13 @@ class Dataset:
 
     Attributes:
         name: as `data.load` knows it.
-        version: changes whenever the same name gives other images.
-        class_names: what label k means.
-        train: images to learn from.
-        test: images to be judged by.
+        version: changes when the images of a name change.
+        class_names: name of the class with label k.
+        train: images to train on.
+        test: images to evaluate on.
 
     Raises:
-        UserError: a label of images in memory is no class's number; a stream says so when it reads one.
+        UserError: a label of images in memory is not the number of a class; a stream checks labels as it reads them.
     """
 
     name: str
@@ -169,14 +169,14 @@ class Dataset:
 def check_labels(labels: np.ndarray, classes: int, names: Iterable[str]) -> None:
     """Raise a UserError if a label is not the number of a class, 0 to `classes - 1`; `names` are its images'.
 
-    JAX would count a negative one from the last class, and drop one that is too large.
+    JAX would count a negative label from the last class, and drop one that is too large.
     """
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         name, label = next(itertools.compress(zip(names, labels, strict=False), wrong))
         raise UserError(
-            f"{name} has the label {label}; expected the number of a class, 0 to {classes - 1} (TFDS gives -1 where "
-            "there is no label): correct it, or take data with labels"
+            f"{name} has the label {label}; expected the number of a class, 0 to {classes - 1} (TFDS has -1 where "
+            "there is no label): correct it, or choose data with labels"
         )
 
 

@@ -6,10 +6,9 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import numpy as np
-import tyro
 
 from cnnjax.data import shapes
 from cnnjax.data.bundled import digits
@@ -18,33 +17,30 @@ from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.stream import FolderSource, Stream, decode_all, folder_splits
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
+from cnnjax.options import Checked, Count, CountOrZero
 
 log = logging.getLogger(__name__)
 
 SHAPES_TRAIN, SHAPES_TEST = 5000, 2000  # enough for a CNN to learn from, and made in seconds
-STREAMING = ("auto", "always", "never")
-LARGEST_SHARE = 0.25  # of the memory that decoded images may take
+Streaming = Literal["auto", "always", "never"]
+LARGEST_SHARE = 0.25  # of the memory, for decoded images
 HELD_OUT = ("test", "validation", "val", "valid")
 
 
-KINDS = "shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg."
-
-
 @dataclass(frozen=True)
-class Source:
+class Source(Checked):
     """Where labelled images come from, as options; see `load`."""
 
-    data: Annotated[str, tyro.conf.arg(help=KINDS)] = "shapes"
-    image_size: Annotated[
-        int | None,
-        tyro.conf.arg(help="Height and width that images of a folder or a stream are resized to, at least 1."),
-    ] = None
-    stream: Annotated[
-        str,
-        tyro.conf.arg(help="always: decode while training; never: before, into memory; auto: by what memory there is."),
-    ] = "auto"
-    workers: Annotated[int, tyro.conf.arg(help="Processes that decode a stream, at least 0; 0: threads.")] = 0
-    skip_bad: Annotated[bool, tyro.conf.arg(help="Go on without images that cannot be decoded; each is named.")] = False
+    data: str = "shapes"
+    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg."""
+    image_size: Count | None = None
+    """Height and width that images of a folder or a stream are resized to."""
+    stream: Streaming = "auto"
+    """always: decode while training; never: decode before, into memory; auto: stream what is large for the memory."""
+    workers: CountOrZero = 0
+    """Processes that decode a stream; 0: threads."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded; each is named."""
 
     def dataset(self) -> Dataset:
         """Load what the options name."""
@@ -54,7 +50,7 @@ class Source:
 
 
 def load(
-    name: str, *, image_size: int | None = None, stream: str = "auto", workers: int = 0, skip_bad: bool = False
+    name: str, *, image_size: int | None = None, stream: Streaming = "auto", workers: int = 0, skip_bad: bool = False
 ) -> Dataset:
     """Load a classification data set.
 
@@ -62,30 +58,26 @@ def load(
         name: "shapes" (generated) or "digits" (scikit-learn's), which need no network; any TFDS classification set:
             "cifar10", "mnist", ...; or the folder of a tree `train/CLASS/*.jpg`, `test/CLASS/*.jpg`.
         image_size: height and width of the images of a stream or a folder; needed where they have different sizes.
-        stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams what would take
-            more than a quarter of the memory.
+        stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams data that would
+            take more than a quarter of the memory.
         workers: processes that decode a stream; 0: threads.
         skip_bad: whether images that cannot be decoded are named and left out.
 
     Raises:
-        UserError: there is no such data set, or it cannot be had; the message says what to do.
+        UserError: an argument is out of range, or there is no such data set, or it cannot be loaded; the message says
+            what to do.
     """
-    if stream not in STREAMING:
-        raise UserError(f"--stream must be one of {', '.join(STREAMING)}, got {stream!r}")
-    if workers < 0:
-        raise UserError(f"--workers must be at least 0, got {workers}")
-    if image_size is not None and image_size < 1:
-        raise UserError(f"--image-size must be at least 1, got {image_size}")
+    Source(name, image_size, stream, workers, skip_bad)  # checks the arguments
     if os.sep in name or Path(name).is_dir():
         return _load_folder(Path(name), image_size, stream, workers, skip_bad)
     if name in GENERATED:
         if stream == "always" or image_size is not None:
-            raise UserError(f"{name} is made in memory at one size: leave out --stream always and --image-size")
+            raise UserError(f"{name} is made in memory at one size: leave out `stream='always'` and `image_size`")
         return GENERATED[name]()
     if stream == "always" or (stream == "auto" and _is_large(decoded_bytes(name, image_size))):
         return stream_tfds(name, image_size, workers, skip_bad)
     if image_size is not None:
-        raise UserError("--image-size is of streams and folders: add --stream always")
+        raise UserError("`image_size` is for streams and folders: add `stream='always'`")
     return load_tfds(name, skip_bad)
 
 
@@ -113,11 +105,11 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
     if not root.is_dir():
         raise UserError(f"{root} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
     if image_size is None:
-        raise UserError("--image-size must be at least 1 for the images of a folder, got None")
+        raise UserError("`image_size` must be at least 1 for the images of a folder, got None")
     names, splits = folder_splits(root)
     held_out = next((split for split in HELD_OUT if split in splits), None)
     if held_out is None:
-        raise UserError(f"{root} has no folder of images to judge by: expected one of {', '.join(HELD_OUT)}")
+        raise UserError(f"{root} has no folder of test images: expected one of {', '.join(HELD_OUT)}")
     fingerprint = _fingerprint(splits["train"], splits[held_out])
     parts = [
         Stream(source, (image_size, image_size, 3), len(names), 0, len(source), workers, skip_bad)
@@ -126,17 +118,19 @@ def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, 
     dataset = Dataset(str(root), fingerprint, names, *parts)
     if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
         return dataset
-    key = f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # which may be fewer images
+    key = (
+        f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # with skip_bad there may be fewer images
+    )
     return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(decode_all, parts)))
 
 
 def _fingerprint(*sources: FolderSource) -> str:
-    """Changes with a file's name, size or time."""
+    """A hash of the files' names, sizes and times."""
     digest = hashlib.sha256()
     for source in sources:
         for file in source.files:
             digest.update(f"{file}\n".encode())
-            with contextlib.suppress(OSError):  # what cannot be read is named where it is decoded
+            with contextlib.suppress(OSError):  # a file that cannot be read is named when it is decoded
                 stat = os.stat(file)
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

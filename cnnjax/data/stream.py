@@ -1,8 +1,8 @@
 """Images that are decoded while a network trains: folder trees and TFDS sets that do not fit into memory.
 
 The order is the same function of seed and epoch as for data in memory (`epoch_order`), so both paths see the same
-examples in the same order, and a resumed run needs nothing but its step. Reading, decoding and resizing run ahead of
-the steps in Grain's threads or worker processes.
+examples in the same order, and a resumed run needs only its step. Grain's threads or worker processes read, decode and
+resize images ahead of the steps.
 """
 
 import functools
@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from absl import flags
-from PIL import Image
 
 from cnnjax.data.augment.sample import Sample
 from cnnjax.data.dataset import Batches, Examples, Split, check_labels, check_targets
@@ -25,9 +23,9 @@ from cnnjax.errors import UserError
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# By content, whatever a file is called: for others Pillow starts programs, Ghostscript for PostScript.
+# Recognised by content. For other formats Pillow starts programs, such as Ghostscript for PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-THREADS = 4  # a process decodes with; Pillow releases Python's lock while it does
+THREADS = 4  # that decode in each process; Pillow releases Python's lock meanwhile
 BATCHES_AHEAD = 4
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 
@@ -40,7 +38,7 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Return what a person finds the image by."""
+        """Return a name by which a person finds the image."""
         ...
 
     def read(self, index: int) -> tuple[bytes, int]:
@@ -86,17 +84,17 @@ class TfdsSource:
 
 @dataclass(frozen=True)
 class Stream:
-    """Labelled images of one size, decoded on the way; stands wherever a `Split` does.
+    """Labelled images of one size, decoded when they are needed; can take the place of a `Split`.
 
     Attributes:
         source: where the encoded images come from.
-        image_shape: (height, width, channels) of every image: scaled until it covers them, then cut in the middle.
+        image_shape: (height, width, channels) of every image, scaled until it covers them and cropped to its middle.
         classes: number of classes.
         start: first image.
         stop: after the last image.
-        workers: processes that decode beside this one; 0: threads of this one.
+        workers: processes that decode; 0: threads of this process.
         skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
-        named: what has been left out so far, so that each is named once.
+        named: images left out so far, so that each is named once.
     """
 
     source: Source
@@ -142,14 +140,15 @@ class Stream:
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
         """Yield the batch of every row of `indices` and `weights` (steps, batch).
 
-        An image that is left out has weight 0, and another of its batch in its place, with the label of that: batch
-        statistics and mixtures see real images only. How many were left out is said at the end.
+        An image that is left out has weight 0 and is replaced by another of its batch with its label, so that batch
+        statistics and mixtures see only real images. The number of images left out is logged at the end.
 
         Raises:
-            UserError: an image cannot be read and `skip_bad` is off, or none of them all can be, or a label is no
-                class's number.
+            UserError: an image cannot be read and `skip_bad` is off, or no image can be read, or a label is not the
+                number of a class.
         """
         import grain
+        from absl import flags
 
         steps, batch_size = indices.shape
         load = functools.partial(_load, source=self.source, shape=self.image_shape)
@@ -158,7 +157,7 @@ class Stream:
         loaded = examples.to_iter_dataset(read)
         if self.workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which no one else here does
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags
             loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(min(self.workers, steps), BATCHES_AHEAD))
         skipped = 0
         for index, weight, batch in zip(indices + self.start, weights, loaded, strict=True):
@@ -178,17 +177,17 @@ class Stream:
             raise UserError(f"none of the {self.size} images can be read, {self.source.name(self.start)} among them")
 
     def _skip(self, numbers: np.ndarray, errors: Sequence[str]) -> None:
-        """Name images that cannot be read, each once."""
+        """Log images that cannot be read, each once."""
         for number, error in zip(numbers, errors, strict=True):
             if not self.skip_bad:
-                raise UserError(f"{error}: repair or remove it, or go on without it with --skip-bad")
+                raise UserError(f"{error}: repair or remove it, or leave it out with `skip_bad=True`")
             if number not in self.named:
                 log.warning("skipped: %s", error)
             self.named.add(number)
 
 
 class _Numbers:
-    """Which example comes when, as Grain's random-access source."""
+    """The numbers of the examples in order, as a random-access source for Grain."""
 
     def __init__(self, numbers: np.ndarray):
         self._numbers = numbers
@@ -207,7 +206,7 @@ def _load(index: int, source: Source, shape: tuple[int, int, int]) -> dict[str, 
     try:
         encoded, label = source.read(index)
         return {"image": decode(encoded, shape), "label": np.int32(label), "error": ""}
-    except Exception as error:  # Pillow and array_record raise what they like for damaged files
+    except Exception as error:  # Pillow and array_record raise many kinds for damaged files
         reason = str(error).partition("\n")[0] or type(error).__name__
         name = f"{source.name(index)} is no image that can be read ({reason})"
         return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "error": name}
@@ -216,17 +215,19 @@ def _load(index: int, source: Source, shape: tuple[int, int, int]) -> dict[str, 
 def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """Return an image file as uint8 (height, width, channels): 1 of grey, 3 of colour, 4 with transparency.
 
-    It is scaled (bilinear with antialiasing, Pillow's) until it just covers `shape`, and its middle is kept: what
-    evaluation on ImageNet does.
+    It is scaled (Pillow's bilinear filter with antialiasing) until it just covers `shape`, and cropped to its middle,
+    as is usual for evaluation on ImageNet.
 
     Raises:
-        ValueError: its channels have more than a byte; Pillow would make everything above 255 white.
+        ValueError: its channels have more than 8 bits; Pillow would turn all values above 255 white.
     """
+    from PIL import Image
+
     height, width, channels = shape
     with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
         if file.mode.startswith(("I", "F")):
             raise ValueError("it has more than 8 bits for each channel; save it with 8")
-        file.draft(MODES[channels], (width, height))  # lets JPEG decode at a fraction of its size, where that is enough
+        file.draft(MODES[channels], (width, height))  # a JPEG is decoded at a fraction of its size where that is enough
         image = file.convert(MODES[channels])
     if image.size != (width, height):
         scale = max(width / image.width, height / image.height)
@@ -237,7 +238,7 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def decode_all(stream: Examples) -> Split:
-    """Return a stream's images in memory; where it leaves out those that cannot be decoded, without them."""
+    """Return a stream's images in memory, without those that it leaves out."""
     batch = 256
     steps = -(-stream.size // batch)
     indices = np.resize(np.arange(stream.size), (steps, batch))
@@ -255,7 +256,7 @@ def decode_all(stream: Examples) -> Split:
 def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
     """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split.
 
-    Classes are in the order of their names; images are mixed, always alike, so that any part of them has every class.
+    Classes are sorted by name. Images are shuffled, always in the same order, so that any part has every class.
 
     Raises:
         UserError: no split named train, a split without classes, an empty class, or splits of different classes.

@@ -28,15 +28,15 @@ _HELD_OUT = ("test", "validation")
 def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
     """Load a TFDS classification data set into memory, downloading it first where it is not prepared.
 
-    TFDS's own rules say where it lies: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. The decoded arrays are cached.
+    TFDS decides where it lies: in `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`. The decoded arrays are cached.
 
     Args:
         name: as in TFDS: "cifar10", "cifar10:3.0.2", "binary_alpha_digits", ...
-        skip_bad: as `Stream`, by which the images are then decoded.
+        skip_bad: as in `Stream`, which then decodes the images.
 
     Raises:
-        UserError: no such data set, no images of one size with labels, more than a byte for each channel, a broken
-            copy, or no way to download it.
+        UserError: there is no such data set, its images differ in size, have no labels or more than 8 bits per channel,
+            its files are damaged, or it cannot be downloaded.
     """
     builder = _prepared(name)
     folder = Path(os.fspath(builder.data_dir))
@@ -50,7 +50,7 @@ def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
 
 
 def decoded_bytes(name: str, image_size: int | None) -> int:
-    """Return what a TFDS set takes in memory; of a set whose images differ in size and get none, 0."""
+    """Return the bytes that a TFDS set takes in memory; 0 if its images differ in size and `image_size` is None."""
     info = _builder(_tfds(), name).info
     images = info.features["image"].shape if "image" in info.features else (0,)
     shape = (image_size, image_size, images[-1]) if image_size else images
@@ -62,13 +62,14 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
     """Open a TFDS set as a stream: nothing is decoded yet.
 
     Args:
-        name: as `load_tfds`.
-        image_size: height and width that images are resized to; default: their own, where all have one.
-        workers: as `Stream`.
-        skip_bad: as `Stream`.
+        name: as in `load_tfds`.
+        image_size: height and width that images are resized to; default: their own size, if all have the same.
+        workers: as in `Stream`.
+        skip_bad: as in `Stream`.
 
     Raises:
-        UserError: as `load_tfds`, or the images differ in size and `image_size` is None, or have odd channels.
+        UserError: as in `load_tfds`, or the images differ in size and `image_size` is None, or their number of channels
+            is not supported.
     """
     builder = _prepared(name)
     held_out = _check_features(builder, name)
@@ -76,7 +77,7 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
     names, (*own_size, channels) = tuple(features["label"].names), features["image"].shape
     shape = (*((image_size, image_size) if image_size else own_size), channels)
     if None in shape[:2]:
-        raise UserError(f"data set {name!r} has images of different sizes: choose one with --image-size")
+        raise UserError(f"data set {name!r} has images of different sizes: choose one with `image_size`")
     if channels not in MODES:
         raise UserError(f"data set {name!r} has images of {channels} channels; a stream takes {sorted(MODES)}")
     with _reading(builder, name):
@@ -97,11 +98,11 @@ def is_prepared(name: str) -> bool:
 
 
 def _tfds() -> ModuleType:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it advises installing OpenCV at every start
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     import tensorflow_datasets as tfds
 
-    # For what its bucket says of a set that is not prepared, TFDS makes a temporary folder and leaves it behind; the
-    # bucket itself it has long ceased to ask.
+    # For a set that is not prepared, TFDS makes a temporary folder for the answer of its bucket and leaves it behind,
+    # although it no longer asks the bucket.
     tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     return tfds
 
@@ -112,12 +113,12 @@ def _builder(tfds: ModuleType, name: str) -> Any:
     except tfds.core.registered.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits"}
         raise unknown_name("data set", name, known) from None
-    except Exception as error:  # the data set's own code and the files of a prepared one raise what they like
+    except Exception as error:  # the data set's own code and damaged files raise many kinds
         raise UserError(f"data set {name!r} cannot be opened: {_first_line(error)}") from error
 
 
 def _prepared(name: str) -> Any:
-    """Return the builder of a data set of bytes, which is downloaded first where it is not prepared."""
+    """Return the builder of a data set of uint8 images, downloading the set first where it is not prepared."""
     builder = _builder(_tfds(), name)
     features = builder.info.features
     dtype = features["image"].np_dtype if "image" in features else np.uint8
@@ -136,12 +137,12 @@ def _prepare(builder: Any, name: str) -> None:
     try:
         _check_reachable(builder)
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # whatever TFDS, its data set's code or the network raise, the person's way out is one
+    except Exception as error:  # whatever TFDS or the network raises, the remedy is the same
         raise UserError(
             f"data set {name!r} is not prepared in {builder.data_dir}, and downloading it failed "
             f"({_first_line(error)}). On a machine with a network, prepare it with: pip install tensorflow && tfds "
-            f"build {name} --file_format=array_record, and point TFDS_DATA_DIR to the folder that holds it. These data "
-            "need no network: --data shapes, --data digits."
+            f"build {name} --file_format=array_record, and point TFDS_DATA_DIR to the folder that holds it. The "
+            "data sets shapes and digits need no network."
         ) from error
 
 
@@ -157,8 +158,8 @@ def _decode(builder: Any, name: str) -> Dataset:
     features, held_out = builder.info.features, _check_features(builder, name)
     if None in features["image"].shape:
         raise UserError(
-            f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size, or stream "
-            "it: --stream always --image-size SIZE"
+            f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size; to "
+            "stream it at one, give `stream='always'` and `image_size`"
         )
     with _reading(builder, name):
         train, test = (_decode_split(builder, split) for split in ("train", held_out))
@@ -182,7 +183,7 @@ def _reading(builder: Any, name: str) -> Iterator[None]:
 
 
 def _check_features(builder: Any, name: str) -> str:
-    """Return the name of the split to judge by: one with labels, where there is one."""
+    """Return the name of the split to evaluate on: one with labels, if there is one."""
     features, splits = builder.info.features, builder.info.splits
     held_out = [split for split in _HELD_OUT if split in splits]
     if not {"image", "label"} <= set(features) or "train" not in splits or not held_out:
@@ -198,12 +199,12 @@ def _check_features(builder: Any, name: str) -> str:
 
 
 def _is_labelled(builder: Any, split: str) -> bool:
-    """Return whether a split has images with labels: those that a challenge keeps to itself are -1."""
+    """Return whether a split has images with labels: those that a challenge keeps secret are -1."""
     if not builder.info.splits[split].num_examples:
         return False
     try:
         return bool(builder.as_data_source(split)[0]["label"] >= 0)
-    except Exception:  # what is damaged is named by who reads it
+    except Exception:  # damage is reported when the images are read
         return True
 
 

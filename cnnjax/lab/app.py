@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (UserError, RunError) as error:
-        say(f"{_label()}error: {error}")
+        say(_in_words(error))
         return 2 if isinstance(error, UserError) else 1
-    except BrokenPipeError:  # whoever read the output, `| head` for one, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `| head`, has ended
         return 0
     except OSError as error:
         say(f"error: {problem(error)}")
@@ -100,7 +100,7 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
             if isinstance(config, train.Recipe):
                 parallel.check_batch(config.batch_size)
             data = experiment.load(config)
-            with _opened(run), _told_how_to_resume(run):
+            with _opened(run), _explained(run):
                 started = time.perf_counter()
                 summary = experiment.run(config, data, run, parallel)
                 if run.writes:
@@ -148,7 +148,7 @@ def _finished_before(experiment: experiments.Experiment, run: "runs.Run", overwr
 
 @contextlib.contextmanager
 def _opened(run: "runs.Run") -> Iterator[None]:
-    """Own the directory inside the block, in the process that writes; the others wait for it."""
+    """Lock the directory inside the block, in the process that writes; the others wait for that."""
     from cnnjax.runs import processes
 
     if run.writes:
@@ -156,20 +156,22 @@ def _opened(run: "runs.Run") -> Iterator[None]:
     with run.locked() if run.writes else contextlib.nullcontext():
         processes.exchange("locked")
         if not run.figures.exists():
-            raise UserError(f"process 0 made {run.path}, this one does not see it: choose an --out that every host has")
+            raise UserError(
+                f"process 0 made {run.path}, but this process does not see it: choose a directory (`out`) of all hosts"
+            )
         yield
 
 
 @contextlib.contextmanager
-def _told_how_to_resume(run: "runs.Run") -> Iterator[None]:
+def _explained(run: "runs.Run") -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise RunError(
-            f"{problem(error)}. Training is saved up to the newest state in {run.checkpoints}: put this right, and "
-            "the same command resumes from there"
+            f"{problem(error)}. Training is saved up to the newest state in {run.checkpoints}: repair this, and the "
+            "same command resumes from there"
         ) from error
 
 
@@ -177,7 +179,7 @@ def _told_how_to_resume(run: "runs.Run") -> Iterator[None]:
 
 
 def usage() -> str:
-    """Return how every command is called, with a line on what it does."""
+    """Return how each command is called, with a line on what it does."""
     rows = {
         "EXPERIMENT [--OPTION VALUE ...]": "Run an experiment, or resume it; --help lists its options.",
         "PATH/TO/FILE.py [--OPTION VALUE ...]": "Run an experiment of your own.",
@@ -204,7 +206,7 @@ def list_experiments(arguments: list[str]) -> int:
 
 
 def help_page(arguments: list[str]) -> int:
-    """Print how every command is called."""
+    """Print how each command is called."""
     print("Start an experiment, or look at what experiments produced.\n\nusage:\n" + usage())
     return 0
 
@@ -238,7 +240,7 @@ def publish(arguments: list[str]) -> int:
     if summary is None:
         raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
     name, known = str(summary.get("experiment")), experiments.files()
-    if name not in known:  # which might be the path of anything, and what lies there is deleted
+    if name not in known:  # it might be any path, and the folder there is deleted
         raise unknown_name(f"experiment in {source / 'summary.json'}", name, known)
     target = place.results / name
     if source.resolve() == target.resolve():
@@ -305,7 +307,7 @@ WORDS |= {"bench": "WHAT"}  # what follows a command in the help
 
 
 def say(text: str) -> None:
-    """Print to standard error; where that is on a full disk the exit status tells."""
+    """Print to standard error; if that fails, as on a full disk, only the exit status reports the error."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -315,14 +317,15 @@ def problem(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
-def _label() -> str:
-    """What a message of this process begins with, where it is one of several."""
-    processes = sys.modules.get("cnnjax.runs.processes")
-    return str(processes.label()) if processes else ""
+def _in_words(error: Exception) -> str:
+    """An error as this process reports it, with flags for the options that it names once some are parsed."""
+    processes, options = (sys.modules.get(f"cnnjax.{name}") for name in ("runs.processes", "lab.options"))
+    message = options.with_flags(str(error), options.parsed) if options else error
+    return f"{processes.label() if processes else ''}error: {message}"
 
 
 def _give_up_unwritable(stream: TextIO) -> None:
-    """Drop what a stream holds if nobody takes it; Python would try again as it ends, and exit with 120."""
+    """Drop the buffer of a stream that cannot be written; Python would try again as it ends, and exit with 120."""
     try:
         stream.flush()
     except OSError:
@@ -330,8 +333,8 @@ def _give_up_unwritable(stream: TextIO) -> None:
 
 
 def exit_with(status: int) -> None:
-    """End the process with this exit status, whatever signals come and threads are left meanwhile."""
-    for signum in (signal.SIGTERM, signal.SIGINT):  # which would give the process another exit status as Python ends
+    """End the process with this exit status, even if signals come or threads are left."""
+    for signum in (signal.SIGTERM, signal.SIGINT):  # a signal while Python ends would change the exit status
         signal.signal(signum, signal.SIG_IGN)
     checkpoints, processes = (sys.modules.get(f"cnnjax.{name}") for name in ("train.checkpoints", "runs.processes"))
     if (checkpoints and checkpoints.are_saves_stuck()) or (processes and processes.have_joined()):
@@ -340,6 +343,6 @@ def exit_with(status: int) -> None:
 
 
 def run_as_program() -> None:
-    """Be the program: keep freed memory, run the command of `sys.argv`, and exit with its status."""
+    """Run the command of `sys.argv`, and exit with its status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_with(main())

@@ -1,7 +1,6 @@
-"""The grid of a sweep: its cells, each a run with options of its own, and the numbers that they end with."""
+"""The grid of a sweep: its cells, each a run with options of its own, and the numbers in their summaries."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import re
@@ -12,19 +11,20 @@ from typing import Any
 
 from cnnjax import runs
 from cnnjax.errors import UserError, unknown_name
+from cnnjax.options import kinds
 
-METRICS = ("test_accuracy", "test_loss")  # what cells are compared by unless something else is chosen, the first found
-NO_RESULTS = {"config", "device", "versions"}  # parts of a summary
+METRICS = ("test_accuracy", "test_loss")  # the default for comparing cells: the first that is found
+NO_RESULTS = {"config", "device", "versions"}  # parts of a summary that hold no results
 
 
 @dataclass
 class Cell:
-    """A combination of values, and how its run stands.
+    """A combination of values, and the state of its run.
 
     Attributes:
-        values: by option, as both are written on a command line.
-        arguments: of launch.py, but for the directory.
-        config: what they are.
+        values: by option, as on a command line.
+        arguments: of launch.py, without the directory.
+        config: the options that result.
         path: directory of the run.
         status: waiting, queued, running, finished, failed or stopped.
         job: id of its job in SLURM.
@@ -39,11 +39,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What people read."""
+        """The name in tables and messages."""
         return " ".join(f"{option}={value}" for option, value in self.values.items())
 
     def summary(self) -> dict[str, Any]:
-        """Return what the finished run ended with; empty while it is unfinished."""
+        """Return the summary of the run; empty while it is unfinished."""
         return runs.read_json(self.path / "summary.json") or {}
 
 
@@ -51,12 +51,12 @@ def parse_grid(grid: Sequence[str], config: type) -> dict[str, list[str]]:
     """Return the values of every swept option, from "OPTION=VALUE,VALUE", with quotes around a value with commas.
 
     Raises:
-        UserError: there is none, it is written otherwise, a value is empty that is no text, an option is twice or not
-            one of the dataclass `config`.
+        UserError: there is none, one has another form, a value that is not text is empty, or an option stands there
+            twice or is not one of the dataclass `config`.
     """
     if not grid:
         raise UserError("a sweep needs --grid OPTION=VALUE,VALUE ..., e.g. --grid lr=0.1,0.01 seed=0,1,2")
-    known = {field.name.replace("_", "-"): field.default for field in dataclasses.fields(config)}
+    known = {name.replace("_", "-"): kind.type for name, kind in kinds(config).items()}
     options: dict[str, list[str]] = {}
     for assignment in grid:
         name, equals, values = assignment.partition("=")
@@ -68,7 +68,7 @@ def parse_grid(grid: Sequence[str], config: type) -> dict[str, list[str]]:
         if option in options:
             raise UserError(f"--grid has {option} twice: write all its values after one {option}=")
         options[option] = next(csv.reader([values])) or [""]
-        if "" in options[option] and not isinstance(known[option], str):
+        if "" in options[option] and known[option] is not str:
             raise UserError(f"--grid: {option} takes no empty value, got {assignment!r}")
     return options
 
@@ -87,14 +87,14 @@ def make_cells(
         options: the values of every swept option.
         arguments: all other options of the experiment, as they were given.
         config: the experiment's dataclass of options.
-        parse: from flags for the swept options to an instance of it.
+        parse: makes an instance of it from the flags of the swept options.
 
     Raises:
-        UserError: an option is swept and given too, two cells are the same, or a value does not fit.
+        UserError: an option is both swept and given, two cells are the same, or a value does not fit.
     """
     flags_given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
     given = {re.sub("^--(no-)?", "", flag.replace("_", "-")) for flag in flags_given}
-    switches = {field.name.replace("_", "-") for field in dataclasses.fields(config) if isinstance(field.default, bool)}
+    switches = {name.replace("_", "-") for name, kind in kinds(config).items() if kind.type is bool}
     for option in options:
         if option in given:
             raise UserError(f"--{option} is given, and in --grid: leave one out")
@@ -125,13 +125,13 @@ def _folder(values: Mapping[str, str], config: Mapping[str, Any]) -> str:
 
 
 def identity(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Return what makes a sweep what it is: its grid, and the options that all cells share."""
+    """Return what identifies a sweep: its grid, and the options that all cells share."""
     swept = [option.replace("-", "_") for option in cells[0].values]
     grid = {option: list(dict.fromkeys(cell.config[option] for cell in cells)) for option in swept}
     return {"grid": grid, **{name: value for name, value in cells[0].config.items() if name not in swept}}
 
 
-# ---------------------------------------------------------------- what cells end with
+# ---------------------------------------------------------------- results of cells
 
 
 def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -1,94 +1,149 @@
 """From a command line to an experiment's options and its run directory; what `launch.py` and its commands share."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import re
 import shlex
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec
 
 from cnnjax import runs, train
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import experiments, workspace
-from cnnjax.train.parallel import MODES
+from cnnjax.options import Checked, Range, kinds, within
+from cnnjax.train.parallel import Mode
+
+QUOTES = "\"'"
+parsed: set[str] = set()  # names of the options of this process's command
 
 
 @dataclass(frozen=True)
-class Directory:
+class Directory(Checked):
     """Where a run lies."""
 
-    out: Annotated[
-        Path | None, tyro.conf.arg(help="Run directory; default: results/runs/EXPERIMENT-<hash of the options>.")
-    ] = None
-    overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier run left in the directory.")] = False
+    out: Path | None = None
+    """Run directory; default: results/runs/EXPERIMENT-<hash of the options>."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the directory."""
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(Checked):
     """How to run it; none of this changes the result."""
 
-    parallel: Annotated[str, tyro.conf.arg(help="How a step is mapped over the devices: shard_map or pmap.")] = (
-        "shard_map"
-    )
-    distributed: Annotated[
-        tuple[str, ...] | None,
-        tyro.conf.arg(
-            metavar="[HOST:PORT PROCESSES INDEX]",
-            help="Run as one of several processes: those of the SLURM, Open MPI, Kubernetes or TPU job; or as INDEX, "
-            "from 0, of so many PROCESSES, the first of which listens at HOST:PORT.",
-        ),
-    ] = None
-    distributed_wait: Annotated[
-        float,
-        tyro.conf.arg(help="Seconds that a start of several processes waits for all of them, from 1 to a day's 86400."),
-    ] = 300.0
-    profile: Annotated[
-        bool,
-        tyro.conf.arg(help="Write a trace of ten steps of every training to profile/, for TensorBoard."),
-    ] = False
-    save_every: Annotated[
-        float,
-        tyro.conf.arg(help="Minutes, above 0, after which the state is saved within an epoch, besides at its end."),
-    ] = 10.0
-
-    def __post_init__(self) -> None:
-        if self.parallel not in MODES:
-            raise unknown_name("parallel mode", self.parallel, MODES)
-        if not self.save_every > 0:
-            raise UserError(f"--save-every must be above 0 minutes, got {self.save_every}")
-        if not 1 <= self.distributed_wait <= 86400:
-            raise UserError(f"--distributed-wait must be from 1 to 86400 seconds, got {self.distributed_wait}")
+    parallel: Mode = "shard_map"
+    """How a step is mapped over the devices."""
+    distributed: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[HOST:PORT PROCESSES INDEX]")] = None
+    """Run as one of several processes: those of the SLURM, Open MPI, Kubernetes or TPU job; or as INDEX, from 0, of so
+    many PROCESSES, the first of which listens at HOST:PORT."""
+    distributed_wait: Annotated[float, within(1, 86400)] = 300.0
+    """Seconds that a start of several processes waits for all of them."""
+    profile: bool = False
+    """Write a trace of ten steps of every training to profile/, for TensorBoard."""
+    save_every: Annotated[float, Range("larger than 0", lambda value: value > 0)] = 10.0
+    """Minutes after which the state is saved within an epoch, besides at its end."""
 
 
 def parse(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> tuple[Any, ...]:
-    """Return an instance of each dataclass, whose options stand side by side; help and mistakes exit as tyro does.
+    """Return an instance of each dataclass, whose options stand side by side on the command line.
 
     Args:
         command: what stands before the options, after `launch.py`.
         description: for the help.
         arguments: to parse.
-        parts: dataclasses of options; no two of one name.
+        parts: dataclasses of options, each with a name of its own.
+
+    Raises:
+        SystemExit: --help is given, or tyro cannot parse the arguments and has said why.
+        UserError: a dataclass refuses the values.
     """
     description = (description or "").strip()
-    return _instances(tyro.cli(_joined(parts), args=arguments, prog=f"launch.py {command}", description=description))
+    return _instances(_cli(parts, args=arguments, prog=f"launch.py {command}", description=description))
 
 
 def parse_known(arguments: Sequence[str], *parts: type) -> tuple[tuple[Any, ...], list[str]]:
     """Return an instance of each dataclass, and the arguments that none of them knows, as they were given."""
-    options: Any = _joined(parts)
-    parsed, rest = tyro.cli(options, args=arguments, prog="launch.py", return_unknown_args=True, add_help=False)
-    return _instances(parsed), rest
+    options, rest = _cli(parts, args=arguments, prog="launch.py", return_unknown_args=True, add_help=False)
+    return _instances(options), rest
 
 
-def _joined(parts: Sequence[type]) -> type:
+def _cli(parts: Sequence[type], **settings: Any) -> Any:
+    """What `tyro.cli` parses, with a function that makes the instance in the place of every instance."""
+    for part in parts:
+        parsed.update(kinds(part))
+    registry, specs = ConstructorRegistry(), {part: _spec(part) for part in parts}
+    registry.struct_rule(lambda info: specs.get(info.type))
     omit: Any = tyro.conf.OmitArgPrefixes
-    return dataclasses.make_dataclass("Options", [(part.__name__.lower(), omit[part]) for part in parts])
+    joined: Any = dataclasses.make_dataclass("Options", [(part.__name__.lower(), omit[part]) for part in parts])
+    return tyro.cli(joined, registry=registry, **settings)
 
 
-def _instances(parsed: Any) -> tuple[Any, ...]:
-    return tuple(getattr(parsed, field.name) for field in dataclasses.fields(parsed))
+def _spec(part: type) -> StructConstructorSpec:
+    texts, defaults = describe(part), part()
+    fields = [
+        StructFieldSpec(name, kind.annotation, getattr(defaults, name), texts[name])
+        for name, kind in kinds(part).items()
+    ]
+    # Made here, a UserError would be printed by tyro, with the library's names for the options.
+    return StructConstructorSpec(lambda **values: partial(part, **values), tuple(fields))
+
+
+def _instances(options: Any) -> tuple[Any, ...]:
+    return tuple(getattr(options, field.name)() for field in dataclasses.fields(options))
+
+
+def describe(options: type) -> dict[str, str]:
+    """Return what --help says of each field of a dataclass: its docstring, and the range of its annotation."""
+    docstrings: dict[str, str] = {}
+    for parent in reversed(options.__mro__):
+        if dataclasses.is_dataclass(parent):
+            docstrings |= _docstrings(parent)
+    ranges = {name: kind.range.text if kind.range else "" for name, kind in kinds(options).items()}
+    said = {name: text and f"Must be {text}." for name, text in ranges.items()}
+    return {name: with_flags(f"{docstrings.get(name, '')} {text}".strip(), ranges) for name, text in said.items()}
+
+
+def _docstrings(options: type) -> dict[str, str]:
+    """The string below each field in the source of a class."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
+    found = {}
+    for field, below in itertools.pairwise(getattr(definition, "body", ())):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def with_flags(message: str, names: Collection[str]) -> str:
+    """Return a message of the library in the words of a command line.
+
+    What stands in backticks and is an option becomes a flag: `lr` is --lr, `clip_norm=1` is --clip-norm 1, and
+    `overwrite=True` is --overwrite.
+
+    Args:
+        message: names arguments in backticks.
+        names: the command's options; other words stay as they are.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in names:
+            return found[0]
+        words = name.replace("_", "-")
+        if value in (None, "True", "False"):
+            return f"--no-{words}" if value == "False" else f"--{words}"
+        return f"--{words} {shlex.quote(value[1:-1]) if value[0] in QUOTES else value}"
+
+    return re.sub(r"`(?P<name>[a-z]\w*)(=(?P<value>[^`]*))?`", flag, message)
 
 
 def experiment_name(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> str:
@@ -106,7 +161,7 @@ def experiment_name(command: str, description: str | None, arguments: Sequence[s
 def check_shares(name: str, config: type) -> None:
     """Raise a UserError if an experiment of these options has nothing that several processes could share."""
     if not issubclass(config, train.Recipe):
-        raise UserError(f"{name} trains nothing that processes could share: run it as one, without --distributed")
+        raise UserError(f"{name} trains nothing that processes could share: run it as one, without `distributed`")
 
 
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:

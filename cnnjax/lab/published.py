@@ -1,12 +1,11 @@
 """What `verify` and `report` write about all published runs: the verdicts, `results/README.md`, and the site."""
 
-import dataclasses
 import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -19,7 +18,9 @@ from cnnjax.lab.app import say
 from cnnjax.lab.claims import Claim, Verdict, from_json
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import SummaryError, reading
+from cnnjax.lab.options import describe as describe_options
 from cnnjax.lab.report import Entry, describe, figures_in, page
+from cnnjax.options import kinds
 from cnnjax.runs.hardware import use_compilation_cache
 
 NOTHING = (
@@ -187,11 +188,12 @@ def option_table() -> str:
     """Return the table of the options that experiments share, generated from their dataclasses."""
     rows = []
     for part in (train.Recipe, tasks.ClassificationLoss, data.Source):
-        hints = get_type_hints(part, include_extras=True)
-        for field in dataclasses.fields(part):
-            (argument,) = hints[field.name].__metadata__
-            default = "" if field.default in (None, "") else f"`{field.default}`"
-            rows.append((f"`--{field.name.replace('_', '-')}`", default, argument.help))
+        texts, defaults = describe_options(part), part()
+        for name, kind in kinds(part).items():
+            default = getattr(defaults, name)
+            shown = "" if default in (None, "") else f"`{default}`"
+            choices = f" One of {', '.join(kind.choices)}." if kind.choices else ""
+            rows.append((f"`--{name.replace('_', '-')}`", shown, texts[name] + choices))
     return markdown.table(("option", "default", "what"), rows)
 
 

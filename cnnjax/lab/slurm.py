@@ -1,12 +1,12 @@
-"""Submit an experiment to SLURM, as a job that saves and goes on by itself when it is preempted or out of time.
+"""Submit an experiment to SLURM, as a job that saves and resumes by itself when it is preempted or out of time.
 
     python launch.py submit fcn-vs-cnn --data cifar10 --time 2:00:00 --gpus-per-node 1 --cpus-per-task 8
     python launch.py submit fcn-vs-cnn --time 60 --partition gpu --sbatch account=vision --dry-run
 
-All options of the experiment (`python launch.py EXPERIMENT --help`) are taken beside those of the job. The job's files
-and what it prints lie in slurm/ in the run directory, which every node has to see. Before the time is up, and where a
-job is preempted, SLURM sends a signal: the experiment saves, the job is put into the queue again, and goes on from
-there. A job that was cancelled (`scancel`) saves too; the same command submits it again.
+The command takes the options of the experiment (`python launch.py EXPERIMENT --help`) and those of the job. The files
+and the output of the job are in slurm/ in the run directory, which every node has to see. Before its time is up, and
+when it is preempted, the job gets a signal from SLURM: the experiment saves, and the job returns to the queue and
+resumes later. A job that is cancelled (`scancel`) saves too; the same command submits it again.
 """
 
 import contextlib
@@ -21,9 +21,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from cnnjax.errors import UserError
 from cnnjax.lab import experiments, workspace
@@ -36,57 +34,49 @@ from cnnjax.lab.options import (
     parse,
     parse_known,
 )
-from cnnjax.options import COUNT, COUNT_OR_0, check_ranges
+from cnnjax.options import Checked, Count, CountOrZero
 
 INSTALL = 'pip install -e ".[slurm]"'
-STOPPED = 128 + signal.SIGTERM  # how launch.py exits after it was told to stop, and saved
-_RANGES = {
-    "nodes": COUNT,
-    "tasks_per_node": COUNT,
-    "cpus_per_task": COUNT,
-    "gpus_per_node": COUNT_OR_0,
-    "grace_seconds": COUNT_OR_0,
-    "max_timeouts": COUNT_OR_0,
-}
+STOPPED = 128 + signal.SIGTERM  # exit status of launch.py after SIGTERM, once it has saved
 
 
 @dataclass(frozen=True)
-class Slurm:
-    """What the job asks of SLURM.
+class Slurm(Checked):
+    """The options of a job.
 
     Raises:
         UserError: an option out of range.
     """
 
-    time: Annotated[
-        str | None,
-        tyro.conf.arg(help="Longest time it may run at once, above 0, as SLURM writes it: minutes, or D-HH:MM:SS."),
-    ] = None
-    nodes: Annotated[int, tyro.conf.arg(help="Nodes, at least 1.")] = 1
-    gpus_per_node: Annotated[int, tyro.conf.arg(help="GPUs on each node, at least 0.")] = 0
-    tasks_per_node: Annotated[int, tyro.conf.arg(help="Processes on each node, at least 1.")] = 1
-    cpus_per_task: Annotated[int | None, tyro.conf.arg(help="CPU cores of each process, at least 1.")] = None
-    partition: Annotated[str | None, tyro.conf.arg(help="Partition; default: the cluster's own.")] = None
-    sbatch: Annotated[
-        tuple[str, ...], tyro.conf.arg(help='More options of sbatch, e.g. "account=vision qos=low exclusive".')
-    ] = ()
-    grace_seconds: Annotated[
-        int,
-        tyro.conf.arg(
-            help="How long, at least 0, before its time is up the job is told to save and put into the queue again."
-        ),
-    ] = 120
-    max_timeouts: Annotated[int, tyro.conf.arg(help="How often it goes on after its time was up, at least 0.")] = 10
-    dry_run: Annotated[bool, tyro.conf.arg(help="Print the batch script and submit nothing.")] = False
+    time: str | None = None
+    """Longest time that it may run at once, as SLURM writes it: minutes, or D-HH:MM:SS."""
+    nodes: Count = 1
+    """Nodes."""
+    gpus_per_node: CountOrZero = 0
+    """GPUs on each node."""
+    tasks_per_node: Count = 1
+    """Processes on each node."""
+    cpus_per_task: Count | None = None
+    """CPU cores of each process."""
+    partition: str | None = None
+    """Partition; default: the cluster's own."""
+    sbatch: tuple[str, ...] = ()
+    """More options of sbatch, e.g. "account=vision qos=low exclusive"."""
+    grace_seconds: CountOrZero = 120
+    """How long before its time is up the job saves and returns to the queue."""
+    max_timeouts: CountOrZero = 10
+    """How often it resumes after its time was up."""
+    dry_run: bool = False
+    """Print the batch script and submit nothing."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, _RANGES)
+        super().__post_init__()
         if self.time is not None:
             minutes(self.time)
 
 
 def main(arguments: list[str]) -> int:
-    """Submit an experiment, or go on with it."""
+    """Submit an experiment, or resume it."""
     name = experiment_name("submit", __doc__, arguments, Directory, Slurm)
     arguments = arguments[1:]
     parts = (experiments.load(name).Config, Execution, Directory, Slurm)
@@ -110,7 +100,7 @@ def main(arguments: list[str]) -> int:
         return 0
     run.create()
     (job,) = submit(executor, [[*workspace.find().launcher, name, *options, "--out", str(run.path.absolute())]])
-    print(f"submitted job {job}; what it prints: {folder}/{job}_0_log.out")
+    print(f"submitted job {job}; its output: {folder}/{job}_0_log.out")
     return 0
 
 
@@ -126,14 +116,14 @@ def minutes(time: str) -> int:
     return -(-seconds // 60)
 
 
-# ---------------------------------------------------------------- what SLURM is asked
+# ---------------------------------------------------------------- the job as SLURM sees it
 
 
 def joining(slurm: Slurm, name: str, config: type, arguments: Sequence[str]) -> list[str]:
-    """Return the option by which the processes of a job are one run, where there are several and it is not given.
+    """Return the option that makes several processes of a job one run, unless it is given already.
 
     Raises:
-        UserError: the experiment has nothing that they could share.
+        UserError: the experiment has nothing that several processes could share.
     """
     if slurm.nodes * slurm.tasks_per_node == 1:
         return []
@@ -145,7 +135,7 @@ def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = N
     """Return the `submitit.SlurmExecutor` of a job.
 
     Args:
-        folder: where its script, its pickled calls and its output go.
+        folder: of its script, its pickled calls and its output.
         name: of the job.
         slurm: its options.
         at_once: how many jobs of an array may run at once; default: all.
@@ -160,11 +150,11 @@ def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = N
     except ModuleNotFoundError:
         raise UserError(f"submitit is not installed: {INSTALL}") from None
     if not slurm.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UserError("there is no sbatch on PATH: submit where SLURM is, or see the script with --dry-run")
+        raise UserError("there is no sbatch on PATH: submit on a machine with SLURM, or see the script with --dry-run")
 
     class Executor(submitit.SlurmExecutor):
         @classmethod
-        def affinity(cls) -> int:  # that of submitit refuses to write a script where there is no SLURM
+        def affinity(cls) -> int:  # submitit itself writes no script where there is no SLURM
             return 2
 
     executor = Executor(folder, max_num_timeout=slurm.max_timeouts)
@@ -181,7 +171,7 @@ def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = N
         stderr_to_stdout=True,
         wckey=None,
         array_parallelism=at_once or sys.maxsize,
-        # srun stopped to take this over from sbatch in SLURM 22.05.
+        # Since SLURM 22.05 srun does not take this from sbatch.
         srun_args=[f"--cpus-per-task={slurm.cpus_per_task}"] if slurm.cpus_per_task else None,
         additional_parameters={"requeue": True} | {option: value or True for option, value in more.items()},
     )
@@ -189,7 +179,7 @@ def make_executor(folder: Path, name: str, slurm: Slurm, at_once: int | None = N
 
 
 def script(executor: Any, count: int = 1) -> str:
-    """Return the batch script of a job, or of an array of so many."""
+    """Return the batch script of a job, or of an array of `count` jobs."""
     if count > 1:
         executor.parameters["map_count"] = count
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
@@ -197,25 +187,25 @@ def script(executor: Any, count: int = 1) -> str:
 
 
 def submit(executor: Any, commands: Sequence[list[str]]) -> list[str]:
-    """Submit a job, or an array of them, one for each command; return the ids.
+    """Submit a job, or an array of jobs, one for each command; return the ids.
 
     Raises:
-        UserError: SLURM does not take it.
+        UserError: SLURM refuses it.
     """
     import cloudpickle
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    # The class itself travels: the job's own process then imports submitit alone, not this package and JAX with it.
+    # Pickled with its source, so that the job's own process imports only submitit and not this package with JAX.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # which submitit would print, and raises too
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints the error and raises it
             return [job.job_id for job in executor.submit_array([Job(command) for command in commands])]
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"SLURM refused the job: {error}") from None
 
 
 def queued(jobs: Iterable[str]) -> list[str]:
-    """Return those of the jobs, an id of an array's element each, that wait or run; none where SLURM is not."""
+    """Return the ids of those jobs that wait or run, an array's jobs singly; none without SLURM."""
     jobs = set(jobs)
     if not jobs or not shutil.which("squeue"):
         return []
@@ -229,18 +219,18 @@ def queued(jobs: Iterable[str]) -> list[str]:
     return sorted(jobs & set(listed.stdout.split()))
 
 
-# ---------------------------------------------------------------- what the job does
+# ---------------------------------------------------------------- the job as it runs
 
 
 class Job:
-    """A command that is told to save when SLURM's signals come, and goes on in a requeued job; submitit calls it.
+    """A command that saves when a signal of SLURM comes, and resumes in a requeued job; submitit calls it.
 
-    SLURM signals all processes of a step. SIGUSR2 announces the end of the time (or, as some clusters are set, a
-    preemption): the command does not see it and is sent SIGTERM for it. SIGTERM itself is a preemption or a `scancel`:
-    the command has it from SLURM. Whoever saved and exits while SLURM still takes the job to run is requeued.
+    SLURM signals all processes of a step. SIGUSR2 announces the end of the time, or on some clusters a preemption: the
+    command does not see it and gets a SIGTERM in its place. SIGTERM means a preemption or a `scancel`, and the command
+    gets it from SLURM. If the command has saved and exits while the job still counts as running, it is requeued.
 
     Args:
-        command: the program and its arguments; exits with 143 once it has saved.
+        command: the program and its arguments; it exits with 143 once it has saved.
     """
 
     def __init__(self, command: list[str]):
@@ -249,7 +239,7 @@ class Job:
     def __call__(self) -> None:
         requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         warned = []
-        # The command inherits the mask: for it, and for processes that it starts, the signal does not exist.
+        # The command and the processes that it starts inherit the mask and never see the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
         process = subprocess.Popen(self.command)
 
@@ -265,12 +255,12 @@ class Job:
             try:
                 requeue(signal.SIGUSR2, None)  # exits, in the first of several processes
             except RuntimeError as error:
-                sys.exit(f"{error} What is done is saved: submit it again, with another --max-timeouts if need be.")
+                sys.exit(f"{error} The run is saved: submit it again, with a larger --max-timeouts if need be.")
         if status:
             sys.exit(status)
 
     def checkpoint(self) -> Any:
-        """Return what a requeued job does: the same, and the command itself knows where it was."""
+        """Return the call for a requeued job: the same command, which resumes by itself."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -1,13 +1,13 @@
-"""Run an experiment with every combination of some options' values, and compare what comes out.
+"""Run an experiment with every combination of the values of some options, and compare the results.
 
     python launch.py sweep fcn-vs-cnn --data digits --grid lr=0.01,0.001 seed=0,1,2
     python launch.py sweep fcn-vs-cnn --grid optimizer=adam,lion 'augment=,mirror,"zoom:scale=1..2,fill=1"' --epochs 5
     python launch.py sweep fcn-vs-cnn --grid lr=0.1,0.01 --slurm --time 2:00:00 --gpus-per-node 1
 
 Every cell of the grid is a run in a directory of its own, with all other options of the experiment (`python launch.py
-EXPERIMENT --help`) as given; quotes hold a value with commas together. Ctrl-C and SIGTERM reach the cells, which save.
-The same command again goes on: finished cells stay, failed ones are run again. With --slurm the cells are an array of
-jobs: the command submits what is neither finished nor in the queue, reports what is finished, and ends.
+EXPERIMENT --help`) as given. A value with commas stands in quotes. Ctrl-C and SIGTERM reach the cells, which save. The
+same command resumes a sweep: finished cells stay, failed ones run again. With --slurm the cells are an array of jobs:
+the command submits cells that are neither finished nor in the queue, reports the finished ones, and ends.
 
 The sweep directory has report.md (the table, best cell first, and the best cell's command), figures/sweep.png (the
 metric against the first option, a line for each value of the second, mean and range over all others), sweep.json,
@@ -23,9 +23,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -37,50 +36,36 @@ from cnnjax.lab.grid import Cell, identity, make_cells, parse_grid
 from cnnjax.lab.options import Execution, experiment_name, parse, parse_known, resuming
 from cnnjax.lab.slurm import Slurm, joining, make_executor, queued, script, submit
 from cnnjax.lab.sweep_report import STATE, value_of, write_report, write_state
-from cnnjax.options import COUNT, check_ranges
+from cnnjax.options import Checked, Count
 from cnnjax.runs.signals import deferred_signals
 
-LINES = 8  # of a failed cell's log
+LINES = 8  # of a failed cell's log that are shown
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Checked):
     """What is swept, and how the cells are run and compared."""
 
-    grid: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(help='Values of options of the experiment, OPTION=VALUE,VALUE: e.g. "lr=0.1,0.01 seed=0,1,2".'),
-    ] = ()
-    metric: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help="Number that cells are compared by, as its path in summary.json, e.g. "
-            "models.lecture-cnn.test_accuracy; default: the last test_accuracy there, else the last test_loss."
-        ),
-    ] = None
-    minimize: Annotated[
-        bool, tyro.conf.arg(help="The lowest metric is the best; always so for one whose name ends in loss.")
-    ] = False
-    jobs: Annotated[
-        int | None,
-        tyro.conf.arg(
-            help="Cells at once, at least 1; default: one for each free GPU, 1 without GPUs, and with --slurm as many "
-            "as there are."
-        ),
-    ] = None
-    slurm: Annotated[bool, tyro.conf.arg(help="Submit the cells to SLURM, with the options of the job below.")] = False
-    out: Annotated[
-        Path | None, tyro.conf.arg(help="Sweep directory; default: results/runs/sweep-EXPERIMENT-<hash of the grid>.")
-    ] = None
-    overwrite: Annotated[bool, tyro.conf.arg(help="Delete what an earlier sweep left in the directory.")] = False
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"jobs": COUNT})
+    grid: tuple[str, ...] = ()
+    """Values of options of the experiment, OPTION=VALUE,VALUE: e.g. "lr=0.1,0.01 seed=0,1,2"."""
+    metric: str | None = None
+    """Number that cells are compared by, as its path in summary.json, e.g. models.lecture-cnn.test_accuracy; default:
+    the last test_accuracy there, else the last test_loss."""
+    minimize: bool = False
+    """The lowest metric is the best; always so for a metric whose name ends in loss."""
+    jobs: Count | None = None
+    """Cells at once; default: one for each free GPU, 1 without GPUs, and with --slurm as many as there are."""
+    slurm: bool = False
+    """Submit the cells to SLURM, with the options of the job below."""
+    out: Path | None = None
+    """Sweep directory; default: results/runs/sweep-EXPERIMENT-<hash of the grid>."""
+    overwrite: bool = False
+    """Delete what an earlier sweep left in the directory."""
 
 
 def main(arguments: list[str]) -> int:
-    """Sweep, or go on with it; 1 if a cell failed."""
+    """Start or resume a sweep; return 1 if a cell failed."""
     name = experiment_name("sweep", __doc__, arguments, Sweep, Slurm)
     try:
         with runs.raised_signals():
@@ -100,7 +85,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(given):
         to_config([])
     if slurm != Slurm() and not options.slurm:
-        raise UserError("options of a job, as --time, need --slurm")
+        raise UserError("options of a job, such as --time, need --slurm")
     cells = make_cells(name, parse_grid(options.grid, config), given, config, to_config)
     joined = joining(slurm, name, config, given)
     shared = identity(cells)
@@ -114,7 +99,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
     _find_jobs(cells, folder, options.overwrite)
     sweep = runs.Run(folder, f"sweep {name}", shared)
     if options.overwrite:
-        with contextlib.ExitStack() as held:  # against cells that a killed sweep left
+        with contextlib.ExitStack() as held:  # locks out cells that a killed sweep has left
             for lock in folder.glob("*/.lock"):
                 held.enter_context(runs.Run(lock.parent, name, {}).locked())
             sweep.clear()
@@ -139,7 +124,7 @@ def _sweep(name: str, arguments: list[str]) -> int:
 
 
 def _run(cells: Sequence[Cell], folder: Path, options: Sweep) -> int | None:
-    """Run the cells that wait, as processes; return the signal that stopped them, if one did."""
+    """Run the waiting cells as processes; return the signal that stopped them, or None."""
     (folder / "logs").mkdir(exist_ok=True)
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -158,38 +143,38 @@ def _run(cells: Sequence[Cell], folder: Path, options: Sweep) -> int | None:
                     process_group=0,  # a Ctrl-C of the terminal reaches the sweep alone, which passes it on once
                 )
 
-        def tell(cell: Cell, code: int | None) -> None:
+        def show(cell: Cell, code: int | None) -> None:
             text = f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name}: {_outcome(cell, code, folder, options.metric)}"
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
             progress.update(task, advance=cell.status in ("finished", "failed"))
             try:
                 write_state(cells, folder)
-            except OSError as error:  # a full disk, say: the cells go on by themselves, and the end tries again
-                print(f"{problem(error)}: the sweep goes on", file=sys.stderr)
+            except OSError as error:  # such as a full disk: the cells run on, and the record is written again later
+                print(f"{problem(error)}: the sweep continues", file=sys.stderr)
 
-        return run_side_by_side([cell for cell in cells if cell.status == "waiting"], slots(options.jobs), start, tell)
+        return run_side_by_side([cell for cell in cells if cell.status == "waiting"], slots(options.jobs), start, show)
 
 
 def run_side_by_side(
     cells: Sequence[Cell],
     slots: Sequence[Mapping[str, str]],
     start: Callable[[Cell, Mapping[str, str]], subprocess.Popen[bytes]],
-    tell: Callable[[Cell, int | None], None],
+    show: Callable[[Cell, int | None], None],
 ) -> int | None:
     """Run a process for every cell, as many at once as there are slots; pass SIGINT and SIGTERM on to them.
 
     Args:
         cells: what to run, in this order.
-        slots: what each of the processes at once has in its environment.
+        slots: environment variables of each of the processes that run at once.
         start: returns a cell's process.
-        tell: called with every cell that has started, and again with its exit code when it has ended.
+        show: called with every cell that has started, and again with its exit code when it has ended.
 
     Returns:
-        the signal that stopped them, None if none did.
+        the signal that stopped them, or None.
     """
     waiting, free = list(cells), list(slots)
     running: dict[subprocess.Popen[bytes], tuple[Cell, Mapping[str, str]]] = {}
-    told = False
+    passed_on = False
     with deferred_signals() as stop, _ended(running):
         while running or (waiting and stop.signum is None):
             try:
@@ -197,24 +182,24 @@ def run_side_by_side(
                     cell, slot = waiting.pop(0), free.pop(0)
                     running[start(cell, slot)] = cell, slot
                     cell.status = "running"
-                    tell(cell, None)
+                    show(cell, None)
                 for process in [process for process in running if process.poll() is not None]:
                     cell, slot = running.pop(process)
                     free.append(slot)
                     cell.status = _status(cell, process.returncode, stop.signum)
-                    tell(cell, process.returncode)
-                if stop.signum is not None and not told:
-                    told = True
+                    show(cell, process.returncode)
+                if stop.signum is not None and not passed_on:
+                    passed_on = True
                     _signal(running, stop.signum)
                 time.sleep(POLL_SECONDS)
-            except runs.Interrupted as again:  # cells do not save at their second signal, but end at once
+            except runs.Interrupted as again:  # at a second signal cells end at once, without saving
                 _signal(running, again.signum)
     return stop.signum
 
 
 @contextlib.contextmanager
 def _ended(running: Mapping[subprocess.Popen[bytes], Any]) -> Iterator[None]:
-    """Leave no process behind, whatever ends the block: they save, and end."""
+    """Whatever ends the block, let the processes save, and wait until they have ended."""
     try:
         yield
     finally:
@@ -235,7 +220,7 @@ def _status(cell: Cell, code: int, signum: int | None) -> str:
 
 
 def _outcome(cell: Cell, code: int | None, folder: Path, metric: str | None) -> str:
-    """What the line says of a cell that has started, or ended."""
+    """Describe how a cell stands that has started or ended."""
     if cell.status == "failed":
         return f"failed with exit status {code}; {_end(_log(cell, folder))}"
     if cell.status != "finished":
@@ -256,10 +241,10 @@ def _end(log: Path) -> str:
 
 
 def slots(jobs: int | None) -> list[dict[str, str]]:
-    """Return what each of the cells at once has in its environment: its share of the free GPUs, where there are any.
+    """Return environment variables for each cell that runs at once: its share of the free GPUs, if there are any.
 
     Args:
-        jobs: cells at once; None for one a GPU, or one without GPUs.
+        jobs: cells at once; None for one per GPU, or one without GPUs.
     """
     gpus = free_gpus()
     if not gpus:
@@ -271,7 +256,7 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
 
 
 def free_gpus() -> list[str]:
-    """Return the UUIDs of the visible NVIDIA GPUs on which nobody computes, of all if there is none such."""
+    """Return the UUIDs of the visible NVIDIA GPUs that are idle, or of all if none is."""
     gpus = [line.split(", ") for line in _nvidia_smi("--query-gpu=index,uuid")]
     busy = _nvidia_smi("--query-compute-apps=gpu_uuid")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -291,7 +276,7 @@ def _nvidia_smi(query: str) -> list[str]:
 
 
 def _find_jobs(cells: Sequence[Cell], folder: Path, overwrite: bool) -> None:
-    """Read from an earlier sweep's record which job each cell has, and mark those that still wait or run."""
+    """Read the job of each cell from the record of an earlier sweep, and mark those that still wait or run."""
     record = runs.read_json(folder / STATE) or {}
     jobs = {cell["name"]: cell["job"] for cell in record.get("cells", [])}
     for cell in cells:
@@ -305,7 +290,7 @@ def _find_jobs(cells: Sequence[Cell], folder: Path, overwrite: bool) -> None:
 
 
 def _submit(executor: Any, cells: Sequence[Cell], joined: Sequence[str], folder: Path) -> None:
-    """Submit the cells as an array of jobs; say of those that had a job how it ended."""
+    """Submit the cells as an array of jobs; report how earlier jobs of theirs ended."""
     for cell in cells:
         if cell.job:
             print(f"{cell.name}: job {cell.job} ended without a result; {_end(_log(cell, folder))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a sweep ends with: its cells side by side, the best one, and a figure."""
+"""The report of a sweep: its cells side by side, the best one, and a figure."""
 
 import itertools
 import math
@@ -20,14 +20,14 @@ STATE = "sweep.json"
 
 
 def write_report(cells: Sequence[Cell], metric: str | None, minimize: bool, folder: Path, command: str) -> None:
-    """Write `report.md`, `figures/sweep.png` and `sweep.json` of what is finished, and print the table.
+    """Write `report.md`, `figures/sweep.png` and `sweep.json` of the finished cells, and print the table.
 
     Args:
         cells: of the grid, in its order.
         metric: path of the number that they are compared by; None for the default.
-        minimize: whether the lowest is the best; so is that of a metric whose name ends in loss.
+        minimize: whether the lowest is the best, as it always is for a metric whose name ends in loss.
         folder: of the sweep.
-        command: that makes it again.
+        command: that runs the sweep again.
 
     Raises:
         UserError: no summary has that metric.
@@ -43,7 +43,7 @@ def write_report(cells: Sequence[Cell], metric: str | None, minimize: bool, fold
     if found and metric is None:
         print(f"\nNo {' or '.join(METRICS)} to compare by; --metric takes one of {', '.join(sorted(found))}")
     if ranked[0].status == "finished" and metric:
-        best = f"Best: {ranked[0].name}. Again, by itself:"
+        best = f"Best: {ranked[0].name}. Its command:"
         again = f"    {resuming(ranked[0].arguments)}"
         parts += [best, again, "![sweep](figures/sweep.png)"]
         print(f"\n{best}\n{again}")
@@ -53,14 +53,14 @@ def write_report(cells: Sequence[Cell], metric: str | None, minimize: bool, fold
 
 
 def value_of(cell: Cell, metric: str | None) -> tuple[str | None, float | None]:
-    """Return the path of the metric, or of the default, and its value in a cell that is finished, else None."""
+    """Return the path of the metric, or of the default one, and its value if the cell is finished, else None."""
     found = numbers(cell.summary())
     path = metric or default_metric(found)
     return path, found.get(path) if path else None
 
 
 def rank(cells: Sequence[Cell], metric: str | None, minimize: bool) -> list[Cell]:
-    """Return the cells, best first; those without the metric, or with nan, last in their order."""
+    """Return the cells, best first; those without the metric, or with nan, come last."""
     sign = 1 if minimize or (metric or "").endswith("loss") else -1
 
     def key(cell: Cell) -> float:
@@ -71,7 +71,7 @@ def rank(cells: Sequence[Cell], metric: str | None, minimize: bool) -> list[Cell
 
 
 def write_state(cells: Sequence[Cell], folder: Path, metric: str | None = None, ranked: Sequence[Cell] = ()) -> None:
-    """Write `sweep.json`: the grid, how each cell stands, and once they are ranked the best."""
+    """Write `sweep.json`: the grid, the state of each cell, and the best one once they are ranked."""
     rows = [
         {
             "name": cell.name,

@@ -1,4 +1,4 @@
-"""The directory that one run owns: its config, its metrics, and what it ends with."""
+"""The directory that one run owns: its config, its metrics, and its summary."""
 
 import dataclasses
 import fcntl
@@ -34,7 +34,7 @@ class Run:
         config: everything that decides the result.
         profile: whether every training writes a profiler's trace of some of its steps to `profile/`.
         save_every: minutes after which a state is saved within an epoch, besides those at its end.
-        writes: whether this process is the one that writes anything but states: of several, the first.
+        writes: whether this process writes the files; of several processes, the first does.
         callbacks: observers of every training in the run.
         tag: names one training of several in the run, "lecture-cnn/seed0"; see `part`.
     """
@@ -66,29 +66,29 @@ class Run:
 
     @cached_property
     def metrics(self) -> LogFile:
-        """A JSON line for every epoch, split and value; on disk before the state that they lead to."""
+        """A JSON line for every epoch, split and value; on disk before the state that follows them."""
         return LogFile(self.path / "metrics.jsonl", durable=True)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return what the finished run ended with; None while it is unfinished."""
+        """Return the content of `summary.json`; None while the run is unfinished."""
         return read_json(self.path / "summary.json")
 
     def check(self) -> None:
         """Raise a UserError if the directory belongs to something else or cannot be written; change nothing."""
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--out {self.path} is a file; expected a directory, existing or to be made")
+            raise UserError(f"{self.path} (`out`) is a file; expected a directory, existing or to be made")
         if self._holds_files():
             self._check_owner()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write to {nearest}: choose another directory with --out")
+            raise UserError(f"cannot write to {nearest}: choose another directory (`out`)")
 
     def check_present(self) -> None:
-        """Raise a RunError if the directory was taken away since `create`: what is saved from then on is lost."""
+        """Raise a RunError if the directory was removed since `create`: what would be saved there would be lost."""
         if not os.path.exists(self.path / "config.json"):  # False whatever the error
             raise RunError(
-                f"{self.path} has vanished, or cannot be read any more: nothing can be saved there. Put it back, and "
-                "the same command goes on from the newest state in it; else it starts over"
+                f"{self.path} has vanished, or can no longer be read: nothing can be saved there. If you put it back, "
+                "the same command resumes from the newest state in it; otherwise it starts over"
             )
 
     def _holds_files(self) -> bool:
@@ -98,7 +98,7 @@ class Run:
         there = read_json(self.path / "config.json")
         if there is None:
             raise UserError(
-                f"{self.path} holds files that are not a run's (no config.json): choose an empty directory with --out"
+                f"{self.path} holds files that are not a run's (no config.json): choose an empty directory (`out`)"
             )
         differences = [
             f"{name}: {there.get(name)!r} there, {value!r} now"
@@ -108,8 +108,8 @@ class Run:
         differences += [f"{name}: {there[name]!r} there, absent now" for name in there.keys() - self._identity().keys()]
         if differences:
             raise UserError(
-                f"{self.path} belongs to another run ({'; '.join(differences)}): choose another --out, the same "
-                "options, or --overwrite"
+                f"{self.path} belongs to another run ({'; '.join(differences)}): choose another directory "
+                "(`out`) or the same options, or start over (`overwrite`)"
             )
 
     def create(self) -> None:
@@ -120,11 +120,13 @@ class Run:
                 write_json(self.path / "config.json", self._identity())
             self.figures.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from error
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror}): choose another directory (`out`)"
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of the directory inside the block; the system ends that however this one ends.
+        """Keep other processes out of the directory inside the block; the system unlocks it however this process ends.
 
         Raises:
             UserError: another process is in it.
@@ -135,7 +137,7 @@ class Run:
                 delete_partial(self.path)
             except OSError as error:
                 raise UserError(
-                    f"cannot write to {self.path} ({error.strerror}): put that right, or choose another --out"
+                    f"cannot write to {self.path} ({error.strerror}): repair that, or choose another directory (`out`)"
                 ) from error
             _LOCKED.add(self.path.absolute())
             held.callback(_LOCKED.discard, self.path.absolute())
@@ -162,7 +164,7 @@ class Run:
         except BlockingIOError:
             file.seek(0)
             raise UserError(
-                f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another --out"
+                f"{self.path} is in use by {file.read()}: wait for it, stop it, or choose another directory (`out`)"
             ) from None
         except OSError as error:
             log.warning("%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
@@ -175,15 +177,17 @@ class Run:
         if not self._holds_files():
             return
         if read_json(self.path / "config.json") is None:
-            raise UserError(f"--overwrite: {self.path} holds files that are not a run's (no config.json); not deleted")
+            raise UserError(
+                f"{self.path} holds files that are not a run's (no config.json): `overwrite` does not delete them"
+            )
         try:
             with self.locked():
                 for path in self.path.iterdir():
-                    if path.name != "config.json":  # last, so that a run killed here is still known to be one
+                    if path.name != "config.json":  # last, so that a run that is killed here is still known as a run
                         _delete(path)
                 shutil.rmtree(self.path)
         except OSError as error:
-            raise UserError(f"--overwrite: cannot delete {self.path} ({error.strerror})") from error
+            raise UserError(f"`overwrite` cannot delete {self.path} ({error.strerror})") from error
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`; the run is finished from then on."""
@@ -202,7 +206,7 @@ def _delete(path: Path) -> None:
 
 
 def config_hash(config: Config) -> str:
-    """Return eight digits that name a config."""
+    """Return eight digits that identify a config."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 

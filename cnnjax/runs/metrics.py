@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
+"""What a run records while it trains: `metrics.jsonl` and TensorBoard event files."""
 
 import json
 import math
@@ -66,7 +66,7 @@ class Recorder:
         self._board.add_images("examples", images, step)
 
     def write_weights(self, step: int, params: Any) -> None:
-        """Show a histogram of every parameter array in TensorBoard, of at most `MOST_WEIGHTS` values evenly apart."""
+        """Show a histogram of every parameter array in TensorBoard, of at most `MOST_WEIGHTS` evenly spaced values."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             values = np.asarray(leaf).ravel()
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -100,15 +100,15 @@ def _name(tag: str, name: str) -> str:
 
 
 def _forget(file: LogFile, tag: str, step: int) -> None:
-    """Take out the lines of a training past a step, and a line that a killed process left half-written."""
+    """Delete the lines of a training after a step, and a line that a killed process left half-written."""
     kept = [row for row in read_rows(file) if not (row["name"].startswith(_name(tag, "")) and row["step"] > step)]
     content = "".join(json.dumps(row) + "\n" for row in kept).encode()
     if content != file.read() and not file.replace(content):
-        file.append(b"\n")  # the same lines come again, and the last of them count
+        file.append(b"\n")  # the same lines will be written again, and readers take the last
 
 
 def read_rows(file: Path | LogFile) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a `metrics.jsonl`; a line that a killed process left half-written is passed over."""
+    """Yield the lines of a `metrics.jsonl`; a line that a killed process left half-written is skipped."""
     content = file.read() if isinstance(file, LogFile) else file.read_bytes()
     for line in content.splitlines():
         try:
@@ -118,9 +118,9 @@ def read_rows(file: Path | LogFile) -> Iterator[dict[str, Any]]:
 
 
 def read_history(file: Path | LogFile, tag: str) -> dict[str, list[float]]:
-    """Return the curves of one training: "train/loss", "validation/accuracy", ... with a value an epoch.
+    """Return the curves of one training: "train/loss", "validation/accuracy", ... with a value per epoch.
 
-    An epoch whose lines were lost has nan.
+    The value of an epoch whose lines were lost is nan.
 
     Raises:
         RunError: there is no line of this training.
@@ -133,6 +133,6 @@ def read_history(file: Path | LogFile, tag: str) -> dict[str, list[float]]:
             ]
     if not values:
         path = file if isinstance(file, Path) else file.path
-        raise RunError(f"{path} has no line of {tag}, which is trained: put it back, or start over with --overwrite")
+        raise RunError(f"{path} has no line of {tag}, which is trained: put it back, or start over (`overwrite`)")
     epochs = range(1, 1 + max(max(curve) for curve in values.values()))
     return {name: [curve.get(epoch, math.nan) for epoch in epochs] for name, curve in values.items()}

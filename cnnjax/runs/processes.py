@@ -1,7 +1,7 @@
 """Several processes of one run, on one machine or many: how they find each other, agree, and end together.
 
-What they tell each other goes through JAX's coordination service, which process 0 hosts: strings by key, with bounded
-waits, while the devices compute. Every process calls `exchange` and what is built on it at the same places. Of a run
+They exchange messages through JAX's coordination service, which process 0 hosts: strings by key, with bounded waits,
+while the devices compute. Every process calls `exchange`, and the functions built on it, at the same places. In a run
 of one process each of these functions does nothing.
 """
 
@@ -28,13 +28,13 @@ from cnnjax.runs.signals import Interrupted
 
 T = TypeVar("T")
 
-HEARTBEAT_SECONDS = 20  # without a sign of a process: it is dead
-WAIT_SECONDS = 3600  # for what another process does in between, such as reading data or drawing
-PARTING_SECONDS = 10  # for the others to come to an end too
+HEARTBEAT_SECONDS = 20  # a process that gives no sign for so long is dead
+WAIT_SECONDS = 3600  # for other work of a process, such as reading data or drawing
+PARTING_SECONDS = 10  # for the other processes to end too
 POLL_SECONDS = 1
 ENDED = "cnnjax/ended/"
 LOST = re.compile("gloo|nccl|closed by peer|reset by peer|coordination|heartbeat|unavailable", re.IGNORECASE)
-GO_ON = "the same command goes on from the last saved state"
+GO_ON = "the same command resumes from the last saved state"
 _numbers = itertools.count()
 _on_abort: Any = None  # kept alive here; the C library's own reference does not count
 
@@ -45,7 +45,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Return which of them this one is."""
+    """Return the number of this process."""
     return distributed.global_state.process_id
 
 
@@ -66,30 +66,30 @@ def _client() -> Any:
 # ---------------------------------------------------------------- beginning
 
 
-def join(place: Sequence[str], seconds: float) -> None:
+def join(distributed: Sequence[str], seconds: float) -> None:
     """Make this process one of several, before anything else touches JAX's devices.
 
     Args:
-        place: nothing, where SLURM, Open MPI, Kubernetes or a TPU pod tells it; else process 0's "HOST:PORT", the
-            number of processes, and which this is.
+        distributed: empty where SLURM, Open MPI, Kubernetes or a TPU pod says where this process stands; else the
+            "HOST:PORT" of process 0, the number of processes, and the index of this one.
         seconds: to wait for the others.
 
     Raises:
-        UserError: there is no cluster, or no such place in it, or the port is taken.
+        UserError: there is no cluster, the values do not fit together, or the port is taken.
     """
-    address, processes, own = _parse(place) if place else (None, None, None)
+    address, processes, own = _parse(distributed) if distributed else (None, None, None)
     if own == 0:
         _check_port(str(address))
-    who = f"process 0 at {address} does not answer" if own else "not all processes have come"
+    who = f"process 0 at {address} does not answer" if own else "not all processes have joined"
     _end_with_message(f"{who} after {seconds:g} seconds: start every process of the run, each once")
     jax.config.update("jax_enable_preemption_service", False)  # signals are ours
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until the others have come
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until the others have joined
     try:
         jax.distributed.initialize(
             address,
             processes,
             own,
-            cluster_detection_method="deactivate" if place else None,
+            cluster_detection_method="deactivate" if distributed else None,
             initialization_timeout=round(seconds),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=PARTING_SECONDS,
@@ -97,10 +97,10 @@ def join(place: Sequence[str], seconds: float) -> None:
     except (ValueError, RuntimeError) as error:
         if address is None and "coordinator_address" in str(error):
             raise UserError(
-                "--distributed: no cluster found (SLURM, Open MPI, Kubernetes or a TPU pod): start the processes "
-                "through its launcher, such as srun, or give each its place: --distributed HOST:PORT PROCESSES INDEX"
+                "`distributed`: no cluster found (SLURM, Open MPI, Kubernetes or a TPU pod): start the processes "
+                "with its launcher, such as srun, or give each one `distributed=HOST:PORT PROCESSES INDEX`"
             ) from None
-        raise UserError(f"--distributed: {_one_line(error)}") from None
+        raise UserError(f"`distributed`: {_one_line(error)}") from None
     finally:
         signal.signal(signal.SIGINT, handler)
     _end_with_message(f"another process of the run died or cannot be reached: {GO_ON}")
@@ -109,16 +109,16 @@ def join(place: Sequence[str], seconds: float) -> None:
             jax.config.update(f"jax_{kind}_visible_devices", "all")
 
 
-def _parse(place: Sequence[str]) -> tuple[str, int, int]:
-    expected = "--distributed takes HOST:PORT PROCESSES INDEX, e.g. --distributed node1:7654 2 0 in the first of two"
+def _parse(distributed: Sequence[str]) -> tuple[str, int, int]:
+    expected = "`distributed` must be HOST:PORT PROCESSES INDEX, such as node1:7654 2 0 in the first of two processes"
     try:
-        address, processes, own = place[0], *map(int, place[1:])
+        address, processes, own = distributed[0], *map(int, distributed[1:])
         if not 0 < int(address.rsplit(":", 1)[1]) < 2**16:
             raise ValueError
     except (ValueError, IndexError):
-        raise UserError(f"{expected}; got {' '.join(place)}") from None
+        raise UserError(f"{expected}, got {' '.join(distributed)}") from None
     if not 0 <= own < processes:
-        raise UserError(f"--distributed: of {processes} processes INDEX is 0 to {processes - 1}, got {own}")
+        raise UserError(f"`distributed`: INDEX must be 0 to {processes - 1} of {processes} processes, got {own}")
     return address, processes, own
 
 
@@ -130,16 +130,16 @@ def _check_port(address: str) -> None:
             probe.bind(("", port))
         except OSError as error:
             raise UserError(
-                f"--distributed: port {port} cannot be had on this machine ({error.strerror}): choose another, the "
+                f"`distributed`: port {port} cannot be used on this machine ({error.strerror}): choose another, the "
                 "same for every process"
             ) from None
 
 
 def _end_with_message(message: str) -> None:
-    """From now on say this, and exit with 1, where JAX would abort.
+    """From now on print this message and exit with 1 where JAX would abort.
 
-    JAX aborts the process, with a stack trace, as soon as the coordination service says that another one is lost; there
-    is no other way to be told.
+    JAX aborts the process, with a stack trace, as soon as the coordination service reports that another process is
+    lost; JAX has no other way to report it.
     """
     global _on_abort
 
@@ -155,7 +155,7 @@ def _end_with_message(message: str) -> None:
 
 
 def check_same(what: Mapping[str, Any]) -> None:
-    """Raise a UserError in every process that names what is not the same in all."""
+    """Raise a UserError in every process that names what differs between them."""
     first, *others = exchange(dict(what))
     differences = [
         f"{name}: {first.get(name)!r} in process 0, {other.get(name)!r} in process {number}"
@@ -173,12 +173,12 @@ def check_same(what: Mapping[str, Any]) -> None:
 
 
 def exchange(value: Any) -> list[Any]:
-    """Return what every process gives, as JSON holds it, in their order.
+    """Return the values of all processes, as JSON holds them, in order.
 
-    Inside `together`: what ended another process meanwhile ends this one.
+    Inside `together`, an error that ended another process ends this one.
 
     Raises:
-        RunError: a process does not come.
+        RunError: a process does not answer.
     """
     if count() == 1:
         return [value]
@@ -186,12 +186,12 @@ def exchange(value: Any) -> list[Any]:
     client.key_value_set(f"cnnjax/{number}/{index()}", json.dumps(value))
     values = [json.loads(_wait_for(f"cnnjax/{number}/{other}", other)) for other in range(count())]
     if number:
-        client.key_value_delete(f"cnnjax/{number - 1}/{index()}")  # all are past it
+        client.key_value_delete(f"cnnjax/{number - 1}/{index()}")  # every process has read it
     return values
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """Return in every process what process 0 gets from the function, as JSON holds it; the others do not call it."""
+    """Return in every process the value of the function in process 0, the only one that calls it, as JSON holds it."""
     value: T = exchange(function() if is_first() else None)[0]
     return value
 
@@ -210,9 +210,9 @@ def _wait_for(key: str, other: int) -> str:
 
 
 class Wishes:
-    """What some process wants to be done by all after the same step: stop, or save.
+    """What one process asks all to do after the same step: stop, or save.
 
-    Asking costs an exchange, so it is done about once in `seconds`, after a number of steps that process 0 chooses.
+    Asking costs an exchange, so it happens about once in `seconds`, after a number of steps that process 0 chooses.
     """
 
     def __init__(self, seconds: float = 1.0):
@@ -220,7 +220,7 @@ class Wishes:
         self._seconds, self._every, self._left, self._asked = seconds, 1, 1, time.monotonic()
 
     def ask(self, signum: int | None, save: bool, now: bool = False) -> bool:
-        """Return whether all save; from a signal in any process on, `signum` is set in all.
+        """Return whether all save; once a signal came in any process, `signum` is set in all.
 
         Args:
             signum: of a signal that this process got.
@@ -247,7 +247,7 @@ class Wishes:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let what ends the block in one process end it in all, with the same message and exit status."""
+    """Let an error that ends the block in one process end it in all, with the same message and exit status."""
     if count() == 1:
         yield
         return
@@ -270,7 +270,7 @@ def have_joined() -> bool:
 
 
 class _LostError(RunError):
-    """Another process is gone; what it said itself, if anything, says why."""
+    """Another process is gone; its own message, if there is one, says why."""
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -283,9 +283,9 @@ def _explained(error: BaseException) -> BaseException:
 
 
 def _part(own: BaseException | None, patience: float) -> BaseException | None:
-    """Tell the others how this process ends, give them time to do so, and return the first error that one ended with.
+    """Tell the others how this process ends, give them time to end, and return the first error of another process.
 
-    Where all end, they do so in step: JAX ends whoever process 0 leaves behind.
+    Where all end, they end together: JAX aborts processes that process 0 leaves behind.
     """
     client = _client()
     kind = next(

@@ -1,19 +1,19 @@
-"""What a person sees while a network trains: a live line on a terminal, a plain line an epoch elsewhere."""
+"""What a person sees while a network trains: a live bar on a terminal, elsewhere a plain line per epoch."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REFRESH_SECONDS = 0.5
 
 
 class Display(Protocol):
-    """How the loop tells of its progress."""
+    """How the loop reports its progress."""
 
     def due(self) -> bool:
         """Return whether an update would be shown now; only then does the loop wait for the device."""
@@ -34,12 +34,14 @@ class Display(Protocol):
 
 def display(title: str, epochs: int, steps: int, first_step: int = 0) -> Display:
     """Return the display for standard error: live on a terminal, plain lines otherwise."""
+    from rich.console import Console
+
     console = Console(file=sys.stderr)
     return Live(console, title, epochs, steps, first_step) if console.is_terminal else Plain(title, epochs)
 
 
 class Plain:
-    """A line an epoch."""
+    """A line per epoch."""
 
     def __init__(self, title: str, epochs: int):
         self.title, self.epochs = title, epochs
@@ -54,7 +56,7 @@ class Plain:
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print the epoch's values."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        with contextlib.suppress(OSError):  # a full disk, a reader that left: training goes on, and nobody to tell
+        with contextlib.suppress(OSError):  # a full disk, or a reader that left: training continues
             print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -64,7 +66,9 @@ class Plain:
 class Live:
     """A bar over all steps of a training with its epoch, means so far, speed and time left."""
 
-    def __init__(self, console: Console, title: str, epochs: int, steps: int, first_step: int):
+    def __init__(self, console: "Console", title: str, epochs: int, steps: int, first_step: int):
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
         self.title, self.epochs, self.steps = title, epochs, steps
         columns = (
             TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, and say so."""
+"""SIGTERM and Ctrl-C: finish the step, save, and report it."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ class Interrupted(BaseException):
     """A signal asked the run to stop.
 
     Args:
-        signum: which one.
-        saved: whether what was done until then is on disk.
+        signum: number of the signal.
+        saved: whether the training up to then is on disk.
     """
 
     def __init__(self, signum: int, saved: bool = True):
@@ -33,7 +33,7 @@ class StopRequest:
     since = 0.0
 
 
-_raised = StopRequest()  # what Python swallows where it calls back, as in the collection of garbage
+_raised = StopRequest()  # Python swallows what is raised in callbacks, such as those of garbage collection
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def raised_signals() -> Iterator[None]:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """Let a thread see signals as they come: Python's handlers wait for a compilation or an epoch to end."""
+    """Let a thread see signals at once: Python's own handlers wait for a compilation or an epoch to end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -97,12 +97,12 @@ def _watch(signals: int) -> None:
             first = time.monotonic()
             _say("stopping, and saving what is done; a second signal stops at once")
         elif time.monotonic() - first > ONE_REQUEST:
-            _say("stopped at once; the same command goes on from what was saved before")
+            _say("stopped at once; the same command resumes from the last saved state")
             os._exit(128 + signum[0])
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # the process ends all the same
+    with suppress(OSError):  # the process ends anyway
         os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
 
@@ -110,7 +110,7 @@ def _say(text: str) -> None:
 def _handlers(handler: object) -> Iterator[None]:
     try:
         before = {signum: signal.signal(signum, handler) for signum in STOPPING}  # type: ignore[arg-type]
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # only the main thread may handle signals
         yield
         return
     try:

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from cnnjax.data.augment import Sample
-from cnnjax.errors import UserError, unknown_name
-from cnnjax.options import BETWEEN_0_AND_1, FROM_0_BELOW_1, NOT_NEGATIVE, check_applies, check_ranges
-from cnnjax.tasks.losses import LOSSES, LossFunction, probabilities_of
+from cnnjax.errors import UserError
+from cnnjax.options import Checked, Fraction, FractionOrZero, NotNegative, check_applies
+from cnnjax.tasks.losses import LOSSES, LossFunction, LossName, probabilities_of
 from cnnjax.tasks.task import Outputs, Predictions, Task
 
 if TYPE_CHECKING:
@@ -23,28 +22,24 @@ SHOWN = 5  # classes that JSON names for an image
 
 
 @dataclass(frozen=True)
-class ClassificationLoss:
+class ClassificationLoss(Checked):
     """The loss of each image.
 
     Raises:
         UserError: unknown loss, an option out of range, or one that the loss does not have.
     """
 
-    loss: Annotated[str, tyro.conf.arg(help=f"{', '.join(LOSSES)}.")] = "cross-entropy"
-    label_smoothing: Annotated[
-        float | None, tyro.conf.arg(help="Share of a label spread over all classes, in [0, 1); default 0.")
-    ] = None
-    focal_gamma: Annotated[
-        float | None, tyro.conf.arg(help="How much less easy examples count, at least 0; default 2.")
-    ] = None
-    focal_alpha: Annotated[
-        float | None, tyro.conf.arg(help="Weight of the true class, between 0 and 1; default 0.25.")
-    ] = None
+    loss: LossName = "cross-entropy"
+    """Loss of an example."""
+    label_smoothing: FractionOrZero | None = None
+    """Share of a label that is spread over all classes; default: 0."""
+    focal_gamma: NotNegative | None = None
+    """The larger, the less easy examples count; default: 2."""
+    focal_alpha: Fraction | None = None
+    """Weight of the true class; default: 0.25."""
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise unknown_name("loss", self.loss, LOSSES)
-        check_ranges(self, _RANGES)
+        super().__post_init__()
         check_applies(self, {name: loss.options for name, loss in LOSSES.items()}, "loss", self.loss)
 
     def function(self) -> LossFunction:
@@ -52,13 +47,6 @@ class ClassificationLoss:
         loss = LOSSES[self.loss]
         given = {option.removeprefix("focal_"): getattr(self, option) for option in loss.options}
         return partial(loss.compute, **{name: value for name, value in given.items() if value is not None})
-
-
-_RANGES = {
-    "label_smoothing": FROM_0_BELOW_1,
-    "focal_gamma": NOT_NEGATIVE,
-    "focal_alpha": BETWEEN_0_AND_1,
-}
 
 
 @dataclass(frozen=True)

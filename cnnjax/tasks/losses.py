@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +164,7 @@ class Loss(NamedTuple):
     threshold: float = 0.0
 
 
+LossName = Literal["cross-entropy", "binary-cross-entropy", "focal", "mse"]
 LOSSES: dict[str, Loss] = {
     "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing",)),
     "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing",)),

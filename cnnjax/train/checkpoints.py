@@ -13,12 +13,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnnjax.errors import UserError
 from cnnjax.runs import processes
@@ -26,43 +24,35 @@ from cnnjax.runs.hardware import describe_versions
 from cnnjax.runs.signals import Interrupted
 from cnnjax.train.state import TrainState, count_steps, tree_sha256
 
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
+
 NEWEST_KEPT = 2  # one to go back to where the other is damaged
 SET_ASIDE = "damaged"  # the folder for those
 SHOWN = 3  # differences that a message names
 log = logging.getLogger(__name__)
 
 
-class Manager(ocp.CheckpointManager):
-    """Orbax's manager, which reads every state's score as it opens; one that cannot be read is as none."""
-
-    def metrics(self, step: int) -> dict[str, float] | None:
-        """Return the score of a state."""
-        try:
-            return {"score": float(super().metrics(step)["score"])}
-        except Exception:  # none was given, or whatever a file holds that is not what it was
-            return None
-
-
 class Checkpoints:
     """The newest states of one training, and the best.
 
-    What cannot be saved is reported and training goes on; what was damaged since is noticed by its checksum, set aside,
-    and the state before it taken.
+    A state that cannot be saved is reported, and training continues. A state that was damaged after it was saved is
+    noticed by its checksum and set aside, and the state before it is restored.
 
-    Of several processes, which all have the same state, the first writes: what it does when a disk fills, and which
-    state is whole, needs no other's consent. All read, from a directory that all see.
+    Of several processes, which all have the same state, the first writes, and decides alone what to do when a disk is
+    full and which state is whole. All of them read, from a directory that all of them see.
 
     Args:
         folder: its own directory; made if need be.
         every: minutes after which a state is due to be saved within an epoch.
-        check: called before a state is saved; raises where that would be in vain.
+        check: called before a state is saved; raises an error where saving would be in vain.
     """
 
     def __init__(self, folder: Path, every: float = math.inf, check: Callable[[], None] = lambda: None):
         for name in ("absl", "asyncio"):  # lines for every save, stack traces for one that fails: `_report` has a line
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._folder, self._check = folder.absolute(), check
-        self._opened: Manager | None = self._open()
+        self._opened: CheckpointManager | None = self._open()
         self._seconds, self._saved = 60 * every, time.monotonic()
         self._failed = False
 
@@ -71,20 +61,32 @@ class Checkpoints:
         return time.monotonic() - self._saved >= self._seconds
 
     @property
-    def _manager(self) -> Manager:
-        """A new one after what could not be saved, once there is something to save or restore again."""
+    def _manager(self) -> "CheckpointManager":
+        """After a failure a new one, opened when the next state is saved or restored."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
 
-    def _open(self) -> Manager:
+    def _open(self) -> "CheckpointManager":
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+        class Manager(ocp.CheckpointManager):
+            """Reads every state's score as it opens, and takes one that cannot be read for one that was not given."""
+
+            def metrics(self, step: int) -> dict[str, float] | None:
+                try:
+                    return {"score": float(super().metrics(step)["score"])}
+                except Exception:  # none was given, or the file is damaged in some way
+                    return None
+
         self._folder.mkdir(parents=True, exist_ok=True)
         best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         kept = AnyPreservationPolicy([LatestN(NEWEST_KEPT), best])
-        own = processes.index()  # each process has a manager to itself: none waits for another's
+        own = processes.index()  # each process has a manager of its own: none waits for another's
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
-            best_fn=_score,  # or no score reaches the disk, and a run that goes on forgets the best
+            best_fn=_score,  # without it no score reaches the disk, and a resumed run forgets the best
             cleanup_tmp_directories=processes.is_first(),
             read_only=not processes.is_first(),
             create=False,
@@ -99,6 +101,8 @@ class Checkpoints:
             state: as one device has it.
             score: the higher the better; the best is kept.
         """
+        import orbax.checkpoint as ocp
+
         step, self._saved = count_steps(state), time.monotonic()
         self._check()
         if not processes.is_first():
@@ -114,15 +118,15 @@ class Checkpoints:
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
             metrics = None if score is None else {"score": float(score)}
             self._manager.save(step, args=items, metrics=metrics)
-        except Exception as error:  # whatever a disk does: a run of a week does not end for it
+        except Exception as error:  # a run of a week does not end because of a disk
             self._report(f"the state of step {step}, or the one before it, cannot be saved", error)
 
     def _report(self, what: str, error: Exception) -> None:
-        log.warning("%s in %s (%s): training goes on, older states are intact", what, self._folder, _one_line(error))
+        log.warning("%s in %s (%s): training continues, older states are intact", what, self._folder, _one_line(error))
         self._failed = True
         opened, self._opened = self._opened, None
         if opened is not None:
-            with contextlib.suppress(Exception):  # the same once more
+            with contextlib.suppress(Exception):  # it fails for the same reason
                 opened.close()
 
     def newest(self) -> int | None:
@@ -150,7 +154,7 @@ class Checkpoints:
                 state = self._read(step, like)
             except UserError:
                 raise
-            except Exception as error:  # Orbax and TensorStore say in many ways that a file is not what it was
+            except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
                 damaged[step] = _one_line(error)
             else:
                 self._set_aside(damaged, step)
@@ -159,11 +163,13 @@ class Checkpoints:
             found = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
             raise UserError(
                 f"every checkpoint in {self._folder} is damaged ({found}): nothing was changed; put back a copy, or "
-                "start over with --overwrite"
+                "start over (`overwrite`)"
             )
         return None
 
     def _read(self, step: int, like: TrainState) -> TrainState:
+        import orbax.checkpoint as ocp
+
         about: Any = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if _sha256(about) != about["own_sha256"]:  # or a damaged description would be another network's
             raise ValueError("the checksum of its description is wrong")
@@ -172,8 +178,8 @@ class Checkpoints:
             more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
             named = "; ".join([*differences[:SHOWN], *more, *_other_versions(about["versions"])])
             raise UserError(
-                f"{self._folder / str(step)} is of another network or optimiser ({named}): choose another --out, or "
-                "start over with --overwrite"
+                f"{self._folder / str(step)} is of another network or optimiser ({named}): choose another "
+                "directory (`out`), or start over (`overwrite`)"
             )
         abstract: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -193,9 +199,9 @@ class Checkpoints:
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
         for step, error in damaged.items():
             aside = self._folder / SET_ASIDE / str(step)
-            log.warning("checkpoint %s is damaged (%s): going on from step %d", aside, error, good)
+            log.warning("checkpoint %s is damaged (%s): resuming from step %d", aside, error, good)
             aside.parent.mkdir(exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)  # the same step's, damaged before
+            shutil.rmtree(aside, ignore_errors=True)  # an earlier state of this step
             (self._folder / str(step)).rename(aside)
         if damaged:
             self._manager.reload()
@@ -207,7 +213,7 @@ class Checkpoints:
             self._opened.close()
 
     def wait(self) -> None:
-        """Return when what was to be saved is on disk."""
+        """Wait until the last state is on disk, or reported as lost."""
         try:
             if self._opened is not None:
                 self._opened.wait_until_finished()
@@ -215,7 +221,7 @@ class Checkpoints:
             self._report("the last state cannot be saved", error)
 
     def have_saved(self) -> bool:
-        """Return whether the last state that was to be saved is on disk; wait until that is known."""
+        """Wait until the last save has ended, and return whether its state is on disk."""
         self.wait()
         return not self._failed
 
@@ -253,8 +259,8 @@ class Kept:
 def hide_late_complaints() -> None:
     """Keep the program from printing what is left of a save or restore that failed and was reported.
 
-    TensorStore calls back loops that Orbax has closed meanwhile, and coroutines end that nobody waits for. Nor is a
-    signal printed that came while Python collected garbage: the next training obeys it.
+    TensorStore calls back into event loops that Orbax has closed meanwhile, and coroutines end that nobody awaits. A
+    signal that came while Python collected garbage is not printed either: the next training obeys it.
     """
     shown = sys.unraisablehook
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -269,7 +275,7 @@ def hide_late_complaints() -> None:
 
 
 def are_saves_stuck() -> bool:
-    """Return whether threads of saves that failed are left; Orbax lets them wait for minutes, and the program's end."""
+    """Return whether threads of failed saves are left; they would keep the program from ending for minutes."""
     return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
 
 
@@ -294,7 +300,7 @@ def _differences(there: dict[str, str], here: dict[str, str]) -> Iterator[str]:
 
 
 def _other_versions(there: dict[str, str]) -> Iterator[str]:
-    """In words, which versions wrote a state that are not those that read it; nothing if they are the same."""
+    """Describe the versions that wrote a state where they are not those that read it."""
     changed = list(_differences(there, describe_versions()))
     if changed:
         yield f"written with other versions, {', '.join(changed)}"

@@ -1,4 +1,4 @@
-"""Parameters by their names: those that stay as they are, have a learning rate of their own, or are kernels."""
+"""Parameters by their names: frozen ones, ones with a learning rate of their own, and kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,7 +18,7 @@ def parse_factors(text: str) -> dict[str, float]:
     """Return the factor of every pattern, from "PATTERN=FACTOR ...".
 
     Raises:
-        UserError: it is written otherwise, or a factor is not above 0.
+        UserError: the text has another form, or a factor is not larger than 0.
     """
     factors = {}
     for word in text.split():
@@ -28,15 +28,15 @@ def parse_factors(text: str) -> dict[str, float]:
         except ValueError:
             factors[pattern] = 0.0
         if not pattern or not 0 < factors[pattern] < float("inf"):
-            raise UserError(f'--lr-factors takes "PATTERN=FACTOR ...", factors above 0, got {word!r}')
+            raise UserError(f'`lr_factors` must be "PATTERN=FACTOR ..." with factors larger than 0, got {word!r}')
     return factors
 
 
 def freeze(transform: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
-    """Leave parameters as they are whose names match one of the patterns; the transform sees the others alone.
+    """Freeze the parameters whose names match one of the patterns; the transform sees only the others.
 
-    A name is the path of a layer and its variable, "layer1.0.conv1.kernel". In a pattern * stands for anything, and a
-    layer's name for all that it holds.
+    A name is the path of a layer and its variable, "layer1.0.conv1.kernel". In a pattern * stands for any text, and
+    a layer's name for all its parameters.
 
     Raises:
         UserError: at `init`, a pattern matches nothing.
@@ -49,12 +49,12 @@ def freeze(transform: optax.GradientTransformation, patterns: Sequence[str]) -> 
 
 
 def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiply the update of a parameter by the factor of the first pattern that its name matches, others by 1.
+    """Multiply the update of each parameter by the factor of the first pattern that matches its name, else by 1.
 
-    Patterns are as `freeze` has them.
+    Patterns are those of `freeze`.
 
     Raises:
-        UserError: a pattern matches nothing that is updated.
+        UserError: a pattern matches no parameter that is updated.
     """
 
     def scale(updates: Tree, _: Tree) -> Tree:
@@ -65,7 +65,7 @@ def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
 
 
 def _by_name(what: str, params: Tree, values: Mapping[str, Any], default: Any) -> Tree:
-    """A tree like `params`, called `what`, with the value of the first pattern that each one's name matches."""
+    """A tree like `params`, called `what`, with the value of the first pattern that matches each name."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [path_name(tuple(getattr(key, "key", key) for key in path)) for path in paths]
     found = [[p for p in values if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")] for name in names]

@@ -1,33 +1,24 @@
 """Optimisers by name, from Optax's parts.
 
 An optimiser is a chain: clip the gradient, turn it into a direction, add weight decay, scale by the learning rate,
-average the parameters; what is not asked for is not there. Accumulation of gradients goes around all of it.
+average the parameters. Steps that are not asked for are left out. Accumulation of gradients wraps the whole chain.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from optax import contrib
 
-from cnnjax.errors import UserError, unknown_name
-from cnnjax.options import (
-    BETWEEN_0_AND_1,
-    COUNT,
-    FROM_0_BELOW_1,
-    NOT_NEGATIVE,
-    POSITIVE,
-    check_applies,
-    check_ranges,
-)
+from cnnjax.errors import UserError
+from cnnjax.options import Checked, Count, Fraction, FractionOrZero, NotNegative, Positive, check_applies
 from cnnjax.train.averages import average_params
 from cnnjax.train.groups import freeze, kernel_mask, parse_factors, scale_by_name
-from cnnjax.train.schedules import SCHEDULES, Span
+from cnnjax.train.schedules import SCHEDULES, Schedule, Span
 from cnnjax.train.state import Tree
 
 # ---------------------------------------------------------------- optimisers
@@ -37,11 +28,11 @@ class Rule(NamedTuple):
     """An optimiser: how a gradient becomes a direction, and its library's defaults.
 
     Attributes:
-        direction: of the momentum.
+        direction: makes the transformation from a gradient to a direction, given the momentum.
         lr: learning rate.
         weight_decay: decoupled, see `Optimization`.
         momentum: None where it is not an option.
-        after_decay: what follows weight decay and precedes the learning rate.
+        after_decay: transformation between weight decay and the learning rate.
     """
 
     direction: Callable[[float], optax.GradientTransformation]
@@ -54,9 +45,9 @@ class Rule(NamedTuple):
 def _muon(momentum: float) -> optax.GradientTransformation:
     """Orthogonalised momentum for kernels that mix channels, Adam for the rest.
 
-    A kernel (height, width, in, out) is the matrix (height * width * in, out) that its patches are multiplied by. A
-    depthwise kernel, of one input a group, is no such matrix. Updates are as large as AdamW's, so that one learning
-    rate serves both (Liu et al., 2025).
+    A kernel (height, width, in, out) is taken as the matrix (height * width * in, out) that multiplies patches. A
+    depthwise kernel, with one input per group, is not such a matrix. Updates are as large as AdamW's, so that one
+    learning rate serves both (Liu et al., 2025).
     """
 
     def labels(params: Tree) -> Tree:
@@ -70,7 +61,7 @@ def _muon(momentum: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda k: 0.2 * math.sqrt(max(k.size // k.shape[-1], k.shape[-1])) * k, kernels)
 
     muon = optax.chain(
-        # The published rule: Optax's own, in scale_by_muon, weighs the first steps otherwise.
+        # The published momentum; that of scale_by_muon weighs the first steps differently.
         optax.trace(momentum, nesterov=True),
         contrib.scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=matrices),
         optax.stateless(as_adamw),
@@ -79,18 +70,18 @@ def _muon(momentum: float) -> optax.GradientTransformation:
 
 
 OPTIMIZERS: dict[str, Rule] = {
-    # Robbins & Monro (1951); claim G3.
+    # Robbins & Monro (1951).
     "sgd": Rule(lambda _: optax.identity(), 1e-2),
-    # Polyak (1964), Nesterov (1983); torch's form, whose velocity has no learning rate in it.
+    # Polyak (1964), Nesterov (1983); torch's form, whose velocity does not contain the learning rate.
     "momentum": Rule(optax.trace, 1e-2, momentum=0.9),
     "nesterov": Rule(lambda momentum: optax.trace(momentum, nesterov=True), 1e-2, momentum=0.9),
-    # Kingma & Ba (2015), with Keras's and with torch's epsilon; claim G3.
+    # Kingma & Ba (2015), with Keras's and with torch's epsilon.
     "adam": Rule(lambda _: optax.scale_by_adam(eps=1e-7), 1e-3),
     "adam-torch": Rule(lambda _: optax.scale_by_adam(eps=1e-8), 1e-3),
     # Loshchilov & Hutter (2019).
     "adamw": Rule(lambda _: optax.scale_by_adam(eps=1e-7), 1e-3, weight_decay=4e-3),
     "adamw-torch": Rule(lambda _: optax.scale_by_adam(eps=1e-8), 1e-3, weight_decay=1e-2),
-    # Hinton (2012): Keras divides by sqrt(v + eps), torch by sqrt(v) + eps and forgets slower.
+    # Hinton (2012): Keras divides by sqrt(v + eps), torch by sqrt(v) + eps with a slower decay.
     "rmsprop": Rule(lambda momentum: _rms(0.9, 1e-7, True, momentum), 1e-3, momentum=0.0),
     "rmsprop-torch": Rule(lambda momentum: _rms(0.99, 1e-8, False, momentum), 1e-2, momentum=0.0),
     # Chen et al. (2023); Optax's weight decay.
@@ -107,129 +98,95 @@ def _rms(decay: float, eps: float, eps_in_sqrt: bool, momentum: float) -> optax.
     return optax.chain(rms, optax.trace(momentum)) if momentum else rms
 
 
-# ---------------------------------------------------------------- what a person chooses
+# ---------------------------------------------------------------- options
+
+
+Optimizer = Literal[
+    "sgd",
+    "momentum",
+    "nesterov",
+    "adam",
+    "adam-torch",
+    "adamw",
+    "adamw-torch",
+    "rmsprop",
+    "rmsprop-torch",
+    "lion",
+    "lamb",
+    "muon",
+]
 
 
 @dataclass(frozen=True)
-class Optimization:
+class Optimization(Checked):
     """How parameters are learned.
 
     Raises:
         UserError: unknown optimiser or schedule, an option out of range, or one that the chosen ones do not have.
     """
 
-    optimizer: Annotated[str, tyro.conf.arg(help=f"{', '.join(OPTIMIZERS)}.")] = "adam"
-    lr: Annotated[float | None, tyro.conf.arg(help="Peak learning rate, above 0; default: the optimiser's own.")] = None
-    momentum: Annotated[
-        float | None,
-        tyro.conf.arg(help="Share of the last direction kept, in [0, 1); default: the optimiser's own."),
-    ] = None
-    weight_decay: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Decoupled: every update also takes lr times this times w off each kernel w, no bias and no norm; at "
-            "least 0, default: the optimiser's own."
-        ),
-    ] = None
-    schedule: Annotated[
-        str, tyro.conf.arg(help=f"Of the learning rate, after the warm-up: {', '.join(SCHEDULES)}.")
-    ] = "constant"
-    warmup_epochs: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Epochs in which the learning rate rises linearly, at least 0 and less than --epochs; default: none."
-        ),
-    ] = None
-    decay_rate: Annotated[
-        float | None, tyro.conf.arg(help="Factor of a step or exponential decay, between 0 and 1; default 0.1.")
-    ] = None
-    decay_epochs: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Epochs for each such factor, above 0, of a step decay less than those after the warm-up; default: a "
-            "third of those."
-        ),
-    ] = None
-    clip_norm: Annotated[
-        float | None,
-        tyro.conf.arg(help="Longest gradient, above 0, all parameters together; longer ones are scaled down."),
-    ] = None
-    freeze: Annotated[
-        str,
-        tyro.conf.arg(
-            help='Parameters that stay as they are, by patterns of their names: "conv1 bn1 layer1", "features.*.bias".'
-        ),
-    ] = ""
-    lr_factors: Annotated[
-        str,
-        tyro.conf.arg(help='Learning rates of groups of parameters, as factors above 0 of --lr: "fc=10 layer1.*=0.1".'),
-    ] = ""
-    accumulate: Annotated[
-        int,
-        tyro.conf.arg(
-            help="Steps whose gradients are averaged for one update of the parameters, from 1 to all of the training."
-        ),
-    ] = 1
-    ema: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Evaluate a moving average of parameters and batch statistics that keeps this share, between 0 and 1, "
-            "at every update."
-        ),
-    ] = None
+    optimizer: Optimizer = "adam"
+    """Optimiser; those that end in -torch have torch's constants instead of Keras's."""
+    lr: Positive | None = None
+    """Peak learning rate; default: the optimiser's own."""
+    momentum: FractionOrZero | None = None
+    """Share of the last direction that is kept; default: the optimiser's own."""
+    weight_decay: NotNegative | None = None
+    """Decoupled: every update also subtracts lr * weight_decay * w from each kernel w, but not from biases and
+    normalisations; default: the optimiser's own."""
+    schedule: Schedule = "constant"
+    """Schedule of the learning rate after the warm-up."""
+    warmup_epochs: NotNegative | None = None
+    """Epochs in which the learning rate rises linearly, fewer than `epochs`; default: none."""
+    decay_rate: Fraction | None = None
+    """Factor of a step or exponential decay; default: 0.1."""
+    decay_epochs: Positive | None = None
+    """Epochs for each such factor, of a step decay less than those after the warm-up; default: a third of those."""
+    clip_norm: Positive | None = None
+    """Longest gradient, of all parameters together; longer ones are scaled down to it."""
+    freeze: str = ""
+    """Parameters that stay as they are, by patterns of their names: "conv1 bn1 layer1", "features.*.bias"."""
+    lr_factors: str = ""
+    """Learning rates of groups of parameters, as factors larger than 0 of the learning rate: "fc=10 layer1.*=0.1"."""
+    accumulate: Count = 1
+    """Steps whose gradients are averaged for one update of the parameters, at most all of the training."""
+    ema: Fraction | None = None
+    """Evaluate a moving average of parameters and batch statistics that keeps this share at every update."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimiser", self.optimizer, OPTIMIZERS)
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
-        check_ranges(self, _RANGES)
+        super().__post_init__()
         parse_factors(self.lr_factors)
         having = {name: () if rule.momentum is None else ("momentum",) for name, rule in OPTIMIZERS.items()}
         check_applies(self, having, "optimiser", self.optimizer)
         check_applies(self, {name: kind.options for name, kind in SCHEDULES.items()}, "schedule", self.schedule)
 
 
-_RANGES = {
-    "lr": POSITIVE,
-    "momentum": FROM_0_BELOW_1,
-    "weight_decay": NOT_NEGATIVE,
-    "warmup_epochs": NOT_NEGATIVE,
-    "decay_rate": BETWEEN_0_AND_1,
-    "decay_epochs": POSITIVE,
-    "clip_norm": POSITIVE,
-    "accumulate": COUNT,
-    "ema": BETWEEN_0_AND_1,
-}
-
-
 def check_epochs(optimization: Optimization, epochs: float) -> None:
     """Raise a UserError if the schedule does not fit into the epochs of a training."""
     warmup, decay = optimization.warmup_epochs or 0, optimization.decay_epochs or 0
     if warmup >= epochs:
-        raise UserError(f"--warmup-epochs must be less than the {epochs} epochs of the training, got {warmup}")
+        raise UserError(f"`warmup_epochs` must be less than the {epochs} epochs of the training, got {warmup}")
     if optimization.schedule == "step" and warmup + decay >= epochs:
         raise UserError(
-            f"--decay-epochs {decay} after {warmup} epochs of warm-up is no step within the {epochs} epochs of the "
-            "training: choose less, or the schedule constant"
+            f"`decay_epochs={decay}` after {warmup} epochs of warm-up is no step within the {epochs} epochs of the "
+            "training: choose less, or `schedule='constant'`"
         )
 
 
-# ---------------------------------------------------------------- what is made of it
+# ---------------------------------------------------------------- transformations
 
 
 def make_optimizer(
     optimization: Optimization, steps_per_epoch: int, epochs: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the Optax transformation that was chosen.
+    """Return the Optax transformation that the options choose.
 
-    Its state is a pytree of arrays; parameters must be given to `update`, and batch statistics as `model_state` where
-    the state was made `with_statistics`. Gradients must be those of the whole batch, summed over replicas. With
-    `accumulate`, one update follows the mean gradient of so many steps: that of their batches together if these are of
-    one size.
+    Its state is a pytree of arrays. `update` needs the parameters, and batch statistics as `model_state` if the state
+    was made `with_statistics`. Gradients must be those of the whole batch, summed over replicas. With `accumulate`, one
+    update follows the mean gradient of so many steps, which for batches of one size is the gradient of all together.
 
     Args:
-        optimization: the choice.
+        optimization: the options.
         steps_per_epoch: calls of `update` in an epoch.
         epochs: length of the training.
 
@@ -269,14 +226,14 @@ def learning_rate(optimization: Optimization, steps_per_epoch: int, epochs: int,
 
 
 def _schedule(optimization: Optimization, steps_per_epoch: int, epochs: int) -> optax.Schedule | float:
-    """The learning rate by updates, or the one number that it always is."""
+    """The learning rate as a function of the updates, or a number if it is constant."""
     check_epochs(optimization, epochs)
     lr = _or(optimization.lr, OPTIMIZERS[optimization.optimizer].lr)
     updates = epochs * steps_per_epoch // optimization.accumulate
     if updates == 0:
         raise UserError(
-            f"--accumulate {optimization.accumulate} is more than the {epochs * steps_per_epoch} steps of the "
-            "training: nothing would be learned"
+            f"`accumulate={optimization.accumulate}` is more than the {epochs * steps_per_epoch} steps of the "
+            "training: the parameters would never be updated"
         )
     per_epoch = steps_per_epoch / optimization.accumulate
     warmup = math.ceil((optimization.warmup_epochs or 0) * per_epoch)
@@ -289,7 +246,7 @@ def _schedule(optimization: Optimization, steps_per_epoch: int, epochs: int) -> 
     schedule = SCHEDULES[optimization.schedule].make(span)
     if not warmup:
         return schedule
-    # From lr / warmup and not from 0, with which the first update would change nothing.
+    # From lr / warmup: with 0 the first update would change nothing.
     return optax.join_schedules([optax.linear_schedule(lr / warmup, lr, warmup - 1), schedule], [warmup])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.train.state import Tree
 
-MODES = ("shard_map", "pmap")
+Mode = Literal["shard_map", "pmap"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 AXIS = "data"  # the mapped axis over which a batch is split
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """Where arrays lie and how a per-replica function is mapped.
+    """Where arrays are placed and how a per-replica function is mapped.
 
     Args:
-        mode: "shard_map" (under `jit`, one program over a mesh) or "pmap" (a copy of the state with a leading axis of
-            devices).
-        devices: the replicas' devices; default: all of all processes, each process's own side by side.
+        mode: "shard_map" (under `jit`, one program over a mesh) or "pmap" (a state with a leading axis of devices).
+        devices: the replicas' devices; default: all devices of all processes, those of one process side by side.
         epoch_program: whether examples in memory lie on the device and all steps of an epoch are one compiled program,
             instead of a loop of compiled steps fed from the host. Default: except on CPUs, where XLA runs convolutions
             inside a compiled loop on one thread (measured: 10 to 27 times slower).
     """
 
-    mode: str = "shard_map"
+    mode: Mode = "shard_map"
     devices: Sequence[jax.Device] = field(
         default_factory=lambda: tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
     )
@@ -42,11 +42,11 @@ class Parallel:
         if self.mode not in MODES:
             raise unknown_name("parallel mode", self.mode, MODES)
         if self.mode == "pmap" and self.shared:
-            raise UserError("--parallel pmap maps over the devices of one process: use shard_map with --distributed")
+            raise UserError("pmap maps over the devices of one process alone: for several processes use shard_map")
 
     @property
     def shared(self) -> bool:
-        """Whether some of the devices are another process's."""
+        """Whether some of the devices belong to another process."""
         return len(self.local) < len(self.devices)
 
     @cached_property
@@ -65,7 +65,7 @@ class Parallel:
         return Mesh(np.array(self.devices), (AXIS,))
 
     def replicate(self, tree: Tree) -> Tree:
-        """Put a copy of every array on every device; the originals stay as they are when a step reuses the copy."""
+        """Put a copy of every array on every device; the originals stay valid when a step donates the copy."""
         if self.mode == "pmap":
             count = len(self.devices)
             stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
@@ -80,23 +80,23 @@ class Parallel:
         return jax.tree.map(lambda x: x[0], tree) if self.mode == "pmap" else tree
 
     def own(self, array: np.ndarray) -> np.ndarray:
-        """Return of an array whose last axis is a batch's what the devices of this process take."""
+        """Return the part of an array that the devices of this process take; its last axis is the batch."""
         if not self.shared:
             return array
         share, first = array.shape[-1] // len(self.devices), self.devices.index(self.local[0])
         return array[..., first * share : (first + len(self.local)) * share]
 
     def split(self, tree: Tree, axis: int = 0) -> Tree:
-        """Give every device its share along `axis` of arrays that hold what the devices of this process take."""
+        """Distribute arrays, which hold the part of this process, over its devices along `axis`."""
         if self.mode == "pmap":
             count = len(self.devices)
             return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), tree)
         if len(self.devices) == 1 and self.devices[0].platform == "cpu":
-            return tree  # the compiled step takes it as it is; an explicit transfer would only cost time
+            return tree  # the compiled step takes it as it is; an explicit transfer costs time
         return self._placed(tree, PartitionSpec(*[None] * axis, AXIS))
 
     def _placed(self, tree: Tree, spec: PartitionSpec) -> Tree:
-        if self.shared:  # without comparing what the processes have, as `jax.device_put` would
+        if self.shared:  # `jax.device_put` would compare the values of the processes
             return multihost_utils.host_local_array_to_global_array(tree, self.mesh, spec)
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
 

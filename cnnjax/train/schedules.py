@@ -1,13 +1,15 @@
 """Learning-rate schedules by name, from Optax's parts."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import optax
 
+Schedule = Literal["constant", "step", "exponential", "cosine", "one-cycle"]
+
 
 class Span(NamedTuple):
-    """What a schedule is made for: `updates` of the parameters from a learning rate `lr` on, after the warm-up."""
+    """What a schedule is made for: `updates` of the parameters after the warm-up, from the learning rate `lr` on."""
 
     lr: float
     updates: int

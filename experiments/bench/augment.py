@@ -12,17 +12,17 @@ set together should take less than a tenth of a step. The step is that of `bench
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from cnnjax.data import augment
-from cnnjax.options import NOT_NEGATIVE, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, NotNegative
 from experiments.augmentations import LECTURE, TOGETHER
 from experiments.bench import train as bench_train
 from experiments.bench.timing import race, write_results
@@ -46,18 +46,16 @@ PEERS: dict[str, Callable[[Any], Any]] = {  # of torchvision.transforms.v2, the 
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Time every augmentation."""
 
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, at least 0.")] = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": NOT_NEGATIVE})
+    seconds: NotNegative = 1.0
+    """Time for every contender."""
 
 
 def main(arguments: list[str]) -> int:
     """Time the augmentations, print the table and write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench augment", description=__doc__)
+    (options,) = parse("bench augment", __doc__, arguments, Options)
     with Console(stderr=True).status("timing"):
         milliseconds = race(contenders(), options.seconds)
     step = milliseconds.pop("step")

@@ -40,16 +40,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 
 from cnnjax import runs, viz
 from cnnjax.errors import RunError, UserError
 from cnnjax.lab.app import say
 from cnnjax.lab.markdown import table
-from cnnjax.options import NOT_NEGATIVE, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, NotNegative
 from cnnjax.runs.hardware import describe_device, describe_versions
 from experiments.bench import references, zoo
 from experiments.bench.timing import print_aims, result_path, write_results
@@ -67,27 +67,32 @@ TEN_TIMES = {  # the networks that plain Flax is to take ten times as long for
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Measure networks."""
 
-    models: Annotated[str, tyro.conf.arg(help="Networks to measure: names or shell patterns, with commas.")] = "*"
-    sizes: Annotated[str, tyro.conf.arg(help="Image sizes: own, 96, or both as own,96.")] = "own,96"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender and measure, at least 0.")] = 2.0
-    skip_flax: Annotated[bool, tyro.conf.arg(help="Leave plain Flax out, which takes most of the time.")] = False
-    again: Annotated[bool, tyro.conf.arg(help="Measure what is there already, too.")] = False
+    models: str = "*"
+    """Networks to measure: names or shell patterns, with commas."""
+    sizes: str = "own,96"
+    """Image sizes: own, 96, or both as own,96."""
+    seconds: NotNegative = 2.0
+    """Time for every contender and measure."""
+    skip_flax: bool = False
+    """Leave plain Flax out, which takes most of the time."""
+    again: bool = False
+    """Measure again what is there already."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": NOT_NEGATIVE})
+        super().__post_init__()
         if not set(self.sizes.split(",")) <= {"own", str(SMALL)}:
-            raise UserError(f"--sizes takes own, {SMALL} or own,{SMALL}, got {self.sizes!r}")
+            raise UserError(f"`sizes` must be own, {SMALL} or own,{SMALL}, got {self.sizes!r}")
         for pattern in self.models.split(","):
             if not fnmatch.filter(zoo.networks(), pattern):
-                raise UserError(f"--models {pattern!r} matches none of {', '.join(zoo.networks())}")
+                raise UserError(f"`models={pattern!r}` matches none of {', '.join(zoo.networks())}")
 
 
 def main(arguments: list[str]) -> int:
     """Measure the networks, print a line of each and the aims, write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench models", description=__doc__)
+    (options,) = parse("bench models", __doc__, arguments, Options)
     if not references.installed():
         raise UserError("bench models needs torch, torchvision and timm: see python launch.py bench models --help")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch takes its turns on the same GPU

@@ -13,12 +13,11 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import lax
 from rich.console import Console
 from rich.progress import track
@@ -26,8 +25,9 @@ from rich.table import Table
 
 from cnnjax import ops, viz
 from cnnjax.errors import UserError
+from cnnjax.lab.options import parse
 from cnnjax.ops.conv_primitives import reference_input_gradient
-from cnnjax.options import NOT_NEGATIVE, check_ranges
+from cnnjax.options import Checked, NotNegative
 from experiments.bench.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
 Function = Callable[..., Any]
@@ -46,14 +46,13 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Time the primitives against plain lax and torch."""
 
-    rows: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the rows to time match.")] = "*"
-    seconds: Annotated[float, tyro.conf.arg(help="Time for every contender, row and direction, at least 0.")] = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": NOT_NEGATIVE})
+    rows: str = "*"
+    """Shell pattern that the names of the rows to time match."""
+    seconds: NotNegative = 1.0
+    """Time for every contender, row and direction."""
 
 
 def _conv(name: str, image: Sequence[int], kernel: Sequence[int], counts: bool = False, **options: Any) -> Row:
@@ -218,7 +217,7 @@ ROWS = (
 
 def main(arguments: list[str]) -> int:
     """Time the rows, print the table, write the results and the chart."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench ops", description=__doc__)
+    (options,) = parse("bench ops", __doc__, arguments, Options)
     chosen = [row for row in ROWS if fnmatch.fnmatch(row.name, options.rows)]
     if not chosen:
         raise UserError(f"no row matches --rows {options.rows!r}: there are {', '.join(row.name for row in ROWS)}")

@@ -22,10 +22,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,7 +32,8 @@ from cnnjax import data, models, tasks, train
 from cnnjax.errors import RunError
 from cnnjax.lab import heap
 from cnnjax.lab.app import run_experiment
-from cnnjax.options import COUNT, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, Count
 from cnnjax.runs.hardware import use_compilation_cache
 from experiments.bench.timing import print_aims, write_results
 
@@ -45,22 +45,20 @@ COMMAND = ["fcn-vs-cnn", "--epochs", "2"]  # so that the first state of a networ
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Measure what saving costs, and how soon a resumed run trains."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Epochs with a save, and as many without; at least 1.")] = EPOCHS
-    starts: Annotated[int, tyro.conf.arg(help="How often the killed run is started again, at least 1.")] = STARTS
-    data: Annotated[str, tyro.conf.arg(help="A data set; default: cifar10 where it is prepared, else shapes.")] = field(
-        default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes"
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"epochs": COUNT, "starts": COUNT})
+    epochs: Count = EPOCHS
+    """Epochs with a save, and as many without."""
+    starts: Count = STARTS
+    """How often the killed run is started again."""
+    data: str = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes")
+    """A data set; default: cifar10 where it is prepared, else shapes."""
 
 
 def main(arguments: list[str]) -> int:
     """Measure, print the table and write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench resume", description=__doc__)
+    (options,) = parse("bench resume", __doc__, arguments, Options)
     use_compilation_cache()
     with tempfile.TemporaryDirectory(prefix="cnnjax-resume-") as folder:
         results: dict[str, Any] = {"data": options.data}

@@ -32,17 +32,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from cnnjax import data, models, runs, tasks, train
 from cnnjax.errors import UserError
-from cnnjax.options import COUNT, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, Count
 from experiments import fcn_vs_cnn
 from experiments.bench import peers
 from experiments.bench.timing import write_results
@@ -54,22 +54,22 @@ OVERHEAD_EPOCHS = 5  # each beside as many steps alone
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Time the whole main job."""
 
-    epochs: Annotated[int, tyro.conf.arg(help="Passes over the training images, at least 1.")] = 20
-    data: Annotated[
-        str, tyro.conf.arg(help="shapes, digits or a TFDS set. Default: cifar10 where it is prepared, else shapes.")
-    ] = field(default_factory=lambda: fcn_vs_cnn.Config().data)
-    contenders: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of those to run match.")] = "*"
-    turns: Annotated[
-        int, tyro.conf.arg(help="How often each contender runs, every time with another seed; at least 1.")
-    ] = 1
+    epochs: Count = 20
+    """Passes over the training images."""
+    data: str = field(default_factory=lambda: fcn_vs_cnn.Config().data)
+    """shapes, digits or a TFDS set; default: cifar10 where it is prepared, else shapes."""
+    contenders: str = "*"
+    """Shell pattern that the names of those to run match."""
+    turns: Count = 1
+    """How often each contender runs, every time with another seed."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"epochs": COUNT, "turns": COUNT})
+        super().__post_init__()
         if Path(self.data).is_dir():
-            raise UserError(f"--data must be shapes, digits or a TFDS set, got the folder {self.data}")
+            raise UserError(f"`data` must be shapes, digits or a TFDS set, got the folder {self.data}")
 
 
 class Job(NamedTuple):
@@ -97,7 +97,7 @@ class Contender(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Run the contenders, measure the overhead, print the table and write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench run", description=__doc__)
+    (options,) = parse("bench run", __doc__, arguments, Options)
     chosen = _choose(options.contenders)
     config = fcn_vs_cnn.Config(data=options.data, epochs=options.epochs, stream="never")
     try:

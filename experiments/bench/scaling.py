@@ -20,17 +20,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from cnnjax import data, models, tasks, train
 from cnnjax.errors import RunError, UserError
-from cnnjax.options import NOT_NEGATIVE, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, NotNegative
 from cnnjax.runs import processes
 from experiments.bench.timing import race, write_results
 
@@ -42,21 +42,18 @@ DONE = "done\n"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Time a step over devices and processes."""
 
-    networks: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the networks to time match.")] = "*"
-    seconds: Annotated[
-        float, tyro.conf.arg(help="Time for every contender and network, at least 0; 3 steps at least.")
-    ] = 8.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": NOT_NEGATIVE})
+    networks: str = "*"
+    """Shell pattern that the names of the networks to time match."""
+    seconds: NotNegative = 8.0
+    """Time for every contender and network; 3 steps at least."""
 
 
 def main(arguments: list[str]) -> int:
     """Time the steps, print the table, write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench scaling", description=__doc__)
+    (options,) = parse("bench scaling", __doc__, arguments, Options)
     chosen = fnmatch.filter(NETWORKS, options.networks)
     if not chosen:
         raise UserError(f"no network matches --networks {options.networks!r}: there are {', '.join(NETWORKS)}")

@@ -30,7 +30,6 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-import tyro
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, track
@@ -39,6 +38,8 @@ from cnnjax import data, models, runs, tasks, train
 from cnnjax.data import shapes
 from cnnjax.data.dataset import Batches
 from cnnjax.errors import UserError
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, Count, CountOrZero, Range
 from cnnjax.runs.hardware import use_compilation_cache
 from experiments.bench.timing import print_aims, write_results
 
@@ -54,29 +55,28 @@ MOST_WAITING, MOST_GROWTH = 5, 5  # percent
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Train one pass over a stream of images."""
 
-    images: Annotated[int, tyro.conf.arg(help=f"Training images of the set, at least {BATCH}, a batch.")] = IMAGES
-    folder: Annotated[
-        Path | None, tyro.conf.arg(help="Where the set is, or is drawn; default: in the cache (CNNJAX_CACHE_DIR).")
-    ] = None
-    steps: Annotated[int | None, tyro.conf.arg(help="Steps of the pass, from 1 to all; default: all.")] = None
-    workers: Annotated[int, tyro.conf.arg(help="Processes that decode, at least 0; 0: threads.")] = 0
+    images: Annotated[int, Range(f"at least {BATCH}, a batch", lambda value: value >= BATCH)] = IMAGES
+    """Training images of the set."""
+    folder: Path | None = None
+    """Where the set is, or is drawn; default: in the cache (CNNJAX_CACHE_DIR)."""
+    steps: Count | None = None
+    """Steps of the pass, at most all; default: all."""
+    workers: CountOrZero = 0
+    """Processes that decode; 0: threads."""
 
     def __post_init__(self) -> None:
-        if self.images < BATCH:
-            raise UserError(f"--images must be at least {BATCH}, a batch, got {self.images}")
+        super().__post_init__()
         every = -(-self.images // BATCH)
-        if self.steps is not None and not 1 <= self.steps <= every:
-            raise UserError(f"--steps must be 1 to {every}, a pass over {self.images} images, got {self.steps}")
-        if self.workers < 0:
-            raise UserError(f"--workers must be at least 0, got {self.workers}")
+        if self.steps is not None and self.steps > every:
+            raise UserError(f"`steps` must be 1 to {every}, a pass over {self.images} images, got {self.steps}")
 
 
 def main(arguments: list[str]) -> int:
     """Draw the images once, train on their stream, print the table and write the results."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench stream", description=__doc__)
+    (options,) = parse("bench stream", __doc__, arguments, Options)
     if not Path("/proc/self/status").exists():
         raise UserError("bench stream reads its memory from /proc/self/status, which this system does not have")
     use_compilation_cache()
@@ -101,7 +101,7 @@ def load_set(folder: Path, images: int, workers: int = 0) -> data.Dataset:
     try:
         draw_set(folder, images)
     except OSError as error:
-        raise UserError(f"cannot draw images to {folder} ({error.strerror}): choose a --folder") from error
+        raise UserError(f"cannot draw images to {folder} ({error.strerror}): choose a `folder`") from error
     dataset = data.load(str(folder.absolute()), image_size=IMAGE_SIZE, stream="always", workers=workers)
     if dataset.train.size != images:
         found = f"{dataset.train.size} training images, not the {images} that were drawn"
@@ -121,7 +121,7 @@ def draw_set(folder: Path, images: int) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         holds = f"another set ({there}; expected {content})" if there else "something that is no set of this benchmark"
-        raise UserError(f"{folder} is or holds {holds}: choose an empty or a new --folder")
+        raise UserError(f"{folder} is or holds {holds}: choose an empty or a new `folder`")
     partial = folder.with_name(f".{folder.name}-partial")
     if partial.exists():
         log.warning("%s was left by a process that did not finish: drawing anew", partial)

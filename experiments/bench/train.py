@@ -19,12 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from rich.console import Console
 from rich.progress import track
@@ -33,7 +32,8 @@ from rich.table import Table
 from cnnjax import data, models, tasks, train, viz
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.options import COUNT, NOT_NEGATIVE, check_ranges
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, Count, NotNegative
 from experiments.bench.peers import (
     ADAM,
     CLASSES,
@@ -57,24 +57,20 @@ class Contender(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Time whole training steps against plain Flax, Keras on JAX and torch."""
 
-    networks: Annotated[str, tyro.conf.arg(help="Shell pattern that the names of the networks to time match.")] = "*"
-    seconds: Annotated[
-        float, tyro.conf.arg(help="Time for every contender and network, at least 0; 3 steps at least.")
-    ] = 6.0
-    compilations: Annotated[
-        int, tyro.conf.arg(help="How often each contender is built anew to time its first call, at least 1.")
-    ] = 3
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"seconds": NOT_NEGATIVE, "compilations": COUNT})
+    networks: str = "*"
+    """Shell pattern that the names of the networks to time match."""
+    seconds: NotNegative = 6.0
+    """Time for every contender and network; 3 steps at least."""
+    compilations: Count = 3
+    """How often each contender is built anew to time its first call."""
 
 
 def main(arguments: list[str]) -> int:
     """Time the networks, print the table, write the results and the chart."""
-    options = tyro.cli(Options, args=arguments, prog="launch.py bench train", description=__doc__)
+    (options,) = parse("bench train", __doc__, arguments, Options)
     chosen = [workload for workload in WORKLOADS if fnmatch.fnmatch(workload.name, options.networks)]
     if not chosen:
         names = ", ".join(workload.name for workload in WORKLOADS)

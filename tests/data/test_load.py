@@ -162,7 +162,14 @@ def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
     with pytest.raises(UserError) as error:
         data.load("cifar10")
     message = str(error.value)
-    for part in ("cifar10", str(tmp_path), "no network", "tfds build cifar10", "TFDS_DATA_DIR", "--data shapes"):
+    for part in (
+        "cifar10",
+        str(tmp_path),
+        "no network",
+        "tfds build cifar10",
+        "TFDS_DATA_DIR",
+        "shapes and digits",
+    ):
         assert part in message
     assert not list(tmp_path.iterdir())
     assert not data.is_prepared("cifar10")

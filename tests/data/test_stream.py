@@ -137,7 +137,7 @@ def test_postscript_under_the_name_of_an_image_is_not_run(tree, monkeypatch):
 def test_a_broken_image_ends_the_run_by_name_or_is_left_out(tree, workers, caplog):
     broken = tree / "train" / "square" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"3.png is no image that can be read .*--skip-bad"):
+    with pytest.raises(UserError, match=r"3.png is no image that can be read .*`skip_bad=True`"):
         everything(data.load(str(tree), image_size=8, stream="always", workers=workers).train)
     stream = data.load(str(tree), image_size=8, stream="always", workers=workers, skip_bad=True).train
     with caplog.at_level(logging.WARNING):
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_left_out_like_one_that_cannot_be_decoded(
     missing = tree / "train" / "circle" / "1.png"
     missing.unlink()
     missing.symlink_to(tree / "nowhere")
-    with pytest.raises(UserError, match=r"1.png is no image that can be read .*No such file.*--skip-bad"):
+    with pytest.raises(UserError, match=r"1.png is no image that can be read .*No such file.*`skip_bad=True`"):
         everything(data.load(str(tree), image_size=8, stream="always").train)
     stream = data.load(str(tree), image_size=8, stream="always", skip_bad=True).train
     assert everything(stream)[2].sum() == 9
@@ -235,18 +235,22 @@ def test_a_stream_has_the_channels_of_the_set(tfds_dir):
 
 
 def test_an_image_size_of_zero_is_refused(tfds_dir):
-    with pytest.raises(UserError, match="--image-size must be at least 1, got 0"):
+    with pytest.raises(UserError, match="`image_size` must be an integer of at least 1, got 0"):
         data.load("tiny_squares", stream="always", image_size=0)
 
 
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda tree: None, {}, "--image-size must be at least 1 for the images of a folder, got None"),
-        (lambda tree: None, {"image_size": 8, "stream": "sometimes"}, "--stream must be one of auto, always, never"),
+        (lambda tree: None, {}, "`image_size` must be at least 1 for the images of a folder, got None"),
+        (
+            lambda tree: None,
+            {"image_size": 8, "stream": "sometimes"},
+            "unknown `stream` 'sometimes'",
+        ),
         (lambda tree: (tree / "train" / "empty").mkdir(), {"image_size": 8}, "class folder .*empty has no images"),
         (lambda tree: (tree / "train").rename(tree / "training"), {"image_size": 8}, "has no folder train"),
-        (lambda tree: (tree / "test").rename(tree / "later"), {"image_size": 8}, "no folder of images to judge by"),
+        (lambda tree: (tree / "test").rename(tree / "later"), {"image_size": 8}, "no folder of test images"),
         (
             lambda tree: (tree / "test" / "circle").rename(tree / "test" / "round"),
             {"image_size": 8},

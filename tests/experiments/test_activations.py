@@ -70,5 +70,5 @@ def test_the_lecture_s_losses_of_a_known_case():
 
 
 def test_a_seed_out_of_range_is_refused():
-    with pytest.raises(UserError, match="--seed must be from 0"):
+    with pytest.raises(UserError, match="`seed` must be from 0"):
         activations.Config(seed=2**31)

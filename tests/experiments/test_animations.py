@@ -48,9 +48,9 @@ def test_every_animation_is_small(made):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"seconds": 0.0}, "--seconds must be from 0.02 to 60, got 0.0"),
-        ({"seconds": float("nan")}, "--seconds must be from 0.02 to 60, got nan"),
-        ({"seed": -1}, "--seed must be from 0"),
+        ({"seconds": 0.0}, "`seconds` must be from 0.02 to 60, got 0.0"),
+        ({"seconds": float("nan")}, "`seconds` must be from 0.02 to 60, got nan"),
+        ({"seed": -1}, "`seed` must be from 0"),
     ],
 )
 def test_options_out_of_range_are_refused(option, said):

@@ -60,5 +60,5 @@ def test_the_verdict_on_reduction_follows_from_the_power(shares, verdict):
 
 
 def test_a_seed_out_of_range_is_refused():
-    with pytest.raises(UserError, match="--seed must be from 0"):
+    with pytest.raises(UserError, match="`seed` must be from 0"):
         checkerboard.Config(seed=-1)

@@ -35,11 +35,11 @@ def test_the_small_photograph_has_no_mean():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"image": "1 2/3"}, "--image"),
-        ({"kernel": "x"}, "--kernel"),
+        ({"image": "1 2/3"}, "`image`"),
+        ({"kernel": "x"}, "`kernel`"),
         ({"image": "12/34"}, "a kernel that fits in it"),
         ({"image": "/".join(["1" * 13] * 13)}, "at most 12x12"),
-        ({"seed": -1}, "--seed must be from 0"),
+        ({"seed": -1}, "`seed` must be from 0"),
     ],
 )
 def test_a_mistake_in_the_options_is_named(options, said):

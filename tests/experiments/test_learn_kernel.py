@@ -50,12 +50,12 @@ def test_another_seed_starts_elsewhere_and_ends_at_the_same_kernel():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"steps": 0}, "--steps must be from 1"),
-        ({"momentum": 1.0}, "--momentum must be at least 0 and less than 1"),
-        ({"kernel": "1 2/3"}, "--kernel '1 2/3'"),
+        ({"steps": 0}, "`steps` must be from 1"),
+        ({"momentum": 1.0}, "`momentum` must be at least 0 and less than 1"),
+        ({"kernel": "1 2/3"}, "`kernel` '1 2/3'"),
         ({"kernel": "/".join(["1 0"] * 8)}, "at most 7 rows"),
-        ({"seed": -1}, "--seed must be from 0"),
-        ({"lr": 1.0}, "--lr must be above 0 and below 0.22"),
+        ({"seed": -1}, "`seed` must be from 0"),
+        ({"lr": 1.0}, "`lr` must be above 0 and below 0.22"),
         ({"photograph": "rose"}, "photograph 'rose'"),
     ],
 )

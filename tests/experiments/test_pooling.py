@@ -72,5 +72,5 @@ def test_what_large_windows_lose_is_the_variance_within_them():
 
 
 def test_a_seed_out_of_range_is_refused():
-    with pytest.raises(UserError, match="--seed"):
+    with pytest.raises(UserError, match="`seed`"):
         pooling.Config(seed=-1)

@@ -45,5 +45,5 @@ def test_claims_fail_where_sizes_are_rounded_up(monkeypatch):
 
 @pytest.mark.parametrize(("size", "kernel"), [(13, 3), (5, 6), (5, 0)])
 def test_windows_that_do_not_fit_or_cannot_be_drawn_are_refused(size, kernel):
-    with pytest.raises(UserError, match=f"--size {size} and --kernel {kernel}: expected"):
+    with pytest.raises(UserError, match="must be"):
         strides_and_padding.Config(size, kernel)

@@ -79,6 +79,23 @@ def test_without_arguments_every_experiment_is_listed(capsys):
         assert name in out
 
 
+def imported(*arguments):
+    """The packages that a command imports."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "launch.py"), *arguments]
+    error = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    return set(re.findall(r"^import time:.*\| +([\w.]+)$", error, re.MULTILINE))
+
+
+def test_a_command_imports_only_what_it_needs():
+    slow = {"grain", "matplotlib", "orbax.checkpoint", "sklearn", "submitit", "tensorboardX"}
+    names = imported()
+    assert "cnnjax.lab.app" in names
+    assert not names & {*slow, "flax", "jax", "numpy", "optax", "PIL", "tensorflow_datasets", "tyro"}
+    names = imported("fcn-vs-cnn", "--help")
+    assert "tyro" in names
+    assert not names & slow
+
+
 def test_help_lists_every_option_with_its_default(capsys):
     status, out, _ = call(capsys, "fcn-vs-cnn", "--help")
     assert status == 0
@@ -114,7 +131,10 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["fcn-vs-cnn", "--data", "digits", "--accumulate", "10000"], "--accumulate 10000 is more than the 160 steps"),
         (["fcn-vs-cnn", "--data", "digits", "--freeze", "dense.0"], "lecture-cnn: unknown parameter or layer"),
         (["fcn-vs-cnn", "--data", "digits", "--augment", "random-crop:size=24"], "lecture-fcn: this LectureFCN takes"),
-        (["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"], "did you mean pmap"),
+        (
+            ["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"],
+            "invalid choice 'pmpa' for argument '--parallel'. Expected one of ('shard_map', 'pmap')",
+        ),
         (["verify", "everything"], "verify takes no arguments"),
         (["bench"], "bench takes what to time: augment"),
         (["bench", "op"], "unknown bench 'op': did you mean ops?"),
@@ -426,7 +446,7 @@ def test_a_second_signal_stops_at_once_whatever_the_process_does(signum, status,
     _, error = process.communicate()
     assert process.returncode == status
     assert "stopping, and saving what is done; a second signal stops at once" in error
-    assert "stopped at once; the same command goes on from what was saved before" in error
+    assert "stopped at once; the same command resumes from the last saved state" in error
 
 
 ENDING = """
@@ -454,7 +474,7 @@ def test_a_directory_taken_away_under_a_run_ends_it_with_one_message(tmp_path, c
     out.rename(tmp_path / "elsewhere")
     _, error = process.communicate()
     assert process.returncode == 1
-    assert f"error: {out} has vanished, or cannot be read any more" in error
+    assert f"error: {out} has vanished, or can no longer be read" in error
     assert "Traceback" not in error
 
 

@@ -112,7 +112,9 @@ def test_without_sbatch_or_submitit_it_says_what_to_do(capfd, submitit, tmp_path
     monkeypatch.setenv("PATH", "")
     status, _, error = call(capfd, *command)
     assert status == 2
-    assert error == "error: there is no sbatch on PATH: submit where SLURM is, or see the script with --dry-run\n"
+    assert (
+        error == "error: there is no sbatch on PATH: submit on a machine with SLURM, or see the script with --dry-run\n"
+    )
     monkeypatch.setitem(sys.modules, "submitit", None)
     status, _, error = call(capfd, *command, "--dry-run")
     assert status == 2
@@ -138,7 +140,7 @@ def test_a_job_gets_the_run_directory_and_is_submitted_once(capfd, submitit, slu
     command = [*SMALL, "--time", "5", "--nodes", "2", "--overwrite", "--out", out]
     status, printed, error = call(capfd, *command)
     assert status == 0, error
-    assert printed == f"submitted job 41; what it prints: {out}/slurm/41_0_log.out\n"
+    assert printed == f"submitted job 41; its output: {out}/slurm/41_0_log.out\n"
     assert json.loads((out / "config.json").read_text())["epochs"] == 2
     pickled = submitit.core.utils.DelayedSubmission.load(out / "slurm" / "41_submitted.pkl")
     # Not --overwrite: the requeued job would start over. --distributed: it has two tasks.
@@ -226,4 +228,4 @@ def test_a_job_that_was_out_of_time_too_often_says_so(slurm):
     process.send_signal(signal.SIGUSR2)
     _, error = process.communicate()
     assert process.returncode == 1
-    assert error.startswith("too many times. What is done is saved: submit it again")
+    assert error.startswith("too many times. The run is saved: submit it again")

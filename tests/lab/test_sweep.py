@@ -86,7 +86,10 @@ def test_help_has_the_options_of_the_experiment_the_sweep_and_the_job(capfd):
         (["fcn-vs-cnn", "--grid", "lr=0.1,0.2,0.10"], "the cells 'lr=0.1' and 'lr=0.10' are the same: leave one out"),
         (["fcn-vs-cnn", "--grid", "lr=0.1,"], "--grid: lr takes no empty value, got 'lr=0.1,'"),
         (["convolution", "--grid", "lr=0.1"], "unknown option in --grid 'lr': there are image, kernel, seed"),
-        (["fcn-vs-cnn", "--grid", "lr=0.1", "--parallel", "pmpa"], "'pmpa': did you mean pmap?"),
+        (
+            ["fcn-vs-cnn", "--grid", "lr=0.1", "--parallel", "pmpa"],
+            "invalid choice 'pmpa' for argument '--parallel'. Expected one of ('shard_map', 'pmap')",
+        ),
         (["fcn-vs-cnn", "--grid", "lr=0.1,0"], "--lr must be larger than 0 and finite, got 0"),
         (["fcn-vs-cnn", "--grid", "lr=0.1,much"], "much"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--lr", "0.2"], "--lr is given, and in --grid: leave one out"),
@@ -95,7 +98,7 @@ def test_help_has_the_options_of_the_experiment_the_sweep_and_the_job(capfd):
         (["fcn-vs-cnn", "--grid", "optimizer=sgd,adam", "--momentum", "0.5"], "not of sgd"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--epoch", "2"], "--epochs"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--jobs", "0"], "--jobs must be an integer of at least 1, got 0"),
-        (["fcn-vs-cnn", "--grid", "lr=0.1", "--time", "5"], "options of a job, as --time, need --slurm"),
+        (["fcn-vs-cnn", "--grid", "lr=0.1", "--time", "5"], "options of a job, such as --time, need --slurm"),
         (["fcn-vs-cnn", "--grid", "lr=0.1", "--slurm", "--dry-run"], "a job needs --time"),
         (
             ["convolution", "--grid", "seed=1", "--slurm", "--time", "5", "--nodes", "2"],
@@ -206,7 +209,7 @@ def test_a_record_that_cannot_be_written_meanwhile_stops_no_cell(capfd, stand_in
     monkeypatch.setattr(sweep, "write_state", full)
     status, _, error = call(capfd, "sweep", "fcn-vs-cnn", "--grid", "lr=0.1,0.2", "--out", tmp_path / "sweep")
     assert status == 0
-    assert "sweep.json: No space left on device: the sweep goes on" in error
+    assert "sweep.json: No space left on device: the sweep continues" in error
     assert starts(tmp_path / "sweep") == {"lr=0.1": 1, "lr=0.2": 1}
 
 

@@ -31,7 +31,10 @@ def test_a_second_run_is_refused_while_the_first_lives_and_takes_over_when_it_is
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*another --out"), run.locked():
+        with (
+            pytest.raises(UserError, match=f"in use by process {holder.pid} on .*`out`"),
+            run.locked(),
+        ):
             pass
         with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
             run.clear()

@@ -190,7 +190,7 @@ def test_a_killed_process_ends_the_other_with_a_message_and_the_run_goes_on(vict
     assert time.monotonic() - killed < LONGEST
     assert other.returncode == 1
     assert error.count("error: another process of the run died or cannot be reached") == 1
-    assert "the same command goes on from the last saved state" in error
+    assert "the same command resumes from the last saved state" in error
     assert "Traceback" not in error
     assert "stack trace" not in error
     if victim == 1:
@@ -233,7 +233,7 @@ def test_a_port_that_is_taken_is_named(start, small):
         port = taken.getsockname()[1]
         (refused,) = ends([start(*small, "--distributed", f"localhost:{port}", 2, 0)])
     assert refused[0] == 2
-    assert f"error: --distributed: port {port} cannot be had on this machine (Address already in use)" in refused[1]
+    assert f"error: --distributed: port {port} cannot be used on this machine (Address already in use)" in refused[1]
 
 
 def test_a_process_that_finds_no_other_says_so_in_time(start, small):
@@ -244,7 +244,7 @@ def test_a_process_that_finds_no_other_says_so_in_time(start, small):
     )
     assert time.monotonic() - started < LONGEST
     assert (status, second_status) == (1, 1)
-    assert "error: not all processes have come after 1 seconds" in error
+    assert "error: not all processes have joined after 1 seconds" in error
     assert re.search(r"\[process 1\] error: process 0 at localhost:\d+ does not answer after 1 seconds", second_error)
 
 
@@ -269,7 +269,7 @@ def test_without_a_cluster_the_options_are_named(start, small):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        (["localhost"], "--distributed takes HOST:PORT PROCESSES INDEX"),
+        (["localhost"], "--distributed must be HOST:PORT PROCESSES INDEX"),
         (["localhost", "2", "0"], "got localhost 2 0"),
         (["localhost:http", "2", "0"], "got localhost:http 2 0"),
         (["localhost:70000", "2", "0"], "got localhost:70000 2 0"),

@@ -95,7 +95,7 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(damage, tmp_path
         state = restored(tmp_path)
     assert train.tree_sha256(state) == train.tree_sha256(state_at(3))
     assert "damaged/7 is damaged" in caplog.text
-    assert "going on from step 3" in caplog.text
+    assert "resuming from step 3" in caplog.text
     assert train.tree_sha256(restored(saved(tmp_path, 7))) == train.tree_sha256(state_at(7))  # made again
     damage(tmp_path / "7")
     assert int(restored(tmp_path).step) == 3  # and again
@@ -107,14 +107,14 @@ def test_where_every_state_is_damaged_that_is_said_and_nothing_changed(damage, t
     damage(tmp_path / "3")
     damage(tmp_path / "7")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged \(step 7: .*; step 3: .*--overwrite"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged \(step 7: .*; step 3: .*`overwrite`"):
         restored(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_state_of_another_network_is_named(tmp_path):
     saved(tmp_path, 3)
-    with pytest.raises(UserError, match=r"of another network or optimiser .*\[8\] there, absent here.*--overwrite"):
+    with pytest.raises(UserError, match=r"of another network or optimiser .*\[8\] there, absent here.*`overwrite`"):
         restored(tmp_path, state_at(0, Plain))
 
 
@@ -153,7 +153,9 @@ def test_while_nothing_can_be_written_every_state_is_tried_and_said(tmp_path, ca
     read_only = OSError(errno.EROFS, "Read-only file system")
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
         for name in ("save", "__init__"):  # an open manager cannot write, a new one not even its folder
-            patched.setattr(type(checkpoints._manager), name, lambda *_, **__: (_ for _ in ()).throw(read_only))
+            patched.setattr(
+                f"orbax.checkpoint.CheckpointManager.{name}", lambda *_, **__: (_ for _ in ()).throw(read_only)
+            )
         checkpoints.save(state_at(5))
         checkpoints.save(state_at(7))
     assert caplog.text.count("Read-only file system") == 2

@@ -105,7 +105,7 @@ def test_rollback_from_a_damaged_newest_state_takes_the_one_before_and_ends_with
     with caplog.at_level(logging.WARNING):
         result = run_fragile(tmp_path / "run", one_device, **options)
     assert "damaged/10 is damaged" in caplog.text
-    assert "going on from step 5" in caplog.text
+    assert "resuming from step 5" in caplog.text
     assert "not finite in epoch 3; step by step from step 5 on" in caplog.text
     assert train.tree_sha256(result.state) == train.tree_sha256(undisturbed.state)
     for name, curve in undisturbed.history.items():

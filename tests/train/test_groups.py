@@ -83,7 +83,7 @@ def test_a_pattern_that_matches_nothing_is_named_with_the_nearest(options, messa
 
 @pytest.mark.parametrize("text", ["fc", "fc=", "=2", "fc=0", "fc=-1", "fc=nan", "fc=many"])
 def test_factors_are_positive_numbers(text):
-    with pytest.raises(UserError, match="factors above 0"):
+    with pytest.raises(UserError, match="factors larger than 0"):
         Optimization(lr_factors=text)
 
 

@@ -43,7 +43,7 @@ def check(network, data=None, **options):
         (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; `augment` is 'random-crop:size=20'$"),
         (Small, {"freeze": "norm"}, "plain: unknown parameter or layer 'norm': there are conv, dense$"),
         (Single, {"lr_factors": "dense=2 norm=0.1"}, "or layer that is not frozen 'norm': there are conv, dense$"),
-        (Small, {"accumulate": 6}, "--accumulate 6 is more than the 5 steps"),
+        (Small, {"accumulate": 6}, "`accumulate=6` is more than the 5 steps"),
     ],
 )
 def test_options_that_a_network_cannot_follow_are_refused(network, options, message):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tyro
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import train
@@ -436,26 +435,26 @@ def test_parameters_and_their_average_can_be_donated_together():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adm"}, "unknown optimiser 'adm': did you mean .*adam"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean cosine"),
-        ({"lr": 0.0}, "--lr must be larger than 0 and finite, got 0.0"),
-        ({"lr": math.nan}, "--lr must be larger than 0 and finite, got nan"),
-        ({"lr": math.inf}, "--lr must be larger than 0 and finite, got inf"),
-        ({"lr": "0.1"}, "--lr must be larger than 0 and finite, got '0.1'"),
-        ({"optimizer": "sgd", "momentum": 0.9}, "--momentum is an option of the optimiser momentum or .*, not of sgd"),
-        ({"optimizer": "momentum", "momentum": 1.0}, "--momentum must be at least 0 and less than 1, got 1.0"),
-        ({"weight_decay": -0.1}, "--weight-decay must be at least 0 and finite, got -0.1"),
-        ({"decay_rate": 0.1}, "--decay-rate is an option of the schedule step or exponential, not of constant"),
-        ({"schedule": "cosine", "decay_epochs": 2.0}, "--decay-epochs is an option of .*, not of cosine"),
-        ({"schedule": "step", "decay_rate": 1.0}, "--decay-rate must be between 0 and 1, got 1.0"),
-        ({"schedule": "step", "decay_epochs": 0.0}, "--decay-epochs must be larger than 0 and finite, got 0.0"),
-        ({"schedule": "one-cycle", "warmup_epochs": 1.0}, "--warmup-epochs is an option of .*, not of one-cycle"),
-        ({"warmup_epochs": -1.0}, "--warmup-epochs must be at least 0 and finite, got -1.0"),
-        ({"clip_norm": 0.0}, "--clip-norm must be larger than 0 and finite, got 0.0"),
-        ({"accumulate": 0}, "--accumulate must be an integer of at least 1, got 0"),
-        ({"accumulate": 1.5}, "--accumulate must be an integer of at least 1, got 1.5"),
-        ({"accumulate": None}, "--accumulate must be an integer of at least 1, got None"),
-        ({"ema": 1.0}, "--ema must be between 0 and 1, got 1.0"),
+        ({"optimizer": "adm"}, "unknown `optimizer` 'adm': did you mean .*adam"),
+        ({"schedule": "cosin"}, "unknown `schedule` 'cosin': did you mean cosine"),
+        ({"lr": 0.0}, "`lr` must be larger than 0 and finite, got 0.0"),
+        ({"lr": math.nan}, "`lr` must be larger than 0 and finite, got nan"),
+        ({"lr": math.inf}, "`lr` must be larger than 0 and finite, got inf"),
+        ({"lr": "0.1"}, "`lr` must be larger than 0 and finite, got '0.1'"),
+        ({"optimizer": "sgd", "momentum": 0.9}, "`momentum` is an option of the optimiser momentum or .*, not of sgd"),
+        ({"optimizer": "momentum", "momentum": 1.0}, "`momentum` must be at least 0 and less than 1, got 1.0"),
+        ({"weight_decay": -0.1}, "`weight_decay` must be at least 0 and finite, got -0.1"),
+        ({"decay_rate": 0.1}, "`decay_rate` is an option of the schedule step or exponential, not of constant"),
+        ({"schedule": "cosine", "decay_epochs": 2.0}, "`decay_epochs` is an option of .*, not of cosine"),
+        ({"schedule": "step", "decay_rate": 1.0}, "`decay_rate` must be between 0 and 1, got 1.0"),
+        ({"schedule": "step", "decay_epochs": 0.0}, "`decay_epochs` must be larger than 0 and finite, got 0.0"),
+        ({"schedule": "one-cycle", "warmup_epochs": 1.0}, "`warmup_epochs` is an option of .*, not of one-cycle"),
+        ({"warmup_epochs": -1.0}, "`warmup_epochs` must be at least 0 and finite, got -1.0"),
+        ({"clip_norm": 0.0}, "`clip_norm` must be larger than 0 and finite, got 0.0"),
+        ({"accumulate": 0}, "`accumulate` must be an integer of at least 1, got 0"),
+        ({"accumulate": 1.5}, "`accumulate` must be an integer of at least 1, got 1.5"),
+        ({"accumulate": None}, "`accumulate` must be an integer of at least 1, got None"),
+        ({"ema": 1.0}, "`ema` must be between 0 and 1, got 1.0"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
@@ -466,27 +465,15 @@ def test_what_cannot_be_is_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_epochs": 3.0}, "--warmup-epochs must be less than the 3 epochs of the training, got 3.0"),
+        ({"warmup_epochs": 3.0}, "`warmup_epochs` must be less than the 3 epochs of the training, got 3.0"),
         (
             {"schedule": "step", "decay_epochs": 3.0},
-            "--decay-epochs 3.0 after 0 epochs of warm-up is no step within the 3",
+            "`decay_epochs=3.0` after 0 epochs of warm-up is no step within the 3",
         ),
-        ({"accumulate": 31}, "--accumulate 31 is more than the 30 steps of the training"),
+        ({"accumulate": 31}, "`accumulate=31` is more than the 30 steps of the training"),
     ],
 )
 def test_what_does_not_fit_into_the_training_is_refused(options, message):
     for make in (make_optimizer, partial(learning_rate, step=0)):
         with pytest.raises(UserError, match=re.escape(message)):
             make(Optimization(**options), 10, 3)
-
-
-def test_every_field_is_an_option_of_the_command_line(capsys):
-    line = "--optimizer nesterov --lr 0.1 --momentum 0.8 --weight-decay 1e-4 --schedule step --warmup-epochs 0.5"
-    line += " --decay-rate 0.2 --decay-epochs 30 --clip-norm 1 --freeze conv1 --lr-factors fc=10"
-    line += " --accumulate 4 --ema 0.999"
-    chosen = tyro.cli(Optimization, args=line.split())
-    assert chosen == Optimization("nesterov", 0.1, 0.8, 1e-4, "step", 0.5, 0.2, 30.0, 1.0, "conv1", "fc=10", 4, 0.999)
-    with pytest.raises(SystemExit):
-        tyro.cli(Optimization, args=["--help"])
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in (*OPTIMIZERS, *SCHEDULES))

@@ -161,8 +161,8 @@ def test_what_is_there_is_not_measured_again(results, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": "resnet18,resnet19"}, "--models 'resnet19' matches none of alexnet"),
-        ({"sizes": "64"}, "--sizes takes own, 96"),
+        ({"models": "resnet18,resnet19"}, "`models='resnet19'` matches none of alexnet"),
+        ({"sizes": "64"}, "`sizes` must be own, 96"),
     ],
 )
 def test_networks_and_sizes_that_are_not_there_are_named(options, message):

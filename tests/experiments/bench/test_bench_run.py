@@ -165,11 +165,11 @@ def test_some_contenders_alone_overwrite_no_results(pretended, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--turns", "0"], "--turns must be an integer of at least 1, got 0"),
-        (["--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
+        (["--turns", "0"], "`turns` must be an integer of at least 1, got 0"),
+        (["--epochs", "0"], "`epochs` must be an integer of at least 1, got 0"),
         (["--contenders", "keras"], "no contender matches --contenders 'keras': there are cnnjax, torch, other"),
         (["--contenders", "other"], "no contender that matches --contenders 'other' is installed"),
-        (["--data", "."], "--data must be shapes, digits or a TFDS set, got the folder"),
+        (["--data", "."], "`data` must be shapes, digits or a TFDS set, got the folder"),
     ],
 )
 def test_a_mistake_is_explained_before_anything_runs(pretended, capsys, arguments, said):

@@ -81,7 +81,7 @@ def test_what_a_killed_process_left_is_drawn_anew(drawn, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("spoil", "images", "message"),
     [
-        (lambda folder: None, IMAGES + 1, "holds another set .*'images': 100.*: choose an empty or a new --folder"),
+        (lambda folder: None, IMAGES + 1, "holds another set .*'images': 100.*: choose an empty or a new `folder`"),
         (lambda folder: (folder / "set.json").unlink(), IMAGES, "holds something that is no set of this benchmark"),
         (lambda folder: next(folder.glob("train/*/*.jpg")).unlink(), IMAGES, "holds 99 training images, not the 100"),
         (lambda folder: (folder / "set.json").write_text("{"), IMAGES, "set.json cannot be read"),
@@ -98,23 +98,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is or holds something that is no set"):
         bench_stream.load_set(tmp_path / "file", IMAGES)
-    with pytest.raises(UserError, match=r"cannot draw images to .*file/set \(Not a directory\): choose a --folder"):
+    with pytest.raises(UserError, match=r"cannot draw images to .*file/set \(Not a directory\): choose a `folder`"):
         bench_stream.load_set(tmp_path / "file" / "set", IMAGES)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "127"], "--images must be at least 128, a batch, got 127"),
-        (["--steps", "0"], "--steps must be 1 to 782, a pass over 100000 images, got 0"),
-        (["--images", "256", "--steps", "3"], "--steps must be 1 to 2, a pass over 256 images, got 3"),
-        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--images", "127"], "`images` must be at least 128, a batch, got 127"),
+        (["--steps", "0"], "`steps` must be an integer of at least 1, got 0"),
+        (["--images", "256", "--steps", "3"], "`steps` must be 1 to 2, a pass over 256 images, got 3"),
+        (["--workers", "-1"], "`workers` must be an integer of at least 0, got -1"),
     ],
 )
-def test_options_out_of_range_are_named(arguments, message, capsys):
-    with pytest.raises(SystemExit, match="2"):  # tyro shows the UserError and ends the process
+def test_options_out_of_range_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
         bench_stream.main(arguments)
-    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_a_pass_is_reported_and_only_that_over_the_whole_default_set_is_written(small, tmp_path, monkeypatch, capsys):
