@@ -10,9 +10,11 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AdaptiveAvgPool, Conv, Dropout, Linear, MaxPool, Module, Sequential
 
 
+@register("alexnet", reference="torchvision")
 class AlexNet(Module):
     """Five convolutions with three overlapping poolings, and three fully connected layers.
 
@@ -56,6 +58,3 @@ class AlexNet(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         check_images(self, x, 63)
         return self.classifier(self.avgpool(self.features(x)))
-
-
-MODELS = {"alexnet": AlexNet}

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, Dropout, GlobalAvgPool, Module, Sequential
 
 # Channels, kernel and stride of the convolutions before the last three, which all have in common.
@@ -64,4 +65,5 @@ class AllCNN(Module):
         return self.avgpool(self.classifier(self.features(x)))
 
 
-MODELS = {f"all_cnn_{letter}": partial(AllCNN, convolutions) for letter, convolutions in CONVOLUTIONS.items()}
+for letter, convolutions in CONVOLUTIONS.items():
+    register(f"all_cnn_{letter}")(partial(AllCNN, convolutions))

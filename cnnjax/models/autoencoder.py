@@ -5,7 +5,6 @@ Vincent, Larochelle, Bengio & Manzagol, "Extracting and composing robust feature
 here with Gaussian noise. Claim H7.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,6 +12,7 @@ from flax import nnx
 
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, ConvTranspose, Linear, Module, Sequential
 from cnnjax.ops.arguments import integer
 
@@ -35,6 +35,7 @@ class GaussianNoise(Module):
         return x + self.deviation * jax.random.normal(self.rngs.dropout(), x.shape, x.dtype)
 
 
+@register("conv_autoencoder", task="reconstruction")
 class Autoencoder(Module):
     """Three convolutions with stride 2, a linear layer to the code, and their mirror image back to an image.
 
@@ -95,7 +96,4 @@ class Autoencoder(Module):
         return self.decoder(self.decode_linear(code).reshape(-1, *self.map_shape))
 
 
-MODELS: dict[str, Callable[..., Module]] = {
-    "conv_autoencoder": Autoencoder,
-    "denoising_autoencoder": partial(Autoencoder, noise=0.1),
-}
+register("denoising_autoencoder", task="reconstruction")(partial(Autoencoder, noise=0.1))

@@ -12,6 +12,7 @@ from flax import nnx
 
 from cnnjax.models.blocks import gelu
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import (
     Activation,
     Conv,
@@ -104,4 +105,4 @@ class ConvNeXt(Module):
         return self.classifier(self.avgpool(self.features(x)))
 
 
-MODELS = {"convnext_tiny": partial(ConvNeXt, (96, 192, 384, 768), (3, 3, 9, 3))}
+register("convnext_tiny", reference="torchvision")(partial(ConvNeXt, (96, 192, 384, 768), (3, 3, 9, 3)))

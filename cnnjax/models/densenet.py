@@ -13,6 +13,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 
@@ -123,10 +124,8 @@ class DenseNet(Module):
         return self.classifier(self.avgpool(nnx.relu(self.features(x))))
 
 
-MODELS = {
-    "densenet121": partial(DenseNet, 32, (6, 12, 24, 16)),
-    "densenet161": partial(DenseNet, 48, (6, 12, 36, 24)),
-    "densenet169": partial(DenseNet, 32, (6, 12, 32, 32)),
-    "densenet201": partial(DenseNet, 32, (6, 12, 48, 32)),
-    "densenet_bc_100_12": partial(DenseNet, 12, (16, 16, 16), stem="cifar"),
-}
+register("densenet121", reference="torchvision")(partial(DenseNet, 32, (6, 12, 24, 16)))
+register("densenet161", reference="torchvision")(partial(DenseNet, 48, (6, 12, 36, 24)))
+register("densenet169", reference="torchvision")(partial(DenseNet, 32, (6, 12, 32, 32)))
+register("densenet201", reference="torchvision")(partial(DenseNet, 32, (6, 12, 48, 32)))
+register("densenet_bc_100_12")(partial(DenseNet, 12, (16, 16, 16), stem="cifar"))

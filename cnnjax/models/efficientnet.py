@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.blocks import InvertedResidual, Norm, Residual, SqueezeExcitation, conv_norm, make_divisible, silu
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 
@@ -183,7 +184,7 @@ def _scaled(width: float, depth: float, dropout: float, norm: Norm = BatchNorm) 
 # torchvision's largest come from TensorFlow, with its constants.
 _tensorflow_norm = partial(BatchNorm, eps=1e-3, momentum=0.01)
 
-MODELS = {
+VARIANTS = {
     "efficientnet_b0": _scaled(1.0, 1.0, 0.2),
     "efficientnet_b1": _scaled(1.0, 1.1, 0.2),
     "efficientnet_b2": _scaled(1.1, 1.2, 0.3),
@@ -194,3 +195,5 @@ MODELS = {
     "efficientnet_b7": _scaled(2.0, 3.1, 0.5, _tensorflow_norm),
     "efficientnet_v2_s": partial(EfficientNet, 24, V2_S, 1280, norm=partial(BatchNorm, eps=1e-3)),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import integer
 
@@ -115,6 +116,7 @@ class Block(Module):
         return self.pool(self.join(self.fractal(x, only), only))
 
 
+@register("fractalnet")
 class FractalNet(Module):
     """Fractal blocks with poolings, `blocks * 2**(columns - 1)` convolutions deep, and a linear classifier.
 
@@ -192,6 +194,3 @@ def _widths(blocks: int | None, widths: Sequence[int] | None) -> Sequence[int]:
         wanted = "each block" if blocks is None else f"each of {blocks} blocks"
         raise UserError(f"widths must be a list of the channels of {wanted}, got {widths!r}")
     return [integer("widths", width, 1) for width in widths]
-
-
-MODELS = {"fractalnet": FractalNet}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import AdaptiveAvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import Ints, Padding
 
@@ -107,6 +108,7 @@ class Auxiliary(Module):
         return self.fc2(self.dropout(x))
 
 
+@register("googlenet", reference="torchvision")
 class GoogLeNet(Module):
     """Three convolutions, nine inception blocks between poolings, and a linear classifier of global averages.
 
@@ -170,6 +172,3 @@ class GoogLeNet(Module):
         if self.deterministic or self.aux1 is None or self.aux2 is None:
             return logits
         return WithAuxiliary(logits, (self.aux1(early), self.aux2(late)), AUXILIARY_WEIGHT)
-
-
-MODELS = {"googlenet": GoogLeNet}

@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnnjax.models.googlenet import BasicConv, Concat, WithAuxiliary
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import AvgPool, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import Ints, Pair
 
@@ -107,6 +108,7 @@ class Auxiliary(Module):
         return self.fc(self.avgpool(self.conv1(self.conv0(self.pool(x)))))
 
 
+@register("inception_v3", reference="torchvision")
 class InceptionV3(Module):
     """Five convolutions, eleven inception blocks on maps of 35, 17 and 8 pixels, and a linear classifier.
 
@@ -163,6 +165,3 @@ class InceptionV3(Module):
         x = self.mixed_7c(self.mixed_7b(self.mixed_7a(middle)))
         logits = self.fc(self.dropout(self.avgpool(x)))
         return logits if auxiliary is None else WithAuxiliary(logits, (auxiliary(middle),), AUXILIARY_WEIGHT)
-
-
-MODELS = {"inception_v3": InceptionV3}

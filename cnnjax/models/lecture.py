@@ -8,10 +8,12 @@ from flax import nnx
 
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
+from cnnjax.models.registry import register
 from cnnjax.nn import Conv, Flatten, Linear, MaxPool, Module
 from cnnjax.ops.arguments import integer
 
 
+@register("lecture-fcn")
 class LectureFCN(Module):
     """Fully connected network: pixels - 2048 - 1024 - 512 - 128 - logits, with ReLU between.
 
@@ -53,6 +55,7 @@ class LectureFCN(Module):
         return self.dense[-1](x)
 
 
+@register("lecture-cnn")
 class LectureCNN(Module):
     """Convolutional network: conv 32 - max pool - conv 64 - conv 128 - dense 128 - logits, 3x3, valid, with ReLU.
 
@@ -91,6 +94,3 @@ class LectureCNN(Module):
         x = nnx.relu(self.conv3(x))
         x = nnx.relu(self.dense1(self.flatten(x)))
         return self.dense2(x)
-
-
-MODELS = {"lecture-cnn": LectureCNN, "lecture-fcn": LectureFCN}

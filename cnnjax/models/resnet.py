@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, GlobalAvgPool, Identity, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 
@@ -155,7 +156,7 @@ class ResNet(Module):
         return self.fc(self.avgpool(x))
 
 
-MODELS = {
+VARIANTS = {
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
     "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
     "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
@@ -165,3 +166,5 @@ MODELS = {
     "resnext101_32x8d": partial(ResNet, Bottleneck, (3, 4, 23, 3), groups=32, base_width=8),
     "wide_resnet50_2": partial(ResNet, Bottleneck, (3, 4, 6, 3), base_width=128),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

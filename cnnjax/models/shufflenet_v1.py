@@ -12,6 +12,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.blocks import channel_shuffle, conv_norm, stage
+from cnnjax.models.registry import register
 from cnnjax.nn import AvgPool, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 
 STEM = 24  # channels of the first convolution
@@ -82,4 +83,5 @@ class ShuffleNetV1(Module):
         return self.fc(self.avgpool(x))
 
 
-MODELS = {f"shufflenet_v1_g{groups}": partial(ShuffleNetV1, groups) for groups in CHANNELS}
+for groups in CHANNELS:
+    register(f"shufflenet_v1_g{groups}")(partial(ShuffleNetV1, groups))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, Dropout, GlobalAvgPool, MaxPool, Module, Sequential
 
 # Channels of the squeezing convolution and of each expanding one.
@@ -89,7 +90,9 @@ class SqueezeNet(Module):
         return self.classifier(self.features(x))
 
 
-MODELS = {
+VARIANTS = {
     "squeezenet1_0": partial(SqueezeNet, 96, 7, (0, 3, 7), 21),
     "squeezenet1_1": partial(SqueezeNet, 64, 3, (0, 2, 4), 17),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

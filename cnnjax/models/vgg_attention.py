@@ -14,6 +14,7 @@ from flax import nnx
 from cnnjax.errors import UserError
 from cnnjax.models.features import features
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import (
     Activation,
     BatchNorm,
@@ -74,6 +75,7 @@ class Attention(Module):
         return jax.nn.softmax(scores[..., 0], axis=(1, 2))
 
 
+@register("vgg16_attention")
 class VGGAttention(Module):
     """VGG-16's convolutions in three stages, what attention picks of each, and a linear classifier of the three.
 
@@ -146,6 +148,3 @@ class VGGAttention(Module):
 def _mean(local: jax.Array, weights: jax.Array) -> jax.Array:
     """Return local features (batch, height, width, channels) averaged with the weights of an attention map."""
     return jnp.einsum("nhw,nhwc->nc", weights, local, precision="highest")
-
-
-MODELS = {"vgg16_attention": VGGAttention}

@@ -15,7 +15,7 @@ pytestmark = [
 NAMES = [
     name if name in references.FAMILIES else pytest.param(name, marks=pytest.mark.zoo)
     for name in models.list_models()
-    if name not in references.WITHOUT_REFERENCE
+    if references.has_reference(name)
 ]
 
 
