@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from cnnjax.errors import UserError
@@ -82,33 +81,32 @@ def _shape(naming: Naming, key: str, slot: Slot) -> tuple[int, ...]:
     return _torch_shape(slot)
 
 
-def _to_torch(slot: Slot, array: Any) -> Any:
-    layer = slot.layer
+def _axes(slot: Slot) -> tuple[int, ...]:
+    """The axes of a variable in torch's order."""
+    count = len(slot.shape)
     if slot.name != "kernel":
-        return array
-    if isinstance(layer, Conv):  # (kh, kw, in, out) -> (out, in, kh, kw)
-        return array.transpose(3, 2, 0, 1)
-    if isinstance(layer, ConvTranspose):  # (kh, kw, in, out) -> (in, out, kh, kw)
-        return array.transpose(2, 3, 0, 1)
-    if isinstance(layer, Linear) and layer.image_shape:  # torch flattens channels first
-        return array.reshape(*layer.image_shape, -1).transpose(3, 2, 0, 1).reshape(-1, layer.in_features)
-    return array.T
+        return tuple(range(count))
+    if isinstance(slot.layer, Conv):  # (kh, kw, in, out) -> (out, in, kh, kw)
+        return (3, 2, 0, 1)
+    if isinstance(slot.layer, ConvTranspose):  # (kh, kw, in, out) -> (in, out, kh, kw)
+        return (2, 3, 0, 1)
+    return tuple(reversed(range(count)))
 
 
 def _torch_shape(slot: Slot) -> tuple[int, ...]:
-    shape: tuple[int, ...] = jax.eval_shape(lambda array: _to_torch(slot, array), slot.variable.get_value()).shape
-    return shape
+    return tuple(slot.shape[axis] for axis in _axes(slot))
+
+
+def _to_torch(slot: Slot, array: np.ndarray) -> np.ndarray:
+    layer = slot.layer
+    if slot.name == "kernel" and isinstance(layer, Linear) and layer.image_shape:  # torch flattens channels first
+        return array.reshape(*layer.image_shape, -1).transpose(3, 2, 0, 1).reshape(-1, layer.in_features)
+    return array.transpose(_axes(slot))
 
 
 def _from_torch(slot: Slot, array: np.ndarray) -> np.ndarray:
     layer = slot.layer
-    if slot.name != "kernel":
-        return array
-    if isinstance(layer, Conv):
-        return array.transpose(2, 3, 1, 0)
-    if isinstance(layer, ConvTranspose):
-        return array.transpose(2, 3, 0, 1)
-    if isinstance(layer, Linear) and layer.image_shape:
+    if slot.name == "kernel" and isinstance(layer, Linear) and layer.image_shape:
         height, width, channels = layer.image_shape
         return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(layer.in_features, -1)
-    return array.T
+    return array.transpose(np.argsort(_axes(slot)))
