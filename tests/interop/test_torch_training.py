@@ -4,8 +4,6 @@ Blocks of every family by default, whole networks with -m zoo: those take minute
 statistics of few values amplify the rounding of float32 beyond any tolerance worth a test.
 """
 
-from functools import partial
-
 import jax
 import numpy as np
 import optax
@@ -64,8 +62,6 @@ BLOCKS = {
     "efficientnet_v2_s": {"features.1.0": (8, 8, 24), "features.2.0": (8, 8, 24), "features.2.1": (8, 8, 48)},
     "convnext_tiny": {"features.1.0": (8, 8, 96), "features.2": (8, 8, 96)},
 }
-# For programs that run once and take longer to compile.
-UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 LABELS = np.array([1, 3, 3, 7])
 TOLERANCE = 1e-9  # of the largest value of each array
 TOLERANCES = {"mobilenet_v3_small": 1e-7}  # torch's derivative of the hard sigmoid is 1/6 as float32 has it
@@ -150,7 +146,7 @@ def _block_steps(model, inputs, cotangents):
     blocks = {block: nnx.split(modules[block], nnx.Param, ...) for block in inputs}
     graphdefs = {block: graphdef for block, (graphdef, *_) in blocks.items()}
 
-    @partial(jax.jit, compiler_options=UNOPTIMIZED)  # one program for all blocks
+    @jax.jit  # one program for all blocks
     def step(states, inputs, cotangents):
         def differentiate(block):
             def call(params, x):
