@@ -27,17 +27,17 @@ def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
     """Put the arrays of a torch state dict into a model of that architecture.
 
     Every key is used exactly once, and every shape is checked before anything is changed. torch's counters
-    `num_batches_tracked` have no place here and are passed over. Where timm's network has another constant beside its
-    variances than torchvision's (MobileNetV3 and EfficientNet), its names set it too. Nothing else that weights of an
-    earlier load or `as_keras` have set is undone: load weights of another origin into a new model. timm's networks
-    ported from TensorFlow (tf_...) have the names of its others, and compute otherwise: `from_pretrained` sets that.
+    `num_batches_tracked` are ignored. Where timm uses another `eps` than torchvision (MobileNetV3 and EfficientNet),
+    loading weights under its names sets it. Other settings of an earlier load or of `as_keras` remain, so load weights
+    of another origin into a new model. timm's networks ported from TensorFlow (tf_...) have the same names as its
+    others but other settings, which `from_pretrained` sets.
 
     Args:
         model: the network; its parameters and batch statistics are replaced.
         state_dict: arrays or tensors under torchvision's or timm's own key names.
 
     Raises:
-        UserError: it is no mapping from names.
+        UserError: it is not a mapping from names.
         ValueError: a key is missing, unknown or of another shape, or an array holds a NaN or infinity; each is listed.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
@@ -74,7 +74,7 @@ def _named(model: Module, naming: Naming) -> Iterator[tuple[str, Slot]]:
 
 
 def _shape(naming: Naming, key: str, slot: Slot) -> tuple[int, ...]:
-    """The shape that the library has: torch's for such a layer, unless its network has another kind of layer there."""
+    """Return the library's shape: torch's for such a layer, unless its network has another kind of layer there."""
     for pattern, shape in naming.shapes:
         if re.search(pattern, key):
             return shape(slot)

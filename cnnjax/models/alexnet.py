@@ -1,7 +1,7 @@
 """AlexNet, whose win on ImageNet in 2012 began the field's turn to deep networks, as torchvision has it.
 
 Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014): a single column, without the local
-response normalisation and the two groups of Krizhevsky, Sutskever & Hinton (2012). Claim H1.
+response normalisation and the two groups of Krizhevsky, Sutskever & Hinton (2012).
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """All-CNN: nothing but convolutions, with strides instead of poolings and global averages instead of dense layers.
 
 Springenberg, Dosovitskiy, Brox & Riedmiller, "Striving for simplicity: the all convolutional net" (2014), tables 1 and
-2: the networks derived from its models A, B and C. Claim H1.
+2: the networks derived from its models A, B and C.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Masci, Meier, Ciresan & Schmidhuber, "Stacked convolutional auto-encoders for hierarchical feature extraction" (2011);
 Vincent, Larochelle, Bengio & Manzagol, "Extracting and composing robust features with denoising autoencoders" (2008),
-here with Gaussian noise. Claim H7.
+here with Gaussian noise.
 """
 
 from functools import partial
@@ -40,11 +40,11 @@ class Autoencoder(Module):
     """Three convolutions with stride 2, a linear layer to the code, and their mirror image back to an image.
 
     Args:
-        num_classes: as all models take it; an autoencoder knows no classes.
+        num_classes: accepted like in every model and ignored; an autoencoder has no classes.
         in_channels: channels of the images.
         image_size: height and width of the images.
-        code_size: numbers that an image is reduced to.
-        noise: standard deviation of what is added to the images in training, for a denoising autoencoder.
+        code_size: size of the code that an image is reduced to.
+        noise: standard deviation of the noise added to the images in training, for a denoising autoencoder.
         rngs: source of the initial parameters and of the noise.
 
     Raises:

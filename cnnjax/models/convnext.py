@@ -1,6 +1,6 @@
 """ConvNeXt: a residual network with the choices of vision transformers, depthwise 7x7 convolutions for attention.
 
-Liu, Mao, Wu, Feichtenhofer, Darrell & Xie, "A ConvNet for the 2020s" (2022). Claim H1.
+Liu, Mao, Wu, Feichtenhofer, Darrell & Xie, "A ConvNet for the 2020s" (2022).
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class ConvNeXtBlock(Module):
     Args:
         channels: of input and output.
         layer_scale: initial scale of every channel.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the initial parameters.
     """
 
@@ -70,8 +70,8 @@ class ConvNeXt(Module):
         num_classes: number of logits.
         in_channels: channels of the images.
         layer_scale: initial scale of what a block adds.
-        drop_path: share of the images that pass a block by its shortcut alone in training: none at the first block,
-            and linearly more, up to this share, towards the last.
+        drop_path: share of the images that take only a block's shortcut in training; it grows linearly from 0 at the
+            first block to this share at the last.
         rngs: source of the initial parameters.
     """
 

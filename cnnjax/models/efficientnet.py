@@ -2,7 +2,7 @@
 
 Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural networks" (2019), table 1; Tan & Le,
 "EfficientNetV2: smaller models and faster training" (2021), table 4, whose early blocks are plain convolutions. With
-torchvision's normalisation constants. Claim H1.
+torchvision's normalisation constants.
 """
 
 import math
@@ -28,7 +28,7 @@ class MBConv(InvertedResidual):
         expansion: channels of the depthwise convolution for each of the input.
         kernel_size: of the depthwise convolution.
         norm: after each convolution.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the initial parameters.
     """
 
@@ -130,8 +130,8 @@ class EfficientNet(Module):
         in_channels: channels of the images.
         norm: after each convolution.
         dropout: share left out before the classifier.
-        drop_path: times i / n, the share of the images that pass block i of n, counted from 0, by its shortcut alone
-            in training.
+        drop_path: times i / n, the share of the images that take only the shortcut of block i of n, counted from 0, in
+            training.
         rngs: source of the initial parameters.
     """
 

@@ -2,7 +2,7 @@
 
 Larsson, Maire & Shakhnarovich, "FractalNet: ultra-deep neural networks without residuals" (2016): `f1(x) = conv(x)`,
 `f(C+1)(x)` is the mean of `fC(fC(x))` and `conv(x)`. Means that follow each other are one, over all columns that meet,
-as in the paper's figure 1. Claims H1 and H4.
+as in the paper's figure 1.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Join(Module):
         draws = jax.random.uniform(self.rngs.dropout(), (count,))
         local = (draws >= self.rate) | (draws == draws.max())
         keep = jnp.where(only < 0, local, only == self.column + jnp.arange(count))
-        # Where the only column does not come by, what is joined is left out later on; batch statistics still see it.
+        # Where that column does not pass this join, its output is left out later; batch statistics still see it.
         return keep | ~keep.any()
 
 

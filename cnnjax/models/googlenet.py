@@ -1,7 +1,7 @@
 """GoogLeNet (Inception-v1): blocks that look at an image through windows of several sizes at once.
 
 Szegedy et al., "Going deeper with convolutions" (2014), table 1, as torchvision has it: with batch normalisation, and
-with 3x3 convolutions where the paper has 5x5. Its trained weights take images scaled to [-1, 1]. Claims H1 and H3.
+with 3x3 convolutions where the paper has 5x5. Its trained weights take images scaled to [-1, 1].
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""The two networks that lecture S0 trains side by side on CIFAR-10 (claims A1 and A2)."""
+"""The two networks that lecture S0 trains side by side on CIFAR-10."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from cnnjax.ops.arguments import integer
 class LectureFCN(Module):
     """Fully connected network: pixels - 2048 - 1024 - 512 - 128 - logits, with ReLU between.
 
-    8,983,434 parameters on 32x32x3 images and 10 classes (claim A1).
+    8,983,434 parameters on 32x32x3 images and 10 classes.
 
     Args:
         num_classes: number of logits.
@@ -59,7 +59,7 @@ class LectureFCN(Module):
 class LectureCNN(Module):
     """Convolutional network: conv 32 - max pool - conv 64 - conv 128 - dense 128 - logits, 3x3, valid, with ReLU.
 
-    2,077,130 parameters on 32x32x3 images and 10 classes (claim A2).
+    2,077,130 parameters on 32x32x3 images and 10 classes.
 
     Args:
         num_classes: number of logits.

@@ -1,7 +1,7 @@
 """MnasNet: inverted residuals whose kernels, expansions and depths were found by search on a phone.
 
 Tan et al., "MnasNet: platform-aware neural architecture search for mobile" (2018): MnasNet-B1, the one without
-squeeze-and-excitation, as torchvision's mnasnet1_0. Claim H1.
+squeeze-and-excitation, as torchvision's mnasnet1_0.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """MobileNet: depthwise separable convolutions, a 3x3 filter of each channel and a 1x1 convolution that mixes them.
 
 Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications" (2017), as timm's
-mobilenetv1_100. Claim H1.
+mobilenetv1_100.
 """
 
 from functools import partial

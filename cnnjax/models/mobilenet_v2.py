@@ -1,6 +1,6 @@
 """MobileNetV2: depthwise convolutions between a 1x1 expansion and a linear projection, shortcuts between the thin ends.
 
-Sandler, Howard, Zhu, Zhmoginov & Chen, "MobileNetV2: inverted residuals and linear bottlenecks" (2018). Claim H1.
+Sandler, Howard, Zhu, Zhmoginov & Chen, "MobileNetV2: inverted residuals and linear bottlenecks" (2018).
 """
 
 from functools import partial

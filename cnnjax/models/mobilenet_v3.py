@@ -1,6 +1,6 @@
 """MobileNetV3: inverted residuals with squeeze-and-excitation, found by search and trimmed by hand.
 
-Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2. Claim H1.
+Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2.
 """
 
 from collections.abc import Sequence

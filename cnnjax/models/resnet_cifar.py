@@ -1,6 +1,6 @@
 """Residual networks for CIFAR, and the plain networks that they are compared with.
 
-He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (2015), section 4.2. Claims H1 and H2.
+He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (2015), section 4.2.
 """
 
 from functools import partial

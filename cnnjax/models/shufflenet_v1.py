@@ -1,7 +1,7 @@
 """ShuffleNet: grouped 1x1 convolutions with a channel shuffle between, and a depthwise 3x3 convolution.
 
 Zhang, Zhou, Lin & Sun, "ShuffleNet: an extremely efficient convolutional neural network for mobile devices" (2017),
-table 1 at 1.0x: the more groups, the more channels for the same multiply-adds. Claim H1.
+table 1 at 1.0x: the more groups, the more channels for the same multiply-adds.
 """
 
 from functools import partial

@@ -1,7 +1,6 @@
 """ShuffleNetV2: half of the channels pass a unit untouched, then the halves are shuffled.
 
 Ma, Zhang, Zheng & Sun, "ShuffleNet V2: practical guidelines for efficient CNN architecture design" (2018), table 5.
-Claim H1.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """VGG: stacks of 3x3 convolutions between poolings, and three fully connected layers.
 
 Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition" (2014): configurations A, B,
-D and E, each with batch normalisation too. Claim H1.
+D and E, each with batch normalisation too.
 """
 
 from collections.abc import Sequence

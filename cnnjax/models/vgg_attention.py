@@ -1,7 +1,7 @@
 """VGG-16 with trainable attention: the class is decided by what the network looks at, at three of its depths.
 
 Jetley, Lord, Lee & Torr, "Learn to pay attention" (2018): the network for CIFAR that the paper calls
-(VGG-att3)-concat-pc, with the dropout of the authors' code. Claims H1 and H6.
+(VGG-att3)-concat-pc, with the dropout of the authors' code.
 """
 
 from collections.abc import Sequence
@@ -56,12 +56,12 @@ def vector_unit(width: int, dropout: float, out_features: int | None, rngs: nnx.
 class Attention(Module):
     """Where to look: `softmax(u . (l_i + g) + b)` over the pixels i of local features l, given a global descriptor g.
 
-    What the paper calls parametrised compatibility. Its softmax takes off again what g adds to each pixel, u . g, so
-    that the map depends on the local features alone, and g and what makes it get no gradient but rounding.
+    What the paper calls parametrised compatibility. Its softmax cancels the score u . g that g adds to every pixel,
+    so that the map depends on the local features alone; g gets no gradient except for rounding.
 
     Args:
         channels: of the local features.
-        dropout: share of the global descriptor left out before it is mapped to as many, where it has more.
+        dropout: share of the global descriptor left out before it is mapped to `channels` features, if it has more.
         rngs: source of the initial parameters.
     """
 

@@ -1,7 +1,7 @@
 """Xception: depthwise separable convolutions, the extreme of inception blocks, with shortcuts.
 
 Chollet, "Xception: deep learning with depthwise separable convolutions" (2016), figure 5, as timm's `legacy_xception`
-has it. Claim H1.
+has it.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """ZFNet: AlexNet with a finer first layer, found by looking at what the layers respond to.
 
-Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), figure 3. Claims H1 and H9.
+Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), figure 3.
 """
 
 from functools import partial
