@@ -50,7 +50,8 @@ def register(name: str, *, task: str = "classification", reference: str | None =
             another name there.
 
     Raises:
-        UserError: the name is taken; the message says where.
+        UserError: the name is registered elsewhere; the message says both places. A file that is executed again
+            replaces its own networks.
     """
     caller = inspect.currentframe()
     caller = caller and caller.f_back
@@ -58,7 +59,7 @@ def register(name: str, *, task: str = "classification", reference: str | None =
     reference = f"{reference}/{name}" if reference and "/" not in reference else reference
 
     def add(build: Builder) -> Builder:
-        if name in _REGISTRATIONS:
+        if name in _REGISTRATIONS and _REGISTRATIONS[name].place != place:
             raise UserError(
                 f"two networks are registered as {name!r}, in {_REGISTRATIONS[name].place} and in {place}: rename one"
             )
