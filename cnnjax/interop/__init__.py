@@ -1,4 +1,4 @@
-"""Weights from and to other libraries: they are data, and nothing in them is ever executed."""
+"""Weights from and to other libraries. They are read as data; nothing in them is ever executed."""
 
 from cnnjax.interop.hub import Pretrained, from_pretrained
 from cnnjax.interop.keras import as_keras, keras_preprocess, load_keras

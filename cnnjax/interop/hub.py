@@ -1,7 +1,7 @@
 """Trained weights from the Hugging Face hub, with the preprocessing that they were evaluated with.
 
 The repositories are timm's; sizes, crops, interpolation, means and deviations are those of its published
-configurations (timm 1.0, `timm.models.get_pretrained_cfg`), which say too where the weights come from.
+configurations (timm 1.0, `timm.models.get_pretrained_cfg`), which also name the origin of the weights.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ _TENSORFLOW = (Setting(BatchNorm, {"eps": 1e-3}), Setting(Conv, {"padding": "SAM
 
 
 class Weights(NamedTuple):
-    """Where weights are, what images they take, and what their network has otherwise."""
+    """Where weights are stored, the preprocessing they expect, and the settings in which their network differs."""
 
     repository: str
     preprocess: Preprocess
@@ -79,7 +79,7 @@ WEIGHTS: dict[str, Weights] = {
 
 
 def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: Any) -> Pretrained:
-    """Build a network with weights trained on ImageNet, which are fetched once and kept by `huggingface_hub`.
+    """Build a network with weights trained on ImageNet, which `huggingface_hub` downloads once and caches.
 
     Args:
         name: one of `models.list_models()` that has weights; an error lists or suggests them.
@@ -87,7 +87,7 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
         **overrides: as `models.create_model`.
 
     Raises:
-        UserError: no such network, none with weights, `huggingface_hub` is not installed, or the hub gives no file.
+        UserError: there is no such network, no weights for it, no `huggingface_hub`, or the download fails.
         ValueError: the weights do not fit, e.g. with another `num_classes`.
     """
     if name not in list_models():
@@ -107,7 +107,7 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
 
 
 def _without_values(name: str, overrides: dict[str, Any]) -> Module:
-    """Build a network without initial parameters, which are soon replaced, but with its random keys."""
+    """Build a network with random keys but without initial parameters, which the weights replace."""
     model: Module = nnx.eval_shape(lambda: create_model(name, **overrides))
     keys = jax.jit(lambda: nnx.state(create_model(name, **overrides), nnx.RngState))()
     nnx.update(model, keys)
@@ -115,7 +115,7 @@ def _without_values(name: str, overrides: dict[str, Any]) -> Module:
 
 
 def fetch(repository: str) -> Path:
-    """Return the path of a repository's weights in the local cache, downloaded if need be.
+    """Return the path of a repository's weights in the local cache; download them if necessary.
 
     Raises:
         UserError: `huggingface_hub` is not installed, or does not get the file.

@@ -1,4 +1,4 @@
-"""Weights of keras.applications, for which a model becomes the network that Keras has."""
+"""Load weights of keras.applications, which turns a model into Keras's version of the network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ def load_keras(model: Module, source: Any) -> None:
 
     Then its logits are Keras's (`classifier_activation=None`), for images that are scaled as Keras scales them
     (`keras_preprocess`). Every array is used exactly once, and every shape is checked before anything is changed.
-    A bias before a batch normalisation goes into its mean. What else changes is what `as_keras` says.
+    A bias before a batch normalisation goes into its mean. `as_keras` says what else changes.
 
     Args:
         model: vgg16, vgg19, resnet50, resnet101, resnet152, inception_v3, xception, mobilenet_v1, mobilenet_v2,
@@ -80,11 +80,11 @@ def load_keras(model: Module, source: Any) -> None:
 
 
 def as_keras(model: Module) -> None:
-    """Set what Keras's network has otherwise than torchvision's, except its weights.
+    """Set everything except the weights in which Keras's network differs from torchvision's.
 
     Those are static attributes of layers, `keras_names` lists them: strides, padding, constants beside variances,
     whether an average counts the padding. Inception-v3 loses its auxiliary classifier, EfficientNet takes images from
-    0 to 255 by a first layer that scales them. A checkpoint has none of this and a safetensors file not all:
+    0 to 255 by a first layer that scales them. A checkpoint stores none of this and a safetensors file not all:
     call `as_keras` on a new model before its weights are loaded from there.
 
     Raises:
@@ -144,7 +144,7 @@ def _shape(family: Family, slot: Slot) -> tuple[int, ...]:
 
 
 def _rescaling(variance: np.ndarray | None) -> np.ndarray:
-    """What Keras multiplies images with around its normalisation, which files do not say.
+    """Return the factor by which Keras multiplies images around its normalisation, which files do not store.
 
     The variances of its weights for ImageNet are standard deviations, so with `weights="imagenet"` Keras divides by
     their roots once more.

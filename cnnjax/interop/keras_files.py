@@ -1,4 +1,4 @@
-"""Weights out of Keras: its models, its two kinds of HDF5 files, and what it has called their layers over the years."""
+"""Read weights from Keras's models and its two kinds of HDF5 files, under all names that it has given to layers."""
 
 import re
 from collections import defaultdict

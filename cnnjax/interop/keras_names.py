@@ -1,4 +1,4 @@
-"""What keras.applications calls the layers of its networks, and what else they have otherwise than the networks here.
+"""The layer names of keras.applications, and the settings in which its networks differ from those here.
 
 Its networks were ported from Caffe and TensorFlow, and compute what those do: strides in the first 1x1 convolution of
 a bottleneck, an odd pixel of padding below and to the right ("same"), other constants beside variances.
@@ -27,8 +27,8 @@ class Family(NamedTuple):
 
     Attributes:
         networks: their names here.
-        renames: from layers here, "layer1.0.conv1/", to Keras's, "conv2_block1_1_conv/". Automatic names, whose numbers
-            go on from model to model, count from 0 in each.
+        renames: from layers here, "layer1.0.conv1/", to Keras's, "conv2_block1_1_conv/". Automatic names, which
+            Keras numbers across models, count from 0 in each.
         preprocessing: how Keras's `preprocess_input` scales images, one of `keras_preprocess`'s.
         settings: static attributes of Keras's network.
         biased: whether convolutions have a bias before their batch normalisation.
@@ -289,7 +289,7 @@ def family_of(model: Module) -> Family:
     """Return how Keras has a network.
 
     Raises:
-        UserError: it has none such.
+        UserError: Keras has no such network.
     """
     name = type(model).__name__
     if name not in FAMILIES or not FAMILIES[name].known(model):

@@ -1,4 +1,4 @@
-"""Where a network's names here differ from torchvision's and timm's: tables of patterns to replace."""
+"""Tables of patterns that turn a network's names here into torchvision's and timm's."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Naming(NamedTuple):
     Attributes:
         renames: from the names here.
         shapes: for keys that match, the shape that the library has, with the same elements in the same order.
-        settings: what else its network has otherwise.
+        settings: static attributes in which its network differs.
     """
 
     renames: Renames = ()

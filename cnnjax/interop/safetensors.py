@@ -16,7 +16,7 @@ SETTINGS = "cnnjax.layers"  # of the metadata: what is no array
 def save_safetensors(model: Module, path: str | Path) -> None:
     """Write parameters and batch statistics to a file, under the names that `load_torch` takes.
 
-    What weights of timm, TensorFlow or Keras need besides, as other constants, strides and padding, is in its metadata.
+    Its metadata has the constants, strides and padding that weights of timm, TensorFlow or Keras need.
 
     Raises:
         UserError: the file cannot be written, e.g. because there is no such folder.
@@ -30,7 +30,7 @@ def save_safetensors(model: Module, path: str | Path) -> None:
 def load_safetensors(model: Module, path: str | Path) -> None:
     """Put the arrays of a file that `save_safetensors`, torchvision or timm has written into a model.
 
-    After `save_safetensors` its layers also get the constants, strides and padding that they had.
+    A file that `save_safetensors` has written also restores constants, strides and padding.
 
     Raises:
         UserError: there is no such file, it is no safetensors file, or `save_safetensors` wrote it of other layers.

@@ -1,4 +1,4 @@
-"""What a network computes with beside its arrays, as text and back: constants beside variances, strides, padding."""
+"""Static attributes of layers as text and back: constants beside variances, strides, padding."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from cnnjax.models import resnet_cifar
 from cnnjax.nn import AvgPool, BatchNorm, Conv, GroupNorm, LayerNorm, MaxPool, Module, path_name
 from cnnjax.ops.arguments import PADDING_NAMES
 
-LARGEST = 1000  # what a file can ask for: more padding could take all memory
+LARGEST = 1000  # largest value that a file may set: more padding could exhaust memory
 _ATTRIBUTES: dict[type[nnx.Module], tuple[str, ...]] = {
     BatchNorm: ("eps", "momentum"),
     GroupNorm: ("eps",),
@@ -35,7 +35,7 @@ def parse(model: Module, text: str) -> dict[str, dict[str, Any]]:
     """Return the attributes that `describe` has written of such a model; nothing but numbers is taken from the text.
 
     Raises:
-        UserError: the text is damaged, or of a network with other layers, or a value is none that a file may set.
+        UserError: the text is damaged, describes a network with other layers, or sets a value that a file may not set.
     """
     mine = _attributes(model)
     try:

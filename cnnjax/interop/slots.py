@@ -1,4 +1,4 @@
-"""Where the arrays of a model are, and the checks before any is changed: what every kind of weights goes through."""
+"""The arrays of a model and the checks before any of them is replaced, for weights of every origin."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ class Slot(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Static attributes of the layers of a kind whose names match; they say how a library computes a network."""
+    """Static attributes to set on layers of one class whose names match, where a library's network differs."""
 
     kind: type[nnx.Module]
     attributes: Mapping[str, Any]
@@ -61,7 +61,7 @@ def check(
         model: the network, for the message.
         expected: the shape of every array that there has to be.
         given: the arrays.
-        hint: the end of the message, what a person can do.
+        hint: end of the message: what a user can do.
     """
     problems = {
         "missing": [key for key in expected if key not in given],

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from cnnjax.errors import UserError
@@ -28,17 +27,17 @@ def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
     """Put the arrays of a torch state dict into a model of that architecture.
 
     Every key is used exactly once, and every shape is checked before anything is changed. torch's counters
-    `num_batches_tracked` have no place here and are passed over. Where timm's network has another constant beside its
-    variances than torchvision's (MobileNetV3 and EfficientNet), its names set it too. Nothing else that weights of an
-    earlier load or `as_keras` have set is undone: load weights of another origin into a new model. timm's networks
-    ported from TensorFlow (tf_...) have the names of its others, and compute otherwise: `from_pretrained` sets that.
+    `num_batches_tracked` are ignored. Where timm uses another `eps` than torchvision (MobileNetV3 and EfficientNet),
+    loading weights under its names sets it. Other settings of an earlier load or of `as_keras` remain, so load weights
+    of another origin into a new model. timm's networks ported from TensorFlow (tf_...) have the same names as its
+    others but other settings, which `from_pretrained` sets.
 
     Args:
         model: the network; its parameters and batch statistics are replaced.
         state_dict: arrays or tensors under torchvision's or timm's own key names.
 
     Raises:
-        UserError: it is no mapping from names.
+        UserError: it is not a mapping from names.
         ValueError: a key is missing, unknown or of another shape, or an array holds a NaN or infinity; each is listed.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
@@ -75,40 +74,39 @@ def _named(model: Module, naming: Naming) -> Iterator[tuple[str, Slot]]:
 
 
 def _shape(naming: Naming, key: str, slot: Slot) -> tuple[int, ...]:
-    """The shape that the library has: torch's for such a layer, unless its network has another kind of layer there."""
+    """Return the library's shape: torch's for such a layer, unless its network has another kind of layer there."""
     for pattern, shape in naming.shapes:
         if re.search(pattern, key):
             return shape(slot)
     return _torch_shape(slot)
 
 
-def _to_torch(slot: Slot, array: Any) -> Any:
-    layer = slot.layer
+def _axes(slot: Slot) -> tuple[int, ...]:
+    """The axes of a variable in torch's order."""
+    count = len(slot.shape)
     if slot.name != "kernel":
-        return array
-    if isinstance(layer, Conv):  # (kh, kw, in, out) -> (out, in, kh, kw)
-        return array.transpose(3, 2, 0, 1)
-    if isinstance(layer, ConvTranspose):  # (kh, kw, in, out) -> (in, out, kh, kw)
-        return array.transpose(2, 3, 0, 1)
-    if isinstance(layer, Linear) and layer.image_shape:  # torch flattens channels first
-        return array.reshape(*layer.image_shape, -1).transpose(3, 2, 0, 1).reshape(-1, layer.in_features)
-    return array.T
+        return tuple(range(count))
+    if isinstance(slot.layer, Conv):  # (kh, kw, in, out) -> (out, in, kh, kw)
+        return (3, 2, 0, 1)
+    if isinstance(slot.layer, ConvTranspose):  # (kh, kw, in, out) -> (in, out, kh, kw)
+        return (2, 3, 0, 1)
+    return tuple(reversed(range(count)))
 
 
 def _torch_shape(slot: Slot) -> tuple[int, ...]:
-    shape: tuple[int, ...] = jax.eval_shape(lambda array: _to_torch(slot, array), slot.variable.get_value()).shape
-    return shape
+    return tuple(slot.shape[axis] for axis in _axes(slot))
+
+
+def _to_torch(slot: Slot, array: np.ndarray) -> np.ndarray:
+    layer = slot.layer
+    if slot.name == "kernel" and isinstance(layer, Linear) and layer.image_shape:  # torch flattens channels first
+        return array.reshape(*layer.image_shape, -1).transpose(3, 2, 0, 1).reshape(-1, layer.in_features)
+    return array.transpose(_axes(slot))
 
 
 def _from_torch(slot: Slot, array: np.ndarray) -> np.ndarray:
     layer = slot.layer
-    if slot.name != "kernel":
-        return array
-    if isinstance(layer, Conv):
-        return array.transpose(2, 3, 1, 0)
-    if isinstance(layer, ConvTranspose):
-        return array.transpose(2, 3, 0, 1)
-    if isinstance(layer, Linear) and layer.image_shape:
+    if slot.name == "kernel" and isinstance(layer, Linear) and layer.image_shape:
         height, width, channels = layer.image_shape
         return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(layer.in_features, -1)
-    return array.T
+    return array.transpose(np.argsort(_axes(slot)))

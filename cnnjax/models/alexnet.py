@@ -1,7 +1,7 @@
 """AlexNet, whose win on ImageNet in 2012 began the field's turn to deep networks, as torchvision has it.
 
 Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014): a single column, without the local
-response normalisation and the two groups of Krizhevsky, Sutskever & Hinton (2012). Claim H1.
+response normalisation and the two groups of Krizhevsky, Sutskever & Hinton (2012).
 """
 
 from functools import partial
@@ -10,9 +10,11 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AdaptiveAvgPool, Conv, Dropout, Linear, MaxPool, Module, Sequential
 
 
+@register("alexnet", reference="torchvision")
 class AlexNet(Module):
     """Five convolutions with three overlapping poolings, and three fully connected layers.
 
@@ -56,6 +58,3 @@ class AlexNet(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         check_images(self, x, 63)
         return self.classifier(self.avgpool(self.features(x)))
-
-
-MODELS = {"alexnet": AlexNet}

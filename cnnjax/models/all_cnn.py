@@ -1,7 +1,7 @@
 """All-CNN: nothing but convolutions, with strides instead of poolings and global averages instead of dense layers.
 
 Springenberg, Dosovitskiy, Brox & Riedmiller, "Striving for simplicity: the all convolutional net" (2014), tables 1 and
-2: the networks derived from its models A, B and C. Claim H1.
+2: the networks derived from its models A, B and C.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, Dropout, GlobalAvgPool, Module, Sequential
 
 # Channels, kernel and stride of the convolutions before the last three, which all have in common.
@@ -64,4 +65,5 @@ class AllCNN(Module):
         return self.avgpool(self.classifier(self.features(x)))
 
 
-MODELS = {f"all_cnn_{letter}": partial(AllCNN, convolutions) for letter, convolutions in CONVOLUTIONS.items()}
+for letter, convolutions in CONVOLUTIONS.items():
+    register(f"all_cnn_{letter}")(partial(AllCNN, convolutions))

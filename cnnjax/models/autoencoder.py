@@ -2,10 +2,9 @@
 
 Masci, Meier, Ciresan & Schmidhuber, "Stacked convolutional auto-encoders for hierarchical feature extraction" (2011);
 Vincent, Larochelle, Bengio & Manzagol, "Extracting and composing robust features with denoising autoencoders" (2008),
-here with Gaussian noise. Claim H7.
+here with Gaussian noise.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,6 +12,7 @@ from flax import nnx
 
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, ConvTranspose, Linear, Module, Sequential
 from cnnjax.ops.arguments import integer
 
@@ -35,15 +35,16 @@ class GaussianNoise(Module):
         return x + self.deviation * jax.random.normal(self.rngs.dropout(), x.shape, x.dtype)
 
 
+@register("conv_autoencoder", task="reconstruction")
 class Autoencoder(Module):
     """Three convolutions with stride 2, a linear layer to the code, and their mirror image back to an image.
 
     Args:
-        num_classes: as all models take it; an autoencoder knows no classes.
+        num_classes: accepted like in every model and ignored; an autoencoder has no classes.
         in_channels: channels of the images.
         image_size: height and width of the images.
-        code_size: numbers that an image is reduced to.
-        noise: standard deviation of what is added to the images in training, for a denoising autoencoder.
+        code_size: size of the code that an image is reduced to.
+        noise: standard deviation of the noise added to the images in training, for a denoising autoencoder.
         rngs: source of the initial parameters and of the noise.
 
     Raises:
@@ -95,7 +96,4 @@ class Autoencoder(Module):
         return self.decoder(self.decode_linear(code).reshape(-1, *self.map_shape))
 
 
-MODELS: dict[str, Callable[..., Module]] = {
-    "conv_autoencoder": Autoencoder,
-    "denoising_autoencoder": partial(Autoencoder, noise=0.1),
-}
+register("denoising_autoencoder", task="reconstruction")(partial(Autoencoder, noise=0.1))

@@ -1,6 +1,6 @@
-"""What several architectures are built of: normalised convolutions, squeeze-and-excitation, inverted residuals.
+"""Blocks that several architectures share: normalised convolutions, squeeze-and-excitation, inverted residuals.
 
-Layers are named and nested as torchvision's, so that its weights fit.
+Layers have torchvision's names and nesting, so that its weights fit.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from cnnjax.ops.cpu.fusion import stored_on_cpu
 Function = Callable[[jax.Array], jax.Array]
 Norm = Callable[[int], Module]  # a normalisation of so many channels
 
-# Their gradients from x alone: what they are made of, erfc and exp among it, would each be stored for the backward pass
-# (EfficientNet-B1's training step needs 1.9 GB so and 2.5 without, ConvNeXt-T's 2.6 and 3.7).
+# Recomputed in the backward pass from x alone; otherwise each intermediate result (erfc, exp) would be stored for it
+# (EfficientNet-B1's training step needs 1.9 GB instead of 2.5, ConvNeXt-T's 2.6 instead of 3.7).
 silu = jax.checkpoint(nnx.silu)
 gelu = jax.checkpoint(partial(nnx.gelu, approximate=False))
 
@@ -42,7 +42,7 @@ def stage(
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
     """Interleave `groups` groups of channels: output channel `c * groups + g` is channel c of group g.
 
-    Between two grouped convolutions it gives every group of the second some channels of each of the first.
+    Between two grouped convolutions, it gives every group of the second some channels from every group of the first.
 
     Args:
         x: images (..., channels).
@@ -65,7 +65,7 @@ def conv_norm(
     init: str = "he_normal_fan_out",
     rngs: nnx.Rngs,
 ) -> Sequential:
-    """Return a convolution without bias, padded by half its kernel, a normalisation, and an activation or none."""
+    """Return a convolution without bias, padded by half its kernel, a normalisation, and an optional activation."""
     conv = Conv(
         in_channels,
         out_channels,
@@ -113,12 +113,12 @@ class SqueezeExcitation(Module):
 
 
 class Residual(Module):
-    """`x + block(x)`, or `block(x)` where that has another shape.
+    """`x + block(x)`, or `block(x)` where the shapes differ.
 
     Args:
         block: the layers beside the shortcut.
         shortcut: whether there is one.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the random numbers.
     """
 
@@ -135,20 +135,20 @@ class Residual(Module):
 
 
 class InvertedResidual(Residual):
-    """Expand the channels by a 1x1 convolution, filter each by itself, weigh them, and project them to few again.
+    """Expand the channels with a 1x1 convolution, filter each on its own, weigh them, and project them to few channels.
 
-    The shortcut is between the thin ends, where shape and channels stay. The projection has no activation.
+    The shortcut connects the thin ends, if size and channels are the same. The projection has no activation.
 
     Args:
         in_channels: of the input.
-        expanded: channels of the depthwise convolution; where there are as many before, none are expanded.
+        expanded: channels of the depthwise convolution; if equal to `in_channels`, there is no expansion.
         out_channels: of the projection.
         kernel_size: of the depthwise convolution.
         stride: of the depthwise convolution.
-        excitation: what weighs the filtered channels, if anything.
+        excitation: what weighs the filtered channels, or None.
         norm: after each convolution.
         activation: after the first two.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the initial parameters.
 
     Source: Sandler et al., "MobileNetV2" (2018); with excitation Tan et al., "MnasNet" (2018).

@@ -1,6 +1,6 @@
 """ConvNeXt: a residual network with the choices of vision transformers, depthwise 7x7 convolutions for attention.
 
-Liu, Mao, Wu, Feichtenhofer, Darrell & Xie, "A ConvNet for the 2020s" (2022). Claim H1.
+Liu, Mao, Wu, Feichtenhofer, Darrell & Xie, "A ConvNet for the 2020s" (2022).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from flax import nnx
 
 from cnnjax.models.blocks import gelu
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import (
     Activation,
     Conv,
@@ -38,7 +39,7 @@ class ConvNeXtBlock(Module):
     Args:
         channels: of input and output.
         layer_scale: initial scale of every channel.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the initial parameters.
     """
 
@@ -69,8 +70,8 @@ class ConvNeXt(Module):
         num_classes: number of logits.
         in_channels: channels of the images.
         layer_scale: initial scale of what a block adds.
-        drop_path: share of the images that pass a block by its shortcut alone in training: none at the first block,
-            and linearly more, up to this share, towards the last.
+        drop_path: share of the images that take only a block's shortcut in training; it grows linearly from 0 at the
+            first block to this share at the last.
         rngs: source of the initial parameters.
     """
 
@@ -104,4 +105,4 @@ class ConvNeXt(Module):
         return self.classifier(self.avgpool(self.features(x)))
 
 
-MODELS = {"convnext_tiny": partial(ConvNeXt, (96, 192, 384, 768), (3, 3, 9, 3))}
+register("convnext_tiny", reference="torchvision")(partial(ConvNeXt, (96, 192, 384, 768), (3, 3, 9, 3)))

@@ -1,7 +1,7 @@
-"""DenseNet: every layer sees the feature maps of all before it, and adds a few of its own.
+"""DenseNet: every layer sees the feature maps of all layers before it and adds a few of its own.
 
 Huang, Liu, van der Maaten & Weinberger, "Densely connected convolutional networks" (2016): the networks with bottleneck
-layers and compression (DenseNet-BC), for ImageNet as torchvision has them, and for CIFAR. Claims H1 and H5.
+layers and compression (DenseNet-BC), for ImageNet as torchvision has them, and for CIFAR.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 
@@ -50,8 +51,8 @@ class DenseBlock(Sequential):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self:
-            # Stored, or XLA:CPU puts the parts together again inside every kernel that reads them: a training step of
-            # densenet121 took a tenth longer, and that of densenet201 65 s to compile, not 54.
+            # Stored, because XLA:CPU otherwise repeats the concatenation in every kernel that reads it: densenet121's
+            # training step took a tenth longer, and densenet201's took 65 s to compile instead of 54.
             x = stored_on_cpu(lambda *parts: jnp.concatenate(parts, axis=-1), x, layer(x))
         return x
 
@@ -66,7 +67,7 @@ class DenseNet(Module):
         in_channels: channels of the images.
         stem: "imagenet", a 7x7 convolution with stride 2 and a pooling; "cifar", a 3x3 convolution. Both have twice as
             many channels as a layer.
-        dropout: share of each layer's output left out; the paper has 0.2 on CIFAR without augmentation.
+        dropout: share of each layer's output left out; the paper uses 0.2 on CIFAR without augmentation.
         rngs: source of the initial parameters.
 
     Raises:
@@ -123,10 +124,8 @@ class DenseNet(Module):
         return self.classifier(self.avgpool(nnx.relu(self.features(x))))
 
 
-MODELS = {
-    "densenet121": partial(DenseNet, 32, (6, 12, 24, 16)),
-    "densenet161": partial(DenseNet, 48, (6, 12, 36, 24)),
-    "densenet169": partial(DenseNet, 32, (6, 12, 32, 32)),
-    "densenet201": partial(DenseNet, 32, (6, 12, 48, 32)),
-    "densenet_bc_100_12": partial(DenseNet, 12, (16, 16, 16), stem="cifar"),
-}
+register("densenet121", reference="torchvision")(partial(DenseNet, 32, (6, 12, 24, 16)))
+register("densenet161", reference="torchvision")(partial(DenseNet, 48, (6, 12, 36, 24)))
+register("densenet169", reference="torchvision")(partial(DenseNet, 32, (6, 12, 32, 32)))
+register("densenet201", reference="torchvision")(partial(DenseNet, 32, (6, 12, 48, 32)))
+register("densenet_bc_100_12")(partial(DenseNet, 12, (16, 16, 16), stem="cifar"))

@@ -2,7 +2,7 @@
 
 Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural networks" (2019), table 1; Tan & Le,
 "EfficientNetV2: smaller models and faster training" (2021), table 4, whose early blocks are plain convolutions. With
-torchvision's normalisation constants. Claim H1.
+torchvision's normalisation constants.
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.blocks import InvertedResidual, Norm, Residual, SqueezeExcitation, conv_norm, make_divisible, silu
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 
@@ -27,7 +28,7 @@ class MBConv(InvertedResidual):
         expansion: channels of the depthwise convolution for each of the input.
         kernel_size: of the depthwise convolution.
         norm: after each convolution.
-        drop_path: share of the images that pass by the shortcut alone in training.
+        drop_path: share of the images that take only the shortcut in training.
         rngs: source of the initial parameters.
     """
 
@@ -129,8 +130,8 @@ class EfficientNet(Module):
         in_channels: channels of the images.
         norm: after each convolution.
         dropout: share left out before the classifier.
-        drop_path: times i / n, the share of the images that pass block i of n, counted from 0, by its shortcut alone
-            in training.
+        drop_path: times i / n, the share of the images that take only the shortcut of block i of n, counted from 0, in
+            training.
         rngs: source of the initial parameters.
     """
 
@@ -183,7 +184,7 @@ def _scaled(width: float, depth: float, dropout: float, norm: Norm = BatchNorm) 
 # torchvision's largest come from TensorFlow, with its constants.
 _tensorflow_norm = partial(BatchNorm, eps=1e-3, momentum=0.01)
 
-MODELS = {
+VARIANTS = {
     "efficientnet_b0": _scaled(1.0, 1.0, 0.2),
     "efficientnet_b1": _scaled(1.0, 1.1, 0.2),
     "efficientnet_b2": _scaled(1.1, 1.2, 0.3),
@@ -194,3 +195,5 @@ MODELS = {
     "efficientnet_b7": _scaled(2.0, 3.1, 0.5, _tensorflow_norm),
     "efficientnet_v2_s": partial(EfficientNet, 24, V2_S, 1280, norm=partial(BatchNorm, eps=1e-3)),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

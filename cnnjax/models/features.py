@@ -1,4 +1,4 @@
-"""What a network computes on the way: the outputs of its layers, by their names."""
+"""Intermediate outputs of a network: the feature maps of its layers, by their names."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,18 +11,18 @@ from cnnjax.nn import Module, path_name, watch_calls
 
 
 def features(model: Module, x: jax.Array, names: Iterable[str]) -> dict[str, Any]:
-    """Return the outputs of the named layers for images x; jit and grad apply, and the network stays as it is.
+    """Return the outputs of the named layers for images x; jit and grad apply, and the network is not changed.
 
-    In training mode, as `create_model` returns it, they are those of a step: of this batch's statistics, with dropout.
+    In training mode, as `create_model` returns it, the outputs use this batch's statistics and dropout.
 
     Args:
         model: the network.
         x: images (batch, height, width, channels).
         names: of layers or blocks, as `summary` lists them and as torch names them: "layer2.0", "features.16"; "" is
-            the network itself. Of a layer that is called several times, the last output.
+            the network itself. A layer that is called several times gives its last output.
 
     Raises:
-        UserError: no list, no layer of that name (the nearest are suggested), or one that is not called.
+        UserError: names is not a list, a layer does not exist (the nearest are suggested), or it is not called.
     """
     model = nnx.merge(*nnx.split(model), copy=True)  # whose batch statistics may be those of a trace
     layers = {path_name(path): module for path, module in nnx.iter_modules(model) if isinstance(module, Module)}

@@ -2,7 +2,7 @@
 
 Larsson, Maire & Shakhnarovich, "FractalNet: ultra-deep neural networks without residuals" (2016): `f1(x) = conv(x)`,
 `f(C+1)(x)` is the mean of `fC(fC(x))` and `conv(x)`. Means that follow each other are one, over all columns that meet,
-as in the paper's figure 1. Claims H1 and H4.
+as in the paper's figure 1.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import integer
 
@@ -56,7 +57,7 @@ class Join(Module):
         draws = jax.random.uniform(self.rngs.dropout(), (count,))
         local = (draws >= self.rate) | (draws == draws.max())
         keep = jnp.where(only < 0, local, only == self.column + jnp.arange(count))
-        # Where the only column does not come by, what is joined is left out later on; batch statistics still see it.
+        # Where that column does not pass this join, its output is left out later; batch statistics still see it.
         return keep | ~keep.any()
 
 
@@ -115,6 +116,7 @@ class Block(Module):
         return self.pool(self.join(self.fractal(x, only), only))
 
 
+@register("fractalnet")
 class FractalNet(Module):
     """Fractal blocks with poolings, `blocks * 2**(columns - 1)` convolutions deep, and a linear classifier.
 
@@ -192,6 +194,3 @@ def _widths(blocks: int | None, widths: Sequence[int] | None) -> Sequence[int]:
         wanted = "each block" if blocks is None else f"each of {blocks} blocks"
         raise UserError(f"widths must be a list of the channels of {wanted}, got {widths!r}")
     return [integer("widths", width, 1) for width in widths]
-
-
-MODELS = {"fractalnet": FractalNet}

@@ -1,7 +1,7 @@
 """GoogLeNet (Inception-v1): blocks that look at an image through windows of several sizes at once.
 
 Szegedy et al., "Going deeper with convolutions" (2014), table 1, as torchvision has it: with batch normalisation, and
-with 3x3 convolutions where the paper has 5x5. Its trained weights take images scaled to [-1, 1]. Claims H1 and H3.
+with 3x3 convolutions where the paper has 5x5. Its trained weights take images scaled to [-1, 1].
 """
 
 from functools import partial
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import AdaptiveAvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import Ints, Padding
 
@@ -107,6 +108,7 @@ class Auxiliary(Module):
         return self.fc2(self.dropout(x))
 
 
+@register("googlenet", reference="torchvision")
 class GoogLeNet(Module):
     """Three convolutions, nine inception blocks between poolings, and a linear classifier of global averages.
 
@@ -170,6 +172,3 @@ class GoogLeNet(Module):
         if self.deterministic or self.aux1 is None or self.aux2 is None:
             return logits
         return WithAuxiliary(logits, (self.aux1(early), self.aux2(late)), AUXILIARY_WEIGHT)
-
-
-MODELS = {"googlenet": GoogLeNet}

@@ -1,4 +1,4 @@
-"""A network for other classes: all its layers but those that give the logits stay as they are."""
+"""Adapt a network to other classes: only the layers that compute the logits are replaced."""
 
 from flax import nnx
 
@@ -7,7 +7,7 @@ from cnnjax.nn import Conv, Linear, Module, path_name, replace_module
 
 
 def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
-    """Give a network new layers for other classes in place of those for its own, freshly initialised.
+    """Replace the layers that compute the logits by freshly initialised ones for `num_classes` classes.
 
     For fine-tuning: load weights, replace the head, and train with `Recipe(freeze=...)` or
     `Recipe(lr_factors=...)` for the rest. The auxiliary classifiers of GoogLeNet and Inception-v3 are replaced too.
@@ -15,10 +15,10 @@ def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
     Args:
         model: the network; the names of its last layers are `model.heads`.
         num_classes: number of logits.
-        seed: of the initial parameters.
+        seed: seed of the initial parameters.
 
     Raises:
-        UserError: the network has no classifier, or not the one that its `heads` name.
+        UserError: the network has no classifier, or no layer of the name in its `heads`.
         ValueError: num_classes is below 1.
     """
     if not model.heads:

@@ -1,4 +1,4 @@
-"""What networks check of the images that they are given, before anything is computed."""
+"""Checks of a network's input images before anything is computed."""
 
 import jax
 
@@ -7,13 +7,13 @@ from cnnjax.nn import Module
 
 
 def check_images(model: Module, x: jax.Array, smallest: int, hint: str = "") -> None:
-    """Raise a UserError unless a network's layers leave at least a pixel of images x.
+    """Raise a UserError if images x are too small for a network's strides and poolings.
 
     Args:
         model: the network, for the message.
         x: images (batch, height, width, channels).
         smallest: height and width that the network needs.
-        hint: what else a person could do.
+        hint: what else a user could do.
     """
     if x.ndim != 4 or min(x.shape[1:3]) < smallest:
         raise UserError(
@@ -25,7 +25,7 @@ def check_images(model: Module, x: jax.Array, smallest: int, hint: str = "") -> 
 def check_image_shape(model: Module, x: jax.Array, shape: tuple[int, int, int]) -> None:
     """Raise a UserError unless images x have the (height, width, channels) that a network was built for.
 
-    Its fully connected layers would only count their pixels: 16x64 ones are as many as 32x32.
+    Its fully connected layers only see the number of pixels, which is the same for 16x64 and 32x32 images.
     """
     if x.shape[1:] != shape:
         raise UserError(

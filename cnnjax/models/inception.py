@@ -1,7 +1,7 @@
 """Inception-v3: inception blocks whose larger convolutions are split into smaller ones.
 
 Szegedy et al., "Rethinking the Inception architecture for computer vision" (2015), as torchvision has it, whose trained
-weights take images scaled to [-1, 1]. The blocks are data: for each branch, its convolutions. Claims H1 and H3.
+weights take images scaled to [-1, 1]. The blocks are data: for each branch, its convolutions.
 """
 
 from functools import partial
@@ -11,13 +11,14 @@ from flax import nnx
 
 from cnnjax.models.googlenet import BasicConv, Concat, WithAuxiliary
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import AvgPool, Dropout, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 from cnnjax.ops.arguments import Ints, Pair
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's; the paper names none
 INIT = "normal_0.1_torch_bias"
 
-# Channels, kernel (or two kernels side by side), and perhaps a stride, without which the size is kept.
+# Channels, kernel (or two kernels side by side), and an optional stride; without it the size is kept.
 Step = tuple[int, Ints | list[Pair]] | tuple[int, Ints, int]
 Branches = dict[str, list[Step]]
 
@@ -65,7 +66,7 @@ REDUCTION_17X17: Branches = {
 
 
 def inception(in_channels: int, branches: Branches, *, rngs: nnx.Rngs) -> Concat:
-    """Return the block that branches describe; `branch_pool` begins with a pooling, and may have nothing else."""
+    """Return the block that branches describe; `branch_pool` begins with a pooling and may contain nothing else."""
     layers = {name: _chain(in_channels, steps, rngs) for name, steps in branches.items() if steps}
     if branches["branch_pool"]:
         layers["branch_pool"] = Sequential(AvgPool(3, 1, 1), layers["branch_pool"])
@@ -75,7 +76,7 @@ def inception(in_channels: int, branches: Branches, *, rngs: nnx.Rngs) -> Concat
 
 
 def _chain(channels: int, steps: list[Step], rngs: nnx.Rngs) -> Module:
-    """Return convolutions one after another, named from "1" on; of a single one, itself."""
+    """Return a sequence of convolutions named "1", "2", ..., or the convolution itself if there is only one."""
     layers: dict[str, Module] = {}
     for name, (width, kernels, *stride) in enumerate(steps, 1):
         conv = partial(BasicConv, channels, width, padding=0 if stride else "HALF", init=INIT, rngs=rngs)
@@ -99,7 +100,7 @@ class Auxiliary(Module):
     def __init__(self, in_channels: int, num_classes: int, *, rngs: nnx.Rngs):
         self.pool = AvgPool(5, 3)
         self.conv0 = BasicConv(in_channels, 128, 1, init=INIT, rngs=rngs)
-        self.conv1 = BasicConv(128, 768, 5, init=INIT, rngs=rngs)  # torchvision means 0.01, but sets 0.1
+        self.conv1 = BasicConv(128, 768, 5, init=INIT, rngs=rngs)  # torchvision intends 0.01, but sets 0.1
         self.avgpool = GlobalAvgPool()
         self.fc = Linear(768, num_classes, init="normal_0.001_torch_bias", rngs=rngs)
 
@@ -107,6 +108,7 @@ class Auxiliary(Module):
         return self.fc(self.avgpool(self.conv1(self.conv0(self.pool(x)))))
 
 
+@register("inception_v3", reference="torchvision")
 class InceptionV3(Module):
     """Five convolutions, eleven inception blocks on maps of 35, 17 and 8 pixels, and a linear classifier.
 
@@ -163,6 +165,3 @@ class InceptionV3(Module):
         x = self.mixed_7c(self.mixed_7b(self.mixed_7a(middle)))
         logits = self.fc(self.dropout(self.avgpool(x)))
         return logits if auxiliary is None else WithAuxiliary(logits, (auxiliary(middle),), AUXILIARY_WEIGHT)
-
-
-MODELS = {"inception_v3": InceptionV3}

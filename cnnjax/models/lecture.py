@@ -1,4 +1,4 @@
-"""The two networks that lecture S0 trains side by side on CIFAR-10 (claims A1 and A2)."""
+"""The two networks that lecture S0 trains side by side on CIFAR-10."""
 
 import itertools
 import math
@@ -8,14 +8,16 @@ from flax import nnx
 
 from cnnjax import geometry
 from cnnjax.models.images import check_image_shape
+from cnnjax.models.registry import register
 from cnnjax.nn import Conv, Flatten, Linear, MaxPool, Module
 from cnnjax.ops.arguments import integer
 
 
+@register("lecture-fcn")
 class LectureFCN(Module):
     """Fully connected network: pixels - 2048 - 1024 - 512 - 128 - logits, with ReLU between.
 
-    8,983,434 parameters on 32x32x3 images and 10 classes (claim A1).
+    8,983,434 parameters on 32x32x3 images and 10 classes.
 
     Args:
         num_classes: number of logits.
@@ -53,10 +55,11 @@ class LectureFCN(Module):
         return self.dense[-1](x)
 
 
+@register("lecture-cnn")
 class LectureCNN(Module):
     """Convolutional network: conv 32 - max pool - conv 64 - conv 128 - dense 128 - logits, 3x3, valid, with ReLU.
 
-    2,077,130 parameters on 32x32x3 images and 10 classes (claim A2).
+    2,077,130 parameters on 32x32x3 images and 10 classes.
 
     Args:
         num_classes: number of logits.
@@ -91,6 +94,3 @@ class LectureCNN(Module):
         x = nnx.relu(self.conv3(x))
         x = nnx.relu(self.dense1(self.flatten(x)))
         return self.dense2(x)
-
-
-MODELS = {"lecture-cnn": LectureCNN, "lecture-fcn": LectureFCN}

@@ -1,7 +1,7 @@
 """MnasNet: inverted residuals whose kernels, expansions and depths were found by search on a phone.
 
 Tan et al., "MnasNet: platform-aware neural architecture search for mobile" (2018): MnasNet-B1, the one without
-squeeze-and-excitation, as torchvision's mnasnet1_0. Claim H1.
+squeeze-and-excitation, as torchvision's mnasnet1_0.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnnjax.models import blocks
 from cnnjax.models.blocks import Residual
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 # Expansion, kernel size, channels, blocks, stride of the first.
@@ -27,6 +28,7 @@ STAGES = (
 conv_norm = partial(blocks.conv_norm, norm=partial(BatchNorm, momentum=1 - 0.9997))
 
 
+@register("mnasnet", reference="torchvision/mnasnet1_0")
 class MNASNet(Module):
     """A 3x3 and a separable convolution, six stages of inverted residuals, a 1x1 convolution, and a classifier.
 
@@ -71,6 +73,3 @@ def _inverted_residual(
         *conv_norm(expanded, out_channels, 1, activation=None, rngs=rngs),
     )
     return Residual(layers, stride == 1 and in_channels == out_channels, rngs=rngs)
-
-
-MODELS = {"mnasnet": MNASNet}

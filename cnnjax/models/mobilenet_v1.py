@@ -1,7 +1,7 @@
 """MobileNet: depthwise separable convolutions, a 3x3 filter of each channel and a 1x1 convolution that mixes them.
 
 Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications" (2017), as timm's
-mobilenetv1_100. Claim H1.
+mobilenetv1_100.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.blocks import stage
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, DepthwiseConv, GlobalAvgPool, Linear, Module, Sequential
 
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # channels, blocks, stride of the first
@@ -41,6 +42,7 @@ class SeparableBlock(Module):
         return nnx.relu6(self.bn2(self.conv_pw(x)))
 
 
+@register("mobilenet_v1", reference="timm/mobilenetv1_100")
 class MobileNetV1(Module):
     """A 3x3 convolution, thirteen depthwise separable blocks, and a linear classifier.
 
@@ -67,6 +69,3 @@ class MobileNetV1(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.relu6(self.bn1(self.conv_stem(x)))
         return self.classifier(self.global_pool(self.blocks(x)))
-
-
-MODELS = {"mobilenet_v1": MobileNetV1}

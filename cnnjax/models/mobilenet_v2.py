@@ -1,6 +1,6 @@
 """MobileNetV2: depthwise convolutions between a 1x1 expansion and a linear projection, shortcuts between the thin ends.
 
-Sandler, Howard, Zhu, Zhmoginov & Chen, "MobileNetV2: inverted residuals and linear bottlenecks" (2018). Claim H1.
+Sandler, Howard, Zhu, Zhmoginov & Chen, "MobileNetV2: inverted residuals and linear bottlenecks" (2018).
 """
 
 from functools import partial
@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.blocks import conv_norm, stage
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first.
@@ -42,6 +43,7 @@ class InvertedResidual(Module):
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
+@register("mobilenet_v2", reference="torchvision")
 class MobileNetV2(Module):
     """A 3x3 convolution, seven stages of inverted residuals, a 1x1 convolution, and a linear classifier.
 
@@ -69,6 +71,3 @@ class MobileNetV2(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.classifier(self.avgpool(self.features(x)))
-
-
-MODELS = {"mobilenet_v2": MobileNetV2}

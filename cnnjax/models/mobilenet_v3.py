@@ -1,6 +1,6 @@
 """MobileNetV3: inverted residuals with squeeze-and-excitation, found by search and trimmed by hand.
 
-Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2. Claim H1.
+Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.blocks import InvertedResidual, SqueezeExcitation, conv_norm, make_divisible
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, BatchNorm, Dropout, GlobalAvgPool, Linear, Module, Sequential
 
 STEM = 16  # channels of the first convolution
@@ -123,7 +124,9 @@ def _inverted_residual(in_channels: int, block: Block, rngs: nnx.Rngs) -> Invert
     )
 
 
-MODELS = {
+VARIANTS = {
     "mobilenet_v3_small": partial(MobileNetV3, SMALL, 1024),
     "mobilenet_v3_large": partial(MobileNetV3, LARGE, 1280),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

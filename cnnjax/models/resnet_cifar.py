@@ -1,6 +1,6 @@
 """Residual networks for CIFAR, and the plain networks that they are compared with.
 
-He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (2015), section 4.2. Claims H1 and H2.
+He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (2015), section 4.2.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.models.registry import register
 from cnnjax.nn import BatchNorm, Conv, GlobalAvgPool, Linear, Module, Sequential
 
 WIDTHS = (16, 32, 64)  # of the three stages
@@ -87,6 +88,6 @@ class CifarResNet(Module):
         return self.fc(self.avgpool(x))
 
 
-MODELS = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS} | {
-    f"plain{depth}": partial(CifarResNet, depth, residual=False) for depth in DEPTHS
-}
+for depth in DEPTHS:
+    register(f"resnet{depth}")(partial(CifarResNet, depth))
+    register(f"plain{depth}")(partial(CifarResNet, depth, residual=False))

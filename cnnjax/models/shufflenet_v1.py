@@ -1,7 +1,7 @@
 """ShuffleNet: grouped 1x1 convolutions with a channel shuffle between, and a depthwise 3x3 convolution.
 
 Zhang, Zhou, Lin & Sun, "ShuffleNet: an extremely efficient convolutional neural network for mobile devices" (2017),
-table 1 at 1.0x: the more groups, the more channels for the same multiply-adds. Claim H1.
+table 1 at 1.0x: the more groups, the more channels for the same multiply-adds.
 """
 
 from functools import partial
@@ -12,6 +12,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.blocks import channel_shuffle, conv_norm, stage
+from cnnjax.models.registry import register
 from cnnjax.nn import AvgPool, GlobalAvgPool, Linear, MaxPool, Module, Sequential
 
 STEM = 24  # channels of the first convolution
@@ -82,4 +83,5 @@ class ShuffleNetV1(Module):
         return self.fc(self.avgpool(x))
 
 
-MODELS = {f"shufflenet_v1_g{groups}": partial(ShuffleNetV1, groups) for groups in CHANNELS}
+for groups in CHANNELS:
+    register(f"shufflenet_v1_g{groups}")(partial(ShuffleNetV1, groups))

@@ -1,7 +1,6 @@
 """ShuffleNetV2: half of the channels pass a unit untouched, then the halves are shuffled.
 
 Ma, Zhang, Zheng & Sun, "ShuffleNet V2: practical guidelines for efficient CNN architecture design" (2018), table 5.
-Claim H1.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models import blocks
+from cnnjax.models.registry import register
 from cnnjax.nn import GlobalAvgPool, Linear, MaxPool, Module, Sequential
 
 STEM = 24  # channels of the first convolution
@@ -83,9 +83,11 @@ class ShuffleNetV2(Module):
         return self.fc(self.avgpool(self.conv5(x)))
 
 
-MODELS = {
+VARIANTS = {
     "shufflenet_v2_x0_5": partial(ShuffleNetV2, (48, 96, 192), 1024),
     "shufflenet_v2_x1_0": partial(ShuffleNetV2, (116, 232, 464), 1024),
     "shufflenet_v2_x1_5": partial(ShuffleNetV2, (176, 352, 704), 1024),
     "shufflenet_v2_x2_0": partial(ShuffleNetV2, (244, 488, 976), 2048),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

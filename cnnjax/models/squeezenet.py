@@ -1,7 +1,7 @@
 """SqueezeNet: 1x1 convolutions squeeze the channels before 1x1 and 3x3 convolutions expand them.
 
 Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and < 0.5 MB model size" (2016); version
-1.1 of the authors pools earlier and needs 2.4 times fewer multiply-adds. Claim H1.
+1.1 of the authors pools earlier and needs 2.4 times fewer multiply-adds.
 """
 
 from collections.abc import Container
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, Conv, Dropout, GlobalAvgPool, MaxPool, Module, Sequential
 
 # Channels of the squeezing convolution and of each expanding one.
@@ -47,7 +48,7 @@ class SqueezeNet(Module):
         stem: channels of the first convolution.
         stem_kernel: its size.
         pooled: fire modules with a pooling before them, counted from 0.
-        smallest: height and width of images that every pooling fits into.
+        smallest: smallest height and width of the images for which every pooling fits.
         num_classes: number of logits.
         in_channels: channels of the images.
         dropout: share left out before the last convolution.
@@ -89,7 +90,9 @@ class SqueezeNet(Module):
         return self.classifier(self.features(x))
 
 
-MODELS = {
+VARIANTS = {
     "squeezenet1_0": partial(SqueezeNet, 96, 7, (0, 3, 7), 21),
     "squeezenet1_1": partial(SqueezeNet, 64, 3, (0, 2, 4), 17),
 }
+for name, build in VARIANTS.items():
+    register(name, reference="torchvision")(build)

@@ -1,4 +1,4 @@
-"""The table of a network's layers, as a Keras user knows it, with multiply-adds."""
+"""The table of a network's layers in Keras's format, with multiply-adds."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ class LayerRow(NamedTuple):
 
 
 def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
-    """Return a row for every layer without sub-layers or with parameters beside them, in the order of their calls.
+    """Return a row for every layer that has no sub-layers or has parameters of its own, in the order of the calls.
 
-    Nothing is computed: shapes are traced, for one image. A layer that is called twice has two rows, its parameters in
-    the first. Of a layer that returns several arrays the first one's shape counts.
+    Nothing is computed: shapes are traced for one image. A layer that is called twice has two rows, and the first
+    counts its parameters. For a layer that returns several arrays, the shape is that of the first.
 
     Args:
         model: the network.
@@ -69,8 +69,6 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     Args:
         model: the network.
         input_shape: (height, width, channels) of one image.
-
-    Source: claims A1, A2.
     """
     rows = layer_rows(model, input_shape)
     cells = [("Layer (type)", "Output Shape", "Param #", "Multiply-adds")]
@@ -102,7 +100,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
 
 
 def _macs(module: Module, x: Any, output_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one layer for one image; layers without a product, whatever their input x is, count none."""
+    """Return the multiply-adds of one layer for one image; layers without a product count none."""
     if isinstance(module, Conv):
         return geometry.conv_macs(
             (output_shape[1], output_shape[2]),

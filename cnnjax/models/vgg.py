@@ -1,7 +1,7 @@
 """VGG: stacks of 3x3 convolutions between poolings, and three fully connected layers.
 
 Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition" (2014): configurations A, B,
-D and E, each with batch normalisation too. Claim H1.
+D and E, each with batch normalisation too.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AdaptiveAvgPool, BatchNorm, Conv, Dropout, Linear, MaxPool, Module, Sequential
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the convolutions before each pooling
+# Convolutions in each group.
+DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
 
 class VGG(Module):
@@ -67,7 +70,6 @@ class VGG(Module):
         return self.classifier(self.avgpool(self.features(x)))
 
 
-_DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-MODELS = {name: partial(VGG, depths) for name, depths in _DEPTHS.items()} | {
-    f"{name}_bn": partial(VGG, depths, batch_norm=True) for name, depths in _DEPTHS.items()
-}
+for name, depths in DEPTHS.items():
+    register(name, reference="torchvision")(partial(VGG, depths))
+    register(f"{name}_bn", reference="torchvision")(partial(VGG, depths, batch_norm=True))

@@ -1,7 +1,7 @@
 """VGG-16 with trainable attention: the class is decided by what the network looks at, at three of its depths.
 
 Jetley, Lord, Lee & Torr, "Learn to pay attention" (2018): the network for CIFAR that the paper calls
-(VGG-att3)-concat-pc, with the dropout of the authors' code. Claims H1 and H6.
+(VGG-att3)-concat-pc, with the dropout of the authors' code.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from flax import nnx
 from cnnjax.errors import UserError
 from cnnjax.models.features import features
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import (
     Activation,
     BatchNorm,
@@ -55,12 +56,12 @@ def vector_unit(width: int, dropout: float, out_features: int | None, rngs: nnx.
 class Attention(Module):
     """Where to look: `softmax(u . (l_i + g) + b)` over the pixels i of local features l, given a global descriptor g.
 
-    What the paper calls parametrised compatibility. Its softmax takes off again what g adds to each pixel, u . g, so
-    that the map depends on the local features alone, and g and what makes it get no gradient but rounding.
+    What the paper calls parametrised compatibility. Its softmax cancels the score u . g that g adds to every pixel,
+    so that the map depends on the local features alone; g gets no gradient except for rounding.
 
     Args:
         channels: of the local features.
-        dropout: share of the global descriptor left out before it is mapped to as many, where it has more.
+        dropout: share of the global descriptor left out before it is mapped to `channels` features, if it has more.
         rngs: source of the initial parameters.
     """
 
@@ -74,6 +75,7 @@ class Attention(Module):
         return jax.nn.softmax(scores[..., 0], axis=(1, 2))
 
 
+@register("vgg16_attention")
 class VGGAttention(Module):
     """VGG-16's convolutions in three stages, what attention picks of each, and a linear classifier of the three.
 
@@ -146,6 +148,3 @@ class VGGAttention(Module):
 def _mean(local: jax.Array, weights: jax.Array) -> jax.Array:
     """Return local features (batch, height, width, channels) averaged with the weights of an attention map."""
     return jnp.einsum("nhw,nhwc->nc", weights, local, precision="highest")
-
-
-MODELS = {"vgg16_attention": VGGAttention}

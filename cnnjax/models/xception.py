@@ -1,7 +1,7 @@
 """Xception: depthwise separable convolutions, the extreme of inception blocks, with shortcuts.
 
 Chollet, "Xception: deep learning with depthwise separable convolutions" (2016), figure 5, as timm's `legacy_xception`
-has it. Claim H1.
+has it.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import (
     Activation,
     BatchNorm,
@@ -67,6 +68,7 @@ class Block(Module):
         return self.rep(x) + self.skipbn(self.skip(x))
 
 
+@register("xception", reference="timm/legacy_xception")
 class Xception(Module):
     """Two convolutions, twelve blocks, two separable convolutions, and a linear classifier.
 
@@ -105,6 +107,3 @@ class Xception(Module):
         x = nnx.relu(self.bn3(self.conv3(x)))
         x = nnx.relu(self.bn4(self.conv4(x)))
         return self.fc(self.dropout(self.global_pool(x)))
-
-
-MODELS = {"xception": Xception}

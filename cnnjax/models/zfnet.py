@@ -1,6 +1,6 @@
 """ZFNet: AlexNet with a finer first layer, found by looking at what the layers respond to.
 
-Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), figure 3. Claims H1 and H9.
+Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2013), figure 3.
 """
 
 from functools import partial
@@ -9,9 +9,11 @@ import jax
 from flax import nnx
 
 from cnnjax.models.images import check_images
+from cnnjax.models.registry import register
 from cnnjax.nn import Activation, AdaptiveAvgPool, Conv, Dropout, Linear, LocalResponseNorm, MaxPool, Module, Sequential
 
 
+@register("zfnet")
 class ZFNet(Module):
     """Five convolutions, the first 7x7 with stride 2, three poolings, and three fully connected layers.
 
@@ -65,6 +67,3 @@ class ZFNet(Module):
 def _contrast_norm() -> LocalResponseNorm:
     """Contrast across feature maps, with AlexNet's constants, whose alpha is not divided by the size as torch's is."""
     return LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
-
-
-MODELS = {"zfnet": ZFNet}

@@ -1,8 +1,8 @@
 """Initial parameters by name: Keras's and torch's defaults, and the field's standard distributions.
 
 JAX compiles a program for every shape that it fills, and a network has a hundred shapes. Here random numbers are drawn
-in few sizes, and cut: with `jax_threefry_partitionable`, JAX's default, a number depends on the key and on its place
-alone. So they are the numbers that `jax.nn.initializers` gives, in a tenth of the time.
+in a few sizes and cut: with `jax_threefry_partitionable`, JAX's default, a number depends only on the key and its
+position. The result equals that of `jax.nn.initializers`, in a tenth of the time.
 """
 
 import math
@@ -20,7 +20,7 @@ Initializer = Callable[[jax.Array, Shape], jax.Array]  # of a key and a shape, a
 
 PADDED_UP_TO = 2**20  # sizes below are drawn as the next power of two
 
-# With a deviation of 1, but "uniform", which is from -1 to 1.
+# With a standard deviation of 1, except "uniform", which is U(-1, 1).
 DISTRIBUTIONS: dict[str, Callable[..., jax.Array]] = {
     "normal": jax.random.normal,
     "truncated normal": partial(jax.random.truncated_normal, lower=-2, upper=2),  # its deviation is TRUNCATED
@@ -63,8 +63,8 @@ def variance_scaling(scale: float, mode: str, distribution: str) -> Initializer:
 
     Args:
         scale: of the variance.
-        mode: what n is: "fan_in", "fan_out" or "fan_avg", their mean. A kernel (..., in, out) has as many inputs for an
-            output, and outputs for an input, as there are taps times `in` and `out`.
+        mode: what n is: "fan_in", "fan_out" or "fan_avg", their mean. For a kernel
+            (..., in, out) they are the number of taps times `in`, and times `out`.
         distribution: "normal", "truncated normal" (at two deviations) or "uniform".
     """
 

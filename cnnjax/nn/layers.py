@@ -1,15 +1,19 @@
 """Layers with the arguments of their `torch.nn` namesakes, on NHWC images."""
 
-import math
-from typing import Any
+from __future__ import annotations
 
-import jax
+import math
+from typing import TYPE_CHECKING, Any
+
 from flax import nnx
 
 from cnnjax import ops
 from cnnjax.nn.initializers import next_key, scheme
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import Ints, Padding, integer, pair
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 
 class Conv(Module):
@@ -22,7 +26,7 @@ class Conv(Module):
         stride: pixels between two windows.
         padding: as `ops.conv2d`.
         dilation: pixels between two taps.
-        groups: channel groups that do not see each other.
+        groups: number of channel groups that are convolved independently.
         bias: whether a bias is added.
         padding_mode: as `ops.conv2d`.
         init: name in `nn.SCHEMES`.
@@ -57,7 +61,7 @@ class Conv(Module):
         self.kernel = nnx.Param(scheme(init).kernel(next_key(rngs.params), shape))
         self.bias = nnx.Param(scheme(init).bias(fan_in)(next_key(rngs.params), (out_channels,))) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow k"]:
         return ops.conv2d(
             x,
             self.kernel[...],
@@ -109,7 +113,7 @@ class SeparableConv(Module):
         )
         self.pointwise = Conv(in_channels * multiplier, out_channels, 1, bias=bias, init=init, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow k"]:
         return self.pointwise(self.depthwise(x))
 
 
@@ -135,14 +139,14 @@ class ConvTranspose(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
-        # torch counts as inputs of a tap what its weight (in, out / groups, kh, kw) has behind the first axis.
+        # torch computes the fan-in from its weight (in, out / groups, kh, kw) without the first axis.
         fan_in = math.prod(self.kernel_size) * out_channels // groups
         shape = (*self.kernel_size, in_channels, out_channels // groups)
         swapped = scheme(init).kernel(next_key(rngs.params), (*self.kernel_size, out_channels // groups, in_channels))
         self.kernel = nnx.Param(swapped.swapaxes(2, 3).reshape(shape))
         self.bias = nnx.Param(scheme(init).bias(fan_in)(next_key(rngs.params), (out_channels,))) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow k"]:
         return ops.conv_transpose2d(
             x,
             self.kernel[...],
@@ -183,7 +187,7 @@ class Linear(Module):
         self.kernel = nnx.Param(scheme(init).kernel(next_key(rngs.params), (size, out_features)))
         self.bias = nnx.Param(scheme(init).bias(size)(next_key(rngs.params), (out_features,))) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ... k"]:
         if self.image_shape and x.shape[1:] == self.image_shape:
             x = x.reshape(x.shape[0], -1)
         if x.shape[-1] != self.in_features:
@@ -195,7 +199,7 @@ class Linear(Module):
 class Flatten(Module):
     """Images (batch, ...) to vectors (batch, features), rows first and channels last."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n f"]:
         return x.reshape(x.shape[0], -1)
 
 

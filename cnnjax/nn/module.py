@@ -17,10 +17,10 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 class Module(nnx.Module):
     """`nnx.Module` whose `__call__` runs in a named scope and reports to `watch_calls`.
 
-    This is what lets `models.summary` list any model's layers without the model taking part.
+    `models.summary` lists any model's layers this way, without code in the model.
 
     Attributes:
-        heads: of a network, the names of the layers that give its logits, the main one first.
+        heads: names of the layers that compute a network's logits, the main one first.
     """
 
     heads: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Module(nnx.Module):
 
 
 def replace_module(model: nnx.Module, path: tuple[Any, ...], module: nnx.Module) -> None:
-    """Put a module in the place of the one at a path, as `nnx.iter_modules` gives it."""
+    """Replace the module at a path, as `nnx.iter_modules` returns it, by another."""
     *parents, key = path
     parent: Any = model
     for name in parents:

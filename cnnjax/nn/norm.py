@@ -1,5 +1,9 @@
 """Normalisation layers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +13,9 @@ from cnnjax import ops
 from cnnjax.nn.initializers import filled
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import integer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 
 class BatchNorm(Module):
@@ -23,7 +30,7 @@ class BatchNorm(Module):
         momentum: weight of the newest batch in the running averages (Keras's momentum is one minus this).
         axis_name: mapped axis over whose replicas the statistics are shared; None: each replica its own.
 
-    Source: Ioffe & Szegedy, "Batch normalization" (2015); claim G4.
+    Source: Ioffe & Szegedy, "Batch normalization" (2015).
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, axis_name: str | None = None):
@@ -34,7 +41,7 @@ class BatchNorm(Module):
         self.var = nnx.BatchStat(filled(1, (num_features,)))
         self.use_running_average = False  # set by train() and eval()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ... c"]) -> Float[Array, "n ... c"]:
         images = _as_images(x, self.num_features)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -93,7 +100,7 @@ class GroupNorm(Module):
         self.scale = nnx.Param(filled(1, (num_channels,)))
         self.bias = nnx.Param(filled(0, (num_channels,)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ... c"]) -> Float[Array, "n ... c"]:
         images = _as_images(x, self.num_channels)
         y = ops.group_norm(images, self.num_groups, self.scale[...], self.bias[...], eps=self.eps)
         return y.reshape(x.shape)
@@ -119,7 +126,7 @@ class LayerNorm(Module):
         self.scale = nnx.Param(filled(1, (normalized_shape,)))
         self.bias = nnx.Param(filled(0, (normalized_shape,)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ... c"]) -> Float[Array, "n ... c"]:
         images = _as_images(x, self.normalized_shape)
         return ops.layer_norm(images, self.scale[...], self.bias[...], eps=self.eps).reshape(x.shape)
 
@@ -137,5 +144,5 @@ class LocalResponseNorm(Module):
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)

@@ -1,12 +1,15 @@
 """Layers without parameters that change the size of an image."""
 
-from typing import Any
+from __future__ import annotations
 
-import jax
+from typing import TYPE_CHECKING, Any
 
 from cnnjax import ops
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import Ints
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 
 class MaxPool(Module):
@@ -32,7 +35,7 @@ class MaxPool(Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.dilation, self.return_indices, self.ceil_mode = dilation, return_indices, ceil_mode
 
-    def __call__(self, x: jax.Array) -> Any:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Any:  # a union would have to be narrowed after every pooling
         if self.return_indices:
             return ops.max_pool2d_with_indices(x, self.kernel_size, stride=self.stride, padding=self.padding)
         return self.pool(
@@ -75,7 +78,7 @@ class AvgPool(Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         return ops.avg_pool2d(
             x,
             self.kernel_size,
@@ -92,21 +95,21 @@ class LPPool(Module):
     def __init__(self, norm_type: float, kernel_size: Ints, stride: Ints | None = None):
         self.norm_type, self.kernel_size, self.stride = norm_type, kernel_size, stride
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         return ops.lp_pool2d(x, self.kernel_size, self.norm_type, stride=self.stride)
 
 
 class GlobalAvgPool(Module):
     """`ops.global_avg_pool2d`: images to (batch, channels)."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
         return ops.global_avg_pool2d(x)
 
 
 class GlobalMaxPool(Module):
     """`ops.global_max_pool2d`: images to (batch, channels)."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
         return ops.global_max_pool2d(x)
 
 
@@ -116,7 +119,7 @@ class AdaptiveAvgPool(Module):
     def __init__(self, output_size: Ints):
         self.output_size = output_size
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         return ops.adaptive_avg_pool2d(x, self.output_size)
 
 
@@ -126,7 +129,7 @@ class MaxUnpool(Module):
     def __init__(self, output_size: Ints):
         self.output_size = output_size
 
-    def __call__(self, y: jax.Array, indices: jax.Array) -> jax.Array:
+    def __call__(self, y: Float[Array, "n h w c"], indices: Int[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         return ops.max_unpool2d(y, indices, self.output_size)
 
 
@@ -138,7 +141,7 @@ class Upsample(Module):
             raise ValueError(f"mode must be 'nearest' or 'bilinear', got {mode!r}")
         self.scale, self.mode, self.align_corners = scale, mode, align_corners
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         if self.mode == "nearest":
             return ops.upsample_nearest(x, self.scale)
         return ops.upsample_bilinear(x, self.scale, align_corners=self.align_corners)
@@ -150,7 +153,7 @@ class BedOfNails(Module):
     def __init__(self, scale: Ints):
         self.scale = scale
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
         return ops.bed_of_nails(x, self.scale)
 
 
@@ -160,5 +163,5 @@ class PixelShuffle(Module):
     def __init__(self, scale: Ints):
         self.scale = scale
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow k"]:
         return ops.pixel_shuffle(x, self.scale)

@@ -1,7 +1,11 @@
-"""Layers that leave parts of the network out in training, scale the rest up, and are the identity in `eval`.
+"""Layers that drop parts of the network in training, scale up the rest, and are the identity in `eval`.
 
 Each layer has a stream of random numbers named "dropout", which `nnx.reseed(model, dropout=key)` starts anew.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,9 @@ from flax import nnx
 
 from cnnjax.nn.initializers import next_key
 from cnnjax.nn.module import Module
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 
 class Dropout(Module):
@@ -21,24 +28,24 @@ class Dropout(Module):
     Raises:
         ValueError: the rate is out of range.
 
-    Source: Srivastava et al., "Dropout" (2014); claim G5.
+    Source: Srivastava et al., "Dropout" (2014).
     """
 
     def __init__(self, rate: float, *, rngs: nnx.Rngs):
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be in [0, 1), got {rate}")
         self.rate = rate
-        # A stream of that name, also where `rngs` has but a default one: `nnx.reseed` finds streams by their names.
+        # Named "dropout" even if `rngs` has only a default stream: `nnx.reseed` finds streams by their names.
         self.dropout = nnx.Dropout(rate, rngs=nnx.Rngs(dropout=next_key(rngs.dropout)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
         return self.dropout(x)
 
 
 class SpatialDropout(Dropout):
     """Dropout of whole feature maps: all pixels of an image's channel together, as `torch.nn.Dropout2d`.
 
-    Neighbouring pixels tell much the same, so that leaving single ones out hides little.
+    Neighbouring pixels are strongly correlated, so that dropping single ones removes little information.
 
     Args:
         rate: probability that a feature map is zeroed, in [0, 1).
@@ -50,14 +57,14 @@ class SpatialDropout(Dropout):
     Source: Tompson et al., "Efficient object localization using convolutional networks" (2015).
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ... c"]) -> Float[Array, "n ... c"]:
         return _drop_together(self.dropout, x, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
 
 
 class StochasticDepth(Dropout):
     """Dropout of whole images, for the branch of a residual block: `x + StochasticDepth(rate)(branch(x))`.
 
-    In training a share `rate` of the images passes the block by its shortcut alone; the branch of the others is scaled
+    In training a share `rate` of the images takes only the shortcut; the branch of the others is scaled
     by `1 / (1 - rate)`, as `torchvision.ops.StochasticDepth(p, "row")`. (The paper does not scale in training, but by
     `1 - rate` in `eval`, and drops a block for the whole batch.)
 
@@ -71,10 +78,10 @@ class StochasticDepth(Dropout):
     Source: Huang et al., "Deep networks with stochastic depth" (2016).
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         return _drop_together(self.dropout, x, (x.shape[0], *(1,) * (x.ndim - 1)))
 
 
 def _drop_together(dropout: nnx.Dropout, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Dropout of `x` by a mask of this shape, broadcast over all else."""
+    """Return dropout of `x` with a mask of this shape, broadcast over the other axes."""
     return x * dropout(jnp.ones(shape, x.dtype))

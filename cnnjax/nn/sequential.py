@@ -1,4 +1,4 @@
-"""Layers one after another, and functions as layers, so that weights and feature maps have the names users know."""
+"""Sequences of layers and functions as layers, with the names of weights and feature maps that users know."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ class Sequential(Module):
 
     Args:
         *layers: named "0", "1", ...
-        **named: layers with names of their own, after those.
+        **named: layers with names of their own, called after those.
     """
 
     def __init__(self, *layers: Module, **named: Module):
@@ -60,6 +60,6 @@ class Identity(Module):
 def path_name(path: tuple[Any, ...]) -> str:
     """Return the name of a module or array by its path in a model: "layer1.0.conv1".
 
-    What a `Sequential` holds stands directly below it.
+    The layers of a `Sequential` are direct children of it.
     """
     return ".".join(str(part) for part in path if part != "layers")

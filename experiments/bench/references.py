@@ -5,32 +5,15 @@ from typing import Any
 
 import numpy as np
 
-WITHOUT_REFERENCE = (  # in neither; counted in tests/models instead
-    "lecture-cnn",
-    "lecture-fcn",
-    "zfnet",
-    "vgg16_attention",
-    "all_cnn_a",
-    "all_cnn_b",
-    "all_cnn_c",
-    *(f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (20, 32, 44, 56, 110)),
-    *(f"shufflenet_v1_g{groups}" for groups in (1, 2, 3, 4, 8)),
-    "densenet_bc_100_12",
-    "fractalnet",
-    "conv_autoencoder",
-    "denoising_autoencoder",
-)
-OTHER_NAMES = {"mnasnet": "mnasnet1_0"}  # where torchvision's name is another
-TIMM = {"mobilenet_v1": "mobilenetv1_100", "xception": "legacy_xception"}  # where torchvision has none
-# One or two of each family: where not all of them are compared, these are.
+from cnnjax.models import registry
+
+# One or two of each family, which are compared where comparing all would take too long.
 FAMILIES = [
     "alexnet",
     "vgg11_bn",
     "googlenet",
     "inception_v3",
     "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
     "densenet121",
     "xception",
     "mobilenet_v1",
@@ -46,6 +29,11 @@ FAMILIES = [
 SIZES = {"inception_v3": 75}  # of images, where 64 is too small
 # Where torchvision warns unless it is told whether to begin with the published initial values.
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
+
+
+def has_reference(name: str) -> bool:
+    """Return whether torchvision or timm has the network; the others are compared with their papers in tests/models."""
+    return registry.lookup(name).reference is not None
 
 
 def installed() -> bool:
@@ -79,17 +67,18 @@ def build(name: str, **options: Any) -> Any:
 
 
 def create(name: str, **options: Any) -> Any:
-    """Return a torch module with its own initial values: torchvision's, or timm's "timm/name"."""
+    """Return the reference of a network, or timm's network "timm/NAME", as a torch module with its initial values."""
     from experiments.bench import torchvision_without_ops  # noqa: F401
 
-    name = f"timm/{TIMM[name]}" if name in TIMM else name
-    if name.startswith("timm/"):
+    reference = name if "/" in name else registry.lookup(name).reference or f"torchvision/{name}"
+    library, name = reference.split("/")
+    if library == "timm":
         import timm
 
-        return timm.create_model(name.removeprefix("timm/"), **options)
+        return timm.create_model(name, **options)
     from torchvision import models
 
-    return models.get_model(OTHER_NAMES.get(name, name), **OPTIONS.get(name, {}), **options)
+    return models.get_model(name, **OPTIONS.get(name, {}), **options)
 
 
 def images(name: str, batch: int = 2) -> np.ndarray:

@@ -61,7 +61,7 @@ def networks() -> dict[str, Network]:
 
 def has_peer(name: str) -> bool:
     """Return whether torchvision or timm has the network."""
-    return name not in references.WITHOUT_REFERENCE
+    return references.has_reference(name)
 
 
 # ---------------------------------------------------------------- one network

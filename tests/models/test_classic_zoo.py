@@ -326,7 +326,7 @@ def test_global_drop_path_keeps_one_column_at_every_join():
 
 
 def test_with_global_drop_path_only_one_column_learns():
-    model = fractal_net(global_share=1.0)
+    model = fractal_net(global_share=1.0, widths=(8,))
     x = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -351,7 +351,7 @@ def test_with_global_drop_path_only_one_column_learns():
 
 
 def test_drop_path_is_local_or_global_and_can_be_turned_off():
-    model = fractal_net(columns=2)
+    model = fractal_net(columns=2, widths=(8,))
     draw = nnx.jit(lambda model: model._draw_column())
     columns = [int(draw(model)) for _ in range(200)]
     assert set(columns) == {-1, 0, 1}

@@ -16,9 +16,8 @@ CLASSES, BATCH, STEPS = 10, 8, 12
 LR, FASTER = 3e-4, 3  # of Adam, whose first step moves a parameter by the learning rate; of one layer so many times it
 # Of networks whose loss first rises to many times itself with that one, and has fallen after 12 steps only by chance.
 SLOWER = {"_bn": 3e-5, "efficientnet_b": 1e-4}
-AUTOENCODERS = ("conv_autoencoder", "denoising_autoencoder")
 # Compiled in seconds; the others take up to half a minute each.
-QUICK = ("lecture-cnn", "resnet20", "squeezenet1_1", "conv_autoencoder")
+QUICK = ("resnet20", "squeezenet1_1", "conv_autoencoder")
 # Of images, where 64 pixels are not what the network is for; and what would need larger ones.
 SIZES = {"all_cnn": 32, "densenet_bc": 32, "fractalnet": 32, "lecture": 32, "plain": 32, "vgg16_attention": 32}
 SIZES |= {f"resnet{depth}": 32 for depth in (18, 20, 32, 44, 56, 110)} | {"inception_v3": 96, "squeezenet": 32}
@@ -51,7 +50,7 @@ def check_moves(before, first, last, frozen, faster, lr=LR):
     assert max(moves[key] for key in moves.keys() - quick) == pytest.approx(lr, rel=0.01)
 
 
-@pytest.mark.parametrize("name", networks(name for name in models.list_models() if name not in AUTOENCODERS))
+@pytest.mark.parametrize("name", networks(models.list_models(task="classification")))
 def test_the_loss_falls_and_only_what_is_not_frozen_changes(name, one_device):
     images = batch(name)
     model = models.create_model(name, num_classes=3, **OPTIONS.get(name, {}))
@@ -80,7 +79,7 @@ def test_an_autoencoder_is_not_trained_on_classes(one_device):
         step(step.start(), batch("conv_autoencoder"))
 
 
-@pytest.mark.parametrize("name", networks(AUTOENCODERS))
+@pytest.mark.parametrize("name", networks(models.list_models(task="reconstruction")))
 def test_an_autoencoder_s_error_falls_and_only_what_is_not_frozen_changes(name):
     model = models.create_model(name)
     x = batch(name).images.astype(np.float32) / 255
