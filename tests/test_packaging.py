@@ -163,7 +163,8 @@ def pip(*arguments):
 def test_the_wheel_holds_the_package_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    listed = subprocess.run(["git", "ls-files", "cnnjax"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "cnnjax"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert held == set(listed.stdout.splitlines())
     assert {"cnnjax/py.typed", "cnnjax/lab/assets/explorer.js", "cnnjax/lab/assets/style.css"} <= held
 

@@ -1,6 +1,7 @@
-"""README's Python runs as it stands, and its counts are those of the results."""
+"""README's Python runs as it stands, its counts are those of the results, and its commands those that CI runs."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,18 @@ def test_the_claims_are_as_many_as_their_table_has():
     said = re.search(r"\[(\d+) rows\]\(results/CLAIMS.md\), of which (\d+) are errata", README)
     written = re.search(r"(\d+) of \1 claims hold, (\d+) of them errata", (ROOT / "results" / "CLAIMS.md").read_text())
     assert said.groups() == written.groups()
+
+
+COMMANDS = dict(word.split("=", 1) for word in shlex.split((ROOT / ".ci" / "commands").read_text(), comments=True))
+
+
+@pytest.mark.parametrize(
+    ("page", "names"), [("README.md", ("run", "test")), ("CONTRIBUTING.md", ("test", "parity", "lint", "docs"))]
+)
+def test_the_commands_that_a_page_shows_are_those_that_ci_runs(page, names):
+    shown = [line.strip() for line in (ROOT / page).read_text().splitlines()]
+    assert [name for name in names if COMMANDS[name] not in shown] == []
+
+
+def test_ci_runs_every_command():
+    assert set(COMMANDS) <= set(re.findall(r'^bash -c "\$(\w+)', (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
