@@ -113,39 +113,6 @@ def test_only_compat_touches_private_interfaces(path):
 
 # ---------------------------------------------------------------- the wheel
 
-OWN_EXPERIMENT = '''"""Train the network of lecture S0 on digits."""
-
-from dataclasses import dataclass
-
-from cnnjax import data, models, train
-
-
-@dataclass(frozen=True)
-class Config(train.Recipe, data.Source):
-    """What is trained."""
-
-    data: str = "digits"
-
-
-def load(config):
-    return config.dataset()
-
-
-def run(config, dataset, run, parallel):
-    model = models.create_model("lecture-cnn", num_classes=len(dataset.class_names))
-    training, validation = data.hold_out(dataset.train, 0.1)
-    fit = train.fit(model, config, training, validation, seed=0, run=run, tag="cnn", parallel=parallel)
-    return {"accuracy": train.evaluate(fit.network, fit.state, dataset.test, parallel, config).accuracy}
-
-
-def table(summary):
-    return f"test accuracy {summary['accuracy']:.3f}"
-
-
-def claims(summary):
-    return []
-'''
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -196,8 +163,9 @@ def test_the_console_script_says_what_there_is(arguments, installed, tmp_path):
 
 @pytest.mark.wheel
 def test_the_console_script_trains_an_experiment_of_ones_own(installed, tmp_path):
-    (tmp_path / "mine.py").write_text(OWN_EXPERIMENT)
-    told = called(installed, tmp_path, "mine.py", "--epochs", "1")
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (tmp_path / "mine.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
+    told = called(installed, tmp_path, "mine.py", "--data", "shapes", "--epochs", "1")
     assert told.returncode == 0, told.stderr
     (run,) = (tmp_path / "results" / "runs").iterdir()
-    assert json.loads((run / "summary.json").read_text())["accuracy"] > 0.5
+    assert json.loads((run / "summary.json").read_text())["distance"] < 0.3
