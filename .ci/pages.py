@@ -8,7 +8,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)")
+LINK_OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)")
+IMAGE_OUTSIDE = re.compile(r"(!\[[^\]]*\]\()\.\./([^)]+)\)")
 
 
 def modules() -> Iterator[str]:
@@ -19,11 +20,14 @@ def modules() -> Iterator[str]:
 
 
 def on_files(files: Files, config: Any) -> None:
-    """Add a page for every package."""
+    """Add a page for every package, and the images of the repository that pages show."""
     for name in modules():
         files.append(File.generated(config, f"api/{name}.md", content=f"# cnnjax.{name}\n\n::: cnnjax.{name}\n"))
+    pages = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
+    for image in sorted({image for page in pages for _, image in IMAGE_OUTSIDE.findall(page)}):
+        files.append(File.generated(config, image, abs_src_path=str(ROOT / image)))
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Write links to files of the repository, which are not part of the site, as plain text."""
-    return OUTSIDE.sub(r"\1", markdown)
+    """Point images into the site, and write links to files of the repository that are not in it as plain text."""
+    return LINK_OUTSIDE.sub(r"\1", IMAGE_OUTSIDE.sub(r"\1\2)", markdown))
