@@ -1,4 +1,4 @@
-"""`python -m cnnjax`, and the console script `cnnjax`: the command line without this repository's experiments."""
+"""The command line of the package, without this repository's experiments: `cnnjax`, or `python -m cnnjax`."""
 
 import signal
 
@@ -6,8 +6,8 @@ from cnnjax.lab import heap
 
 
 def main() -> None:
-    """Be the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are read leaves no stack trace
+    """Run the command that the program was started with, and exit with its status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are imported prints no stack trace
     heap.keep_freed_memory()
     from cnnjax.lab.app import run_as_program
 

@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # What each part may import from cnnjax, besides itself. Of `ops` the data may import one module, which needs JAX alone.
-BASE = {"errors", "options"}
+BASE = {"errors", "options", "compat"}
 MODELS = {"models", "nn", "ops", "geometry", "errors"}
 RUNS = {"runs", "data", "__version__", *BASE}
 TRAIN = {"train", "viz", "tasks", "interop", *RUNS, *MODELS}
 ALLOWED = {
     "errors": set(),
+    "compat": set(),
     "geometry": set(),
     "options": {"errors"},
     "ops": set(),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax import compat
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.stream import MODES, Stream, TfdsSource, decode_all
@@ -101,9 +102,7 @@ def _tfds() -> ModuleType:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     import tensorflow_datasets as tfds
 
-    # For a set that is not prepared, TFDS makes a temporary folder for the answer of its bucket and leaves it behind,
-    # although it no longer asks the bucket.
-    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
+    compat.skip_tfds_bucket(tfds)
     return tfds
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnjax import compat
 from cnnjax.errors import UserError
 from cnnjax.lab import experiments, workspace
 from cnnjax.lab.options import (
@@ -182,8 +183,7 @@ def script(executor: Any, count: int = 1) -> str:
     """Return the batch script of a job, or of an array of `count` jobs."""
     if count > 1:
         executor.parameters["map_count"] = count
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    return text
+    return compat.submitit_script(executor)
 
 
 def submit(executor: Any, commands: Sequence[list[str]]) -> list[str]:

@@ -5,7 +5,6 @@ while the devices compute. Every process calls `exchange`, and the functions bui
 of one process each of these functions does nothing.
 """
 
-import ctypes
 import itertools
 import json
 import os
@@ -19,10 +18,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import jax
-from jax._src import distributed  # the coordination service's client has no public name
 from jax.errors import JaxRuntimeError
-from jaxlib import utils
 
+from cnnjax import compat
 from cnnjax.errors import RunError, UserError
 from cnnjax.runs.signals import Interrupted
 
@@ -36,17 +34,18 @@ ENDED = "cnnjax/ended/"
 LOST = re.compile("gloo|nccl|closed by peer|reset by peer|coordination|heartbeat|unavailable", re.IGNORECASE)
 GO_ON = "the same command resumes from the last saved state"
 _numbers = itertools.count()
-_on_abort: Any = None  # kept alive here; the C library's own reference does not count
 
 
 def count() -> int:
     """Return how many processes the run has; unlike `jax.process_count` this does not start a backend."""
-    return distributed.global_state.num_processes
+    processes: int = compat.coordination().num_processes
+    return processes
 
 
 def index() -> int:
     """Return the number of this process."""
-    return distributed.global_state.process_id
+    own: int = compat.coordination().process_id
+    return own
 
 
 def is_first() -> bool:
@@ -60,7 +59,7 @@ def label() -> str:
 
 
 def _client() -> Any:
-    return distributed.global_state.client
+    return compat.coordination().client
 
 
 # ---------------------------------------------------------------- beginning
@@ -136,22 +135,13 @@ def _check_port(address: str) -> None:
 
 
 def _end_with_message(message: str) -> None:
-    """From now on print this message and exit with 1 where JAX would abort.
+    """From now on print this message, and exit with 1, where JAX would abort."""
 
-    JAX aborts the process, with a stack trace, as soon as the coordination service reports that another process is
-    lost; JAX has no other way to report it.
-    """
-    global _on_abort
-
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
-    def end(signum: int) -> None:
+    def end() -> None:
         os.write(2, f"{label()}error: {message}. TF_CPP_MIN_LOG_LEVEL=0 shows what JAX says\n".encode())
         os._exit(1)
 
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
-        utils.absl_set_min_log_level(4)  # above that of fatal messages
-    ctypes.CDLL(None).signal(signal.SIGABRT, end)
-    _on_abort = end
+    compat.replace_abort(end)
 
 
 def check_same(what: Mapping[str, Any]) -> None:
@@ -266,7 +256,7 @@ def together() -> Iterator[None]:
 
 def have_joined() -> bool:
     """Return whether this process has joined others: JAX would wait for them as it ends."""
-    return _client() is not None
+    return jax.distributed.is_initialized()
 
 
 class _LostError(RunError):

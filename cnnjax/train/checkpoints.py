@@ -276,7 +276,7 @@ def hide_late_complaints() -> None:
 
 def are_saves_stuck() -> bool:
     """Return whether threads of failed saves are left; they would keep the program from ending for minutes."""
-    return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
+    return any(type(thread).__module__.startswith("orbax.") for thread in threading.enumerate())
 
 
 def _score(metrics: dict[str, float]) -> float:

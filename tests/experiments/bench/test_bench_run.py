@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cnnjax import data, train
+from cnnjax import data
 from cnnjax.errors import UserError
-from cnnjax.train import loop
 from experiments import fcn_vs_cnn
 from experiments.bench import peers, timing
 from experiments.bench import run as bench_run
@@ -31,7 +30,7 @@ def digits():
 def job(tmp_path, digits):
     arrays = tmp_path / "arrays"
     arrays.mkdir()
-    peers.save_arrays(arrays, digits)
+    peers.save_arrays(arrays, {name: (split.images, split.labels) for name, split in digits.items()})
     return bench_run.Job(fcn_vs_cnn.Config(data="digits", epochs=EPOCHS, seed=3, stream="never"), 10, arrays, tmp_path)
 
 
@@ -75,8 +74,8 @@ def test_cnnjax_runs_the_experiment_with_its_decoded_data_and_without_its_compil
         cache, out = Path(environment["CNNJAX_CACHE_DIR"]), Path(options.pop("--out"))
         assert (Path(launch).name, experiment) == ("launch.py", "fcn-vs-cnn")
         assert options == {"--data": "digits", "--stream": "never", "--epochs": str(EPOCHS), "--seed": "3"}
-        assert [path.name for path in cache.iterdir()] == ["data"]
-        assert (cache / "data").resolve() == (data.cache_dir() / "data").resolve()
+        assert [path.name for path in cache.iterdir()] == ["splits"]
+        assert (cache / "splits").resolve() == (data.cache_dir() / "splits").resolve()
         out.mkdir()
         curves, names = {"train/seconds": [1.0, 2.0]}, ("lecture-fcn", "lecture-cnn")
         networks = {name: {"curves": curves, "test_accuracy": 0.5} for name in names}
@@ -97,11 +96,9 @@ def test_a_contender_that_fails_is_reported_with_its_last_words(tmp_path):
         bench_run._time(["-c", "raise ValueError('of no use')"], {}, tmp_path / "log")
 
 
-def test_an_epoch_of_the_loop_is_timed_beside_its_steps_alone_and_the_loop_is_left_as_it_was(digits):
+def test_an_epoch_of_the_loop_is_timed_beside_its_steps_alone(digits):
     dataset = data.Dataset("tiny", "1", tuple("0123456789"), digits["training"], digits["test"])
-    before = loop.make_evaluator, train.Checkpoints.save
-    measured = bench_run.measure_overhead(train.Recipe(), dataset, 1)
-    assert (loop.make_evaluator, train.Checkpoints.save) == before
+    measured = bench_run.measure_overhead(fcn_vs_cnn.Config(data="digits"), dataset, 1)
     assert {name: len(overhead["overhead_percents"]) for name, overhead in measured.items()} == {
         "loop": 1,
         "whole_epoch": 1,
@@ -109,13 +106,12 @@ def test_an_epoch_of_the_loop_is_timed_beside_its_steps_alone_and_the_loop_is_le
 
 
 def test_epochs_are_timed_from_the_end_of_one_s_steps_to_the_end_of_the_next_s(monkeypatch):
-    clock = iter([10.0, 14.0, 20.0, 25.0, 30.0])  # ends of steps, and between them of the steps alone
+    clock = iter([10.0, 14.0, 20.0, 25.0, 30.0])  # ends of epochs, and between them of the steps alone
     monkeypatch.setattr(bench_run, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    with bench_run._watched_epochs(lambda: 3.0, 2, whole=False) as pairs:
-        judge = loop.make_evaluator()
-        for _ in range(3):
-            judge(None)
-    assert pairs == [(4.0, 3.0), (5.0, 3.0)]
+    watch = bench_run.WatchedEpochs(lambda: 3.0, steps=2, epochs=2)
+    for step in range(1, 7):
+        watch.on_step(step, None)
+    assert watch.pairs == [(4.0, 3.0), (5.0, 3.0)]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from cnnjax import data
 from cnnjax.data import shapes
+from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
 from experiments.bench import stream as bench_stream
 from experiments.bench import timing
@@ -149,7 +150,8 @@ def test_waiting_counts_only_while_the_device_has_nothing_to_do(small, monkeypat
         def batches(self, indices, weights):
             for number in range(len(indices)):
                 Slow.now += 1
-                yield np.full((10, 16, 16, 3), number, np.uint8), np.zeros(10, np.int32), weights[number]
+                images, labels = np.full((10, 16, 16, 3), number, np.uint8), np.zeros(10, np.int32)
+                yield Sample(images, labels, weights=weights[number])
 
     monkeypatch.setattr(bench_stream, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
     indices, weights = np.zeros((4, 10), np.int32), np.ones((4, 10), np.float32)
