@@ -1,12 +1,6 @@
 """Start an experiment, or look at what experiments produced: `python launch.py --help`."""
 
-import signal
-
-from cnnjax.lab import heap
+from cnnjax.__main__ import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are read leaves no stack trace
-    heap.keep_freed_memory()
-    from cnnjax.lab.app import run_as_program
-
-    run_as_program()
+    main()

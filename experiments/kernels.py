@@ -24,6 +24,7 @@ from cnnjax.lab.claims import ROUNDING, Claim, check, erratum
 from cnnjax.lab.worked import KERNELS, computed, correlate, distance, equation, grey, parse, show
 from cnnjax.options import Checked
 from cnnjax.viz import Grid
+from cnnjax.viz.grids import signed
 
 LECTURE = {name: "S2" if name in ("blur", "edge") else "S1" for name in KERNELS}
 AS_PRINTED = {"Sobel": parse("-1 0 1/-2 0 2/-1 0 -1"), "Scharr": parse("3 0 3/10 0 -10/3 0 -3")}
@@ -112,9 +113,11 @@ def _gallery(photograph: np.ndarray, responses: dict[str, np.ndarray]) -> Figure
         viz.draw_grid(axes[row, column], Grid(kernel), cell=0.3)
         axes[row, column].set(xlim=(-0.1, 3.1), ylim=(3.1, -0.1))
         axes[row, column].set_title(f"{LECTURE[name]}: {name}", fontsize=9)
-        signed = kernel.min() < 0
-        reach = np.quantile(np.abs(y), 0.99) if signed else 1
-        shades = {"cmap": signed(), "vmin": -reach, "vmax": reach} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
+        negative = kernel.min() < 0
+        reach = np.quantile(np.abs(y), 0.99) if negative else 1
+        shades = (
+            {"cmap": signed(), "vmin": -reach, "vmax": reach} if negative else {"cmap": "gray", "vmin": 0, "vmax": 1}
+        )
         axes[row, column + 1].imshow(y, interpolation="nearest", **shades)
     return figure
 

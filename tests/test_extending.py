@@ -35,13 +35,12 @@ def test_a_network_of_a_strangers_file_is_one_of_the_zoo(stranger):
 
 
 def test_an_experiment_of_a_strangers_file_trains_its_own_task_and_resumes(stranger, tmp_path, capsys):
-    command = [str(stranger), "--data", "shapes", "--epochs", "3", "--optimizer", "adam", "--lr", "3e-3"]
+    command = [str(stranger), "--data", "shapes", "--epochs", "6", "--lr", "3e-3"]
     command += ["--out", str(tmp_path / "run")]
     assert app.main(command) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["experiment"] == "spotting"
-    # The centre of the image is 0.07 away from that of a shape in the mean.
-    assert summary["distance"] < 0.04
+    assert summary["distance"] < 0.1  # from the centre of the image it is 0.144 in the mean
     capsys.readouterr()
     assert app.main(command) == 0
     assert "Finished before" in capsys.readouterr().out

@@ -40,11 +40,8 @@ def display(title: str, epochs: int, steps: int, first_step: int = 0) -> Display
     return Live(console, title, epochs, steps, first_step) if console.is_terminal else Plain(title, epochs)
 
 
-class Plain:
-    """A line per epoch."""
-
-    def __init__(self, title: str, epochs: int):
-        self.title, self.epochs = title, epochs
+class Silent:
+    """Shows nothing, as of several processes all but the first."""
 
     def due(self) -> bool:
         """Return False: nothing is shown within an epoch."""
@@ -54,13 +51,23 @@ class Plain:
         """Show nothing."""
 
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing to undo."""
+
+
+class Plain(Silent):
+    """A line per epoch."""
+
+    def __init__(self, title: str, epochs: int):
+        self.title, self.epochs = title, epochs
+
+    def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print the epoch's values."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         with contextlib.suppress(OSError):  # a full disk, or a reader that left: training continues
             print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Nothing to undo."""
 
 
 class Live:

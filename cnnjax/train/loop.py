@@ -23,7 +23,7 @@ from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import peak_flops
 from cnnjax.runs.metrics import InMemory, Recorder, read_history
 from cnnjax.runs.processes import Wishes
-from cnnjax.runs.progress import Display, Plain, display
+from cnnjax.runs.progress import Display, Silent, display
 from cnnjax.runs.signals import Interrupted, StopRequest, deferred_signals
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
@@ -267,7 +267,7 @@ def opened(
 @contextmanager
 def watched(title: str, epochs: int, steps: int, first: int) -> Iterator[tuple[Display, StopRequest]]:
     """Show progress, in the process that shows any, and hold signals back until a step is done."""
-    shown = display(title, epochs, steps, first) if processes.is_first() else Plain(title, epochs)
+    shown = display(title, epochs, steps, first) if processes.is_first() else Silent()
     with closing(shown), deferred_signals() as stop:
         yield shown, stop
 

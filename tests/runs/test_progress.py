@@ -16,7 +16,7 @@ def test_on_a_terminal_the_line_has_epoch_step_loss_accuracy_speed_and_time_left
     live.epoch_done(2, {"loss": 1.2, "val_accuracy": 0.6})
     live.close()
     shown = terminal.getvalue()
-    for part in ("lecture-cnn/seed0", "epoch 2/4", "step 5/10", "loss 1.250", "accuracy 50.0%", "1,234 images/s", ":"):
+    for part in ("lecture-cnn/seed0", "epoch 2/4", "step 5/10", "loss 1.250", "accuracy 0.500", "1,234 images/s", ":"):
         assert part in shown
     assert "val_accuracy 0.6" in shown
 
