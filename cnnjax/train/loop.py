@@ -70,43 +70,34 @@ def fit(
         task: what it learns.
         recipe: how it is trained.
         train: examples to learn from; the last step of an epoch takes what is left.
-        validation: examples to evaluate after every epoch, with averaged parameters if the recipe averages them; with
-            None there is no evaluation and no best checkpoint.
+        validation: examples to evaluate after every epoch, with averaged parameters if there are any; or None.
         run: the directory that metrics and checkpoints go to; without one nothing is kept on disk.
         parallel: the devices and how they are mapped; default: all of them.
         callbacks: observers, beside those of the run.
 
     Raises:
-        UserError: the data lack the task's targets, the batch is larger than the data or cannot be split over the
-            devices, the schedule does not fit, the run belongs to something else, or its processes have read different
-            data.
+        UserError: data, batch size, schedule and devices do not go together, or the run belongs to something else.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; the state is saved.
     """
-    parallel = parallel or Parallel()
-    train = train.select(task.targets)
+    parallel, train = parallel or Parallel(), train.select(task.targets)
     check_data(recipe, train, validation, parallel)
     steps = -(-train.size // recipe.batch_size)
     step = compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
-    title = (run and (run.tag or run.experiment)) or "training"
-    with opened(run, title, callbacks) as (checkpoints, observers):
-        state = checkpoints.restore(step.initial) or step.initial
+    with opened(run, callbacks) as (title, saved, observers):
+        state = saved.restore(step.initial) or step.initial
         first = count_steps(state)
         if run and first == recipe.epochs * steps:
             return Fit(step.network, state, history_of(run))
         recorder = recorder_of(run, first)
         if first == 0:
             recorder.write_pictures(0, example_pictures(step, task, recipe, train))
-        evaluate = validation and make_evaluator(
-            step.network, step.initial, task, validation, recipe.precision, parallel
-        )
+        evaluate = validation and make_evaluator(step.network, state, task, validation, recipe.precision, parallel)
         speed = speed_of(model, train, recipe, parallel)
         order = partial(epoch_order, recipe.seed, count=train.size, batch_size=recipe.batch_size)
-        skip = partial(skip_step, [title], checkpoints, recipe.on_nan)
+        skip = partial(skip_step, [title], saved, recipe.on_nan)
         with watched(title, recipe.epochs, steps, first) as (shown, stop):
-            epochs = Epochs(
-                title, step, recipe.epochs, steps, recipe.batch_size, order, checkpoints, observers, shown, stop
-            )
+            epochs = Epochs(title, step, recipe.epochs, steps, recipe.batch_size, order, saved, observers, shown, stop)
             for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
                 state = epoch.state
                 figures = {"train": trained(title, state, epoch.number) | speed(epoch)}
@@ -114,7 +105,7 @@ def fit(
                     figures["validation"] = evaluate(state).figures
                 recorder.write_epoch(count_steps(state), epoch.number, figures, state.params)
                 shown.epoch_done(epoch.number, summary_of(figures))
-                checkpoints.save(state, score(task, [figures]))
+                saved.save(state, score(task, [figures]))
                 for observer in observers:
                     observer.on_epoch(EpochEnd(epoch.number, figures, state))
     return Fit(step.network, state, history_of(run, recorder))
@@ -246,10 +237,13 @@ def check_batch_size(batch_size: int, train: Examples) -> None:
 
 
 @contextmanager
-def opened(
-    run: Run | None, title: str, callbacks: Sequence[Callback]
-) -> Iterator[tuple[Checkpoints | Kept, list[Callback]]]:
-    """Open the run's directory, if there is one, and its checkpoints of this training; end the callbacks."""
+def opened(run: Run | None, callbacks: Sequence[Callback]) -> Iterator[tuple[str, Checkpoints | Kept, list[Callback]]]:
+    """Open the run's directory, if there is one, and its checkpoints of this training; end the callbacks.
+
+    Yields:
+        what messages call the training, its checkpoints, and its observers.
+    """
+    title = (run and (run.tag or run.experiment)) or "training"
     observers = [*callbacks, *(run.callbacks if run else ())]
     if run and run.profile:
         observers.append(Profile(run.path / "profile" / title))
@@ -261,7 +255,7 @@ def opened(
         stack.enter_context(closing(checkpoints))
         for observer in observers:
             stack.callback(observer.on_end)
-        yield checkpoints, observers
+        yield title, checkpoints, observers
 
 
 @contextmanager

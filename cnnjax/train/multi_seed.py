@@ -121,7 +121,7 @@ def fit_together(
     ]
     step, title = together(each_step), title_of(run.tag, seeds)
     parts = [run.part(f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}") for seed in seeds]
-    with opened(replace(run, tag=title), title, callbacks) as (checkpoints, observers):
+    with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):
         state = checkpoints.restore(step.initial) or step.initial
         first = count_steps(state)
         if first < recipe.epochs * steps:

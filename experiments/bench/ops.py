@@ -321,11 +321,8 @@ def _torch_calls(row: Row, arrays: list[np.ndarray], cotangent: np.ndarray) -> t
 def _means(results: list[dict[str, Any]]) -> dict[str, float]:
     """Geometric means and worst of the ratios with gradients, over the rows that count."""
     means = {}
-    for name, top, bottom in (
-        ("ours / torch", "ours", "torch"),
-        ("plain / torch", "plain", "torch"),
-        ("plain / ours", "plain", "ours"),
-    ):
+    for top, bottom in (("ours", "torch"), ("plain", "torch"), ("plain", "ours")):
+        name = f"{top} / {bottom}"
         ratios = [r["both"][top] / r["both"][bottom] for r in results if {top, bottom} <= set(r["both"])]
         if ratios:
             means[name] = math.exp(statistics.mean(map(math.log, ratios)))
@@ -347,9 +344,7 @@ def _print(summary: dict[str, Any]) -> None:
         table.add_row(result["name"], *cells)
     console = Console()
     console.print(table)
-    console.print(
-        f"most memory beside inputs and outputs: {max(r['memory']['ours'] for r in summary['rows']):.2f} times"
-    )
-    for name, value in summary["means"].items():
-        console.print(f"{name}: {value:.2f}")
+    most = max(row["memory"]["ours"] for row in summary["rows"])
+    console.print(f"most memory beside inputs and outputs: {most:.2f} times")
+    console.print("\n".join(f"{name}: {value:.2f}" for name, value in summary["means"].items()))
     console.print(f"matrix product: {summary['matrix_product_gflops']:.0f} GFLOP/s")
