@@ -9,9 +9,9 @@ def main() -> None:
     """Run the command that the program was started with, and exit with its status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are imported prints no stack trace
     heap.keep_freed_memory()
-    from cnnjax.lab.app import run_as_program
+    from cnnjax.lab import app, terminal
 
-    run_as_program()
+    terminal.exit_with(app.main())
 
 
 if __name__ == "__main__":

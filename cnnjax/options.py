@@ -79,7 +79,7 @@ class Checked:
 
 
 def _is_a(value: object, kind: type) -> bool:
-    return isinstance(value, Real if kind is float else kind)
+    return isinstance(value, Real if kind is float else kind) and not isinstance(value, bool)
 
 
 def check_applies(config: Any, options: Mapping[str, tuple[str, ...]], what: str, chosen: str) -> None:

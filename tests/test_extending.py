@@ -115,3 +115,44 @@ def test_a_task_whose_targets_the_data_lack_is_refused():
 
     with pytest.raises(ValueError, match="the task learns masks, which the data does not have: it has labels"):
         train.fit(model, Masks(), train.Recipe(epochs=1), digits.train, digits.test)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("def claims", "def claim"), "has no claims: docs/extending.md shows"),
+        (("@dataclass(frozen=True)\nclass Config(train.Recipe, data.Source)", "class Config"), "Config must be a data"),
+        (
+            ('"""Find the centre of a shape."""', "bare: int = dataclasses.field()"),
+            "cannot be imported .TypeError: ",
+        ),
+        (("import jax.numpy as jnp", "import jax.nunpy as jnp"), "cannot be imported .ModuleNotFoundError: No module"),
+        (("def load(config):", "def load(config:"), "cannot be imported .SyntaxError"),
+    ],
+)
+def test_a_mistake_in_a_strangers_file_gets_one_message(changed, message, tmp_path, capsys):
+    source = "import dataclasses\n" + "\n\n".join(BLOCKS).replace("spotter", f"spotter-{abs(hash(changed))}")
+    assert changed[0] in source
+    file = tmp_path / "spotting.py"
+    file.write_text(source.replace(*changed))
+    status = app.main([str(file), "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_file_of_the_same_name_is_another_experiment(stranger, tmp_path, capsys):
+    """So is the same file after a change: its finished run is not taken for the new one's."""
+    changed = tmp_path / stranger.name
+    changed.write_text(stranger.read_text().replace("squared_error", "error").replace("spotter", "other-spotter"))
+    out = ["--data", "shapes", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert app.main([str(stranger), *out]) == 0
+    capsys.readouterr()
+    assert app.main([str(changed), *out]) == 2
+    assert "file_sha256: " in capsys.readouterr().err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert f"python launch.py {stranger} --epochs 1" in report
+    assert app.main(["publish", str(tmp_path / "run")]) == 2
+    assert "is a run of your own" in capsys.readouterr().err

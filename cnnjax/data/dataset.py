@@ -191,7 +191,7 @@ def hold_out(split: Examples, fraction: float) -> tuple[Examples, Examples]:
 
 
 def fingerprint(examples: Examples) -> str:
-    """Return what tells data sets apart that have the same name: their size, and a checksum of the first examples."""
+    """Return a string that distinguishes data sets of one name: their size, and a checksum of the first examples."""
     crc = 0
     for array in examples.first(FINGERPRINTED).arrays.values():
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)

@@ -8,6 +8,7 @@ resize images ahead of the steps.
 import functools
 import io
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def _load(index: int, source: Source, shape: tuple[int, int, int]) -> dict[str, 
         encoded, label = source.read(index)
         return {"image": decode(encoded, shape), "label": np.int32(label), "error": ""}
     except Exception as error:  # Pillow and array_record raise many kinds for damaged files
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = re.sub(r" <_io.BytesIO[^>]*>", "", str(error).partition("\n")[0]) or type(error).__name__
         name = f"{source.name(index)} is no image that can be read ({reason})"
         return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "error": name}
 

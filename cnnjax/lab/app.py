@@ -4,18 +4,20 @@ import contextlib
 import dataclasses
 import importlib
 import logging
-import os
 import shutil
 import signal
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.lab import experiments, workspace
+from cnnjax.lab.terminal import give_up_unwritable, in_words, problem, say
 
 if TYPE_CHECKING:  # what takes seconds to import is imported where a command needs it
     from cnnjax import runs
@@ -26,13 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which launch.py leaves to the system meanwhile
     name, rest = (arguments[0], list(arguments[1:])) if arguments else ("list", [])
     try:
+        if name in COMMANDS and name not in ("sweep", "submit", "bench") and {"-h", "--help"} & set(rest):
+            name, rest = "--help", []
         status = command(name)(rest)
         sys.stdout.flush()
         return status
     except (UserError, RunError) as error:
-        say(_in_words(error))
+        say(in_words(error))
         return 2 if isinstance(error, UserError) else 1
     except BrokenPipeError:  # the reader of the output, such as `| head`, has ended
         return 0
@@ -44,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     finally:
         for stream in (sys.stdout, sys.stderr):
-            _give_up_unwritable(stream)
+            give_up_unwritable(stream)
 
 
 def command(name: str) -> Callable[[list[str]], int]:
@@ -56,6 +62,8 @@ def command(name: str) -> Callable[[list[str]], int]:
     if name in ("-h", "--help"):
         return help_page
     if name in COMMANDS:
+        if name in OF_A_CHECKOUT and not workspace.find().experiments:
+            raise UserError(f"{name} is for a checkout of the cnnjax repository, whose experiments it reads")
         return COMMANDS[name]
     known = experiments.files()
     if name not in known and not name.endswith(".py"):
@@ -103,6 +111,8 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
             with _opened(run), _explained(run):
                 started = time.perf_counter()
                 summary = experiment.run(config, data, run, parallel)
+                if not isinstance(summary, dict):
+                    raise UserError(f"{name}: run must return a dict, the summary, got {summary!r}")
                 if run.writes:
                     report.finish(experiment, run, summary, time.perf_counter() - started)
     except runs.Interrupted as stop:
@@ -141,7 +151,8 @@ def _finished_before(experiment: experiments.Experiment, run: "runs.Run", overwr
     run.check()
     summary = run.summary()
     if summary is not None:
-        report.show(experiment, summary)
+        with experiments.reading(run.path / "summary.json"):
+            report.show(experiment, summary)
         print(f"\nFinished before: {run.path} (--overwrite starts over)")
     return summary is not None
 
@@ -185,6 +196,8 @@ def usage() -> str:
         "PATH/TO/FILE.py [--OPTION VALUE ...]": "Run an experiment of your own.",
     }
     for name, function in COMMANDS.items():
+        if name in OF_A_CHECKOUT and not workspace.find().experiments:
+            continue
         rows[f"{name} {WORDS.get(name, '')}"] = (function.__doc__ or "").partition("\n")[0]
     return "\n".join(f"  {workspace.find().command} {words:<43} {what}" for words, what in rows.items())
 
@@ -240,15 +253,18 @@ def publish(arguments: list[str]) -> int:
     if summary is None:
         raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
     name, known = str(summary.get("experiment")), experiments.files()
+    if "file" in summary.get("config", {}):
+        raise UserError(f"{source} is a run of your own {summary['config']['file']}: publish takes this repository's")
     if name not in known:  # it might be any path, and the folder there is deleted
         raise unknown_name(f"experiment in {source / 'summary.json'}", name, known)
     target = place.results / name
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(
-        source, target, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "profile", "slurm", ".*")
-    )
+    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
+    with tempfile.TemporaryDirectory(dir=place.results) as partial:  # so that nothing is lost if the copy fails
+        shutil.copytree(source, Path(partial) / name, ignore=left_out)
+        shutil.rmtree(target, ignore_errors=True)
+        (Path(partial) / name).rename(target)
     print(f"published {source} to {target}")
     return 0
 
@@ -256,7 +272,7 @@ def publish(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """Time something: ops, train, models, augment, run, stream, resume or scaling."""
     known = benches()
-    if not arguments:
+    if not arguments or arguments[0] in ("-h", "--help"):
         raise UserError(f"bench takes what to time: {', '.join(known)}")
     if arguments[0] not in known:
         raise unknown_name("bench", arguments[0], known)
@@ -299,50 +315,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "publish": publish,
     "bench": bench,
 }
+OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
 WORDS = {"sweep": "EXPERIMENT --grid OPTION=VALUE,...", "submit": "EXPERIMENT --time TIME", "publish": "RUN"}
 WORDS |= {"bench": "WHAT"}  # what follows a command in the help
-
-
-# ---------------------------------------------------------------- the terminal
-
-
-def say(text: str) -> None:
-    """Print to standard error; if that fails, as on a full disk, only the exit status reports the error."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def problem(error: OSError) -> str:
-    """Return an error in words, with the file that it is about."""
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-
-
-def _in_words(error: Exception) -> str:
-    """An error as this process reports it, with flags for the options that it names once some are parsed."""
-    processes, options = (sys.modules.get(f"cnnjax.{name}") for name in ("runs.processes", "lab.options"))
-    message = options.with_flags(str(error), options.parsed) if options else error
-    return f"{processes.label() if processes else ''}error: {message}"
-
-
-def _give_up_unwritable(stream: TextIO) -> None:
-    """Drop the buffer of a stream that cannot be written; Python would try again as it ends, and exit with 120."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def exit_with(status: int) -> None:
-    """End the process with this exit status, even if signals come or threads are left."""
-    for signum in (signal.SIGTERM, signal.SIGINT):  # a signal while Python ends would change the exit status
-        signal.signal(signum, signal.SIG_IGN)
-    checkpoints, processes = (sys.modules.get(f"cnnjax.{name}") for name in ("train.checkpoints", "runs.processes"))
-    if (checkpoints and checkpoints.are_saves_stuck()) or (processes and processes.have_joined()):
-        os._exit(status)  # Python would wait for them
-    sys.exit(status)
-
-
-def run_as_program() -> None:
-    """Run the command of `sys.argv`, and exit with its status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    exit_with(main())

@@ -6,9 +6,12 @@ except drawings (`*_figures.py`); `launch.py PATH.py` runs a file from anywhere 
 """
 
 import ast
+import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +89,14 @@ def title(name: str) -> str:
     return Path(name).stem.replace("_", "-") if name.endswith(".py") else name
 
 
+def identity(name: str) -> dict[str, str]:
+    """Return what tells an experiment of a person's own from another of the same name: its file and what is in it."""
+    if not name.endswith(".py"):
+        return {}
+    file = Path(name).absolute()
+    return {"file": str(file), "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
+
+
 def load_file(path: Path) -> Experiment:
     """Import a file that holds an experiment, and register its networks."""
     if not path.is_file():
@@ -95,11 +106,29 @@ def load_file(path: Path) -> Experiment:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported: expected a Python module")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.absolute()))  # its own imports may lie beside it
-    spec.loader.exec_module(module)
+    if str(path.parent.absolute()) not in sys.path:
+        sys.path.append(str(path.parent.absolute()))  # its own imports may lie beside it
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # whatever its author wrote
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {own[-1]}," if own else path
+        raise UserError(f"{where} cannot be imported ({type(error).__name__}: {error}): correct it") from error
     missing = [part for part in ("Config", "load", "run", "table", "claims") if not hasattr(module, part)]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: docs/extending.md shows what an experiment needs")
+    config = cast(Any, module).Config
+    if not dataclasses.is_dataclass(config):
+        raise UserError(f"{path}: Config must be a dataclass of options, got {config!r}")
+    bare = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if bare:
+        raise UserError(f"{path}: every option of Config needs a default; {', '.join(bare)} has none")
     return cast(Experiment, module)
 
 

@@ -67,12 +67,14 @@ def parse(command: str, description: str | None, arguments: Sequence[str], *part
         UserError: a dataclass refuses the values.
     """
     description = (description or "").strip()
-    return _instances(_cli(parts, args=arguments, prog=f"launch.py {command}", description=description))
+    return _instances(
+        _cli(parts, args=arguments, prog=f"{workspace.find().command.split()[-1]} {command}", description=description)
+    )
 
 
 def parse_known(arguments: Sequence[str], *parts: type) -> tuple[tuple[Any, ...], list[str]]:
     """Return an instance of each dataclass, and the arguments that none of them knows, as they were given."""
-    options, rest = _cli(parts, args=arguments, prog="launch.py", return_unknown_args=True, add_help=False)
+    options, rest = _cli(parts, args=arguments, return_unknown_args=True, add_help=False)
     return _instances(options), rest
 
 
@@ -141,7 +143,7 @@ def with_flags(message: str, names: Collection[str]) -> str:
         words = name.replace("_", "-")
         if value in (None, "True", "False"):
             return f"--no-{words}" if value == "False" else f"--{words}"
-        return f"--{words} {shlex.quote(value[1:-1]) if value[0] in QUOTES else value}"
+        return f"--{words} {shlex.quote(value[1:-1]) if value[:1] in QUOTES else value}"
 
     return re.sub(r"`(?P<name>[a-z]\w*)(=(?P<value>[^`]*))?`", flag, message)
 
@@ -150,12 +152,12 @@ def experiment_name(command: str, description: str | None, arguments: Sequence[s
     """Return the experiment that a command's arguments begin with; in its place, --help shows the command's options."""
     known = experiments.files()
     if not arguments:
-        raise UserError(f"{command} takes an experiment: {', '.join(known)}")
+        raise UserError(f"{command} takes an experiment: {', '.join([*known, 'or the path of your own'])}")
     if arguments[0] in ("-h", "--help"):
         parse(f"{command} EXPERIMENT", description, ["--help"], *parts)
     if arguments[0] not in known and not arguments[0].endswith(".py"):
         raise unknown_name("experiment", arguments[0], known)
-    return arguments[0]
+    return str(Path(arguments[0]).absolute()) if arguments[0].endswith(".py") else arguments[0]
 
 
 def check_shares(name: str, config: type) -> None:
@@ -166,7 +168,7 @@ def check_shares(name: str, config: type) -> None:
 
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:
     """Return the run of an experiment's options; nothing is made or checked."""
-    options = runs.as_config(config)
+    options = runs.as_config(config) | experiments.identity(name)
     name = experiments.title(name)
     out = directory.out or workspace.find().runs / f"{name}-{runs.config_hash(options)}"
     return runs.Run(out, name, options, execution.profile, execution.save_every, runs.processes.is_first())

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
 from cnnjax.lab import experiments, markdown, site
-from cnnjax.lab.app import say
 from cnnjax.lab.claims import Claim, Verdict, from_json
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.options import describe as describe_options
 from cnnjax.lab.report import Entry, describe, figures_in, page
+from cnnjax.lab.terminal import say
 from cnnjax.options import kinds
 from cnnjax.runs.hardware import use_compilation_cache
 

@@ -97,8 +97,10 @@ def command(name: str, options: type, config: Mapping[str, Any]) -> str:
     An option whose default depends on the machine, such as the data set, is always written.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    words = [workspace.find().command, name]
+    words = [workspace.find().command, config.get("file", name)]
     for option, value in config.items():
+        if option not in defaults:  # the file of a person's own experiment
+            continue
         flag = option.replace("_", "-")
         if isinstance(value, bool):
             words += [f"--{flag}" if value else f"--no-{flag}"] if value != defaults.get(option) else []

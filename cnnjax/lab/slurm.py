@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
     options += joining(slurm, name, type(config), arguments)
     run = find_run(name, config, directory, execution)
     folder = run.path.absolute() / "slurm"
-    executor = make_executor(folder, name, slurm)
+    executor = make_executor(folder, experiments.title(name), slurm)
     if slurm.dry_run:
         print(script(executor))
         return 0

@@ -31,11 +31,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from cnnjax import runs
 from cnnjax.errors import UserError
 from cnnjax.lab import experiments, workspace
-from cnnjax.lab.app import problem
 from cnnjax.lab.grid import Cell, identity, make_cells, parse_grid
 from cnnjax.lab.options import Execution, experiment_name, parse, parse_known, resuming
 from cnnjax.lab.slurm import Slurm, joining, make_executor, queued, script, submit
 from cnnjax.lab.sweep_report import STATE, value_of, write_report, write_state
+from cnnjax.lab.terminal import problem
 from cnnjax.options import Checked, Count
 from cnnjax.runs.signals import deferred_signals
 
@@ -88,16 +88,16 @@ def _sweep(name: str, arguments: list[str]) -> int:
         raise UserError("options of a job, such as --time, need --slurm")
     cells = make_cells(name, parse_grid(options.grid, config), given, config, to_config)
     joined = joining(slurm, name, config, given)
-    shared = identity(cells)
-    folder = options.out or workspace.find().runs / f"sweep-{name}-{runs.config_hash({'experiment': name, **shared})}"
+    title, shared = experiments.title(name), identity(cells) | experiments.identity(name)
+    folder = options.out or workspace.find().runs / f"sweep-{title}-{runs.config_hash({'experiment': title, **shared})}"
     for cell in cells:
         cell.path = folder / cell.path
-    executor = make_executor(folder.absolute() / "slurm", name, slurm, options.jobs) if options.slurm else None
+    executor = make_executor(folder.absolute() / "slurm", title, slurm, options.jobs) if options.slurm else None
     if slurm.dry_run:
         print(script(executor, len(cells)))
         return 0
     _find_jobs(cells, folder, options.overwrite)
-    sweep = runs.Run(folder, f"sweep {name}", shared)
+    sweep = runs.Run(folder, f"sweep {title}", shared)
     if options.overwrite:
         with contextlib.ExitStack() as held:  # locks out cells that a killed sweep has left
             for lock in folder.glob("*/.lock"):

@@ -21,7 +21,7 @@ class Registration(NamedTuple):
         build: the class or function; it takes `num_classes`, `in_channels` and `rngs` by name.
         task: what the network learns.
         reference: the same network in another library, "torchvision/NAME" or "timm/NAME", if there is one.
-        place: file and line of the registration.
+        place: the file of the registration.
     """
 
     build: Callable[..., Module]
@@ -55,7 +55,7 @@ def register(name: str, *, task: str = "classification", reference: str | None =
     """
     caller = inspect.currentframe()
     caller = caller and caller.f_back
-    place = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller else "an unknown place"
+    place = caller.f_code.co_filename if caller else "an unknown place"
     reference = f"{reference}/{name}" if reference and "/" not in reference else reference
 
     def add(build: Builder) -> Builder:

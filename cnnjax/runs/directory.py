@@ -100,12 +100,7 @@ class Run:
             raise UserError(
                 f"{self.path} holds files that are not a run's (no config.json): choose an empty directory (`out`)"
             )
-        differences = [
-            f"{name}: {there.get(name)!r} there, {value!r} now"
-            for name, value in self._identity().items()
-            if there.get(name) != value
-        ]
-        differences += [f"{name}: {there[name]!r} there, absent now" for name in there.keys() - self._identity().keys()]
+        differences = _differences(there, self._identity())
         if differences:
             raise UserError(
                 f"{self.path} belongs to another run ({'; '.join(differences)}): choose another directory "
@@ -142,6 +137,24 @@ class Run:
             _LOCKED.add(self.path.absolute())
             held.callback(_LOCKED.discard, self.path.absolute())
             yield
+
+    def check_training(self, identity: Config) -> None:
+        """Raise a UserError if another training has this part of the run; else note that this one has it.
+
+        Args:
+            identity: everything that decides the training's result, as JSON holds it.
+        """
+        file = self.path / "trainings" / f"{self.tag or 'training'}.json"
+        there = read_json(file)
+        if there is None and self.writes:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, identity)
+        differences = _differences(there, identity) if there else []
+        if differences:
+            raise UserError(
+                f"{self.path} holds another training as {file.stem!r} ({'; '.join(differences)}): choose another "
+                "directory (`out`), the same arguments, or delete it"
+            )
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -196,6 +209,14 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         return {"experiment": self.experiment, **self.config}
+
+
+def _differences(there: Config, now: Config) -> list[str]:
+    """In words, what is not the same in two configurations."""
+    changed = [
+        f"{name}: {there.get(name)!r} there, {value!r} now" for name, value in now.items() if there.get(name) != value
+    ]
+    return changed + [f"{name}: {there[name]!r} there, absent now" for name in there.keys() - now.keys()]
 
 
 def _delete(path: Path) -> None:

@@ -83,9 +83,6 @@ class InMemory:
         """Keep the figures."""
         self._epochs[epoch] = figures
 
-    def write_pictures(self, step: int, images: np.ndarray) -> None:
-        """Keep nothing."""
-
     def history(self) -> dict[str, list[float]]:
         """Return the curves, as `read_history` does."""
         last = self._epochs[max(self._epochs)]
@@ -112,9 +109,11 @@ def read_rows(file: Path | LogFile) -> Iterator[dict[str, Any]]:
     content = file.read() if isinstance(file, LogFile) else file.read_bytes()
     for line in content.splitlines():
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except ValueError:
             continue
+        if isinstance(row, dict) and {"step", "epoch", "split", "name", "value"} <= row.keys():
+            yield row
 
 
 def read_history(file: Path | LogFile, tag: str) -> dict[str, list[float]]:

@@ -65,8 +65,8 @@ def sigmoid_focal(
 ) -> jax.Array:
     """Return the mean of `-a (1 - q)^gamma log q`, q the probability that is given to the truth.
 
-    With p = sigmoid(logits), q is p where the target is 1 and 1 - p where it is 0; a is alpha and 1 - alpha. The larger
-    gamma, the less count examples that are easy. With gamma 0 and no alpha it is `sigmoid_cross_entropy`.
+    With p = sigmoid(logits), q is p where the target is 1 and 1 - p where it is 0; a is alpha and 1 - alpha. A
+    larger gamma gives easy examples less weight. With gamma 0 and no alpha it is `sigmoid_cross_entropy`.
 
     Args:
         logits: as `sigmoid_cross_entropy`.

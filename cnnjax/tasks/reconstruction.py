@@ -47,7 +47,7 @@ class Reconstruction(Task):
         targets: Sample | None = None,
     ) -> dict[str, float]:
         loss = figures["loss"]
-        return {**figures, "psnr": -10 * math.log10(loss) if loss > 0 else math.inf}
+        return {**figures, "psnr": math.inf if loss == 0 else -10 * math.log10(loss)}
 
     def draw(self, images: np.ndarray, predictions: Predictions) -> "Figure":
         from cnnjax import viz

@@ -38,7 +38,7 @@ class Callback:
         """
 
     def on_epoch(self, epoch: EpochEnd) -> None:
-        """Observe the end of an epoch, once it is written down and its checkpoint is on its way."""
+        """Observe the end of an epoch, once it is written and its checkpoint begun; of several seeds, one by one."""
 
     def on_end(self) -> None:
         """Let go of what is held: the training has ended, was stopped, or failed."""

@@ -72,7 +72,7 @@ class Checkpoints:
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         class Manager(ocp.CheckpointManager):
-            """Reads every state's score as it opens, and takes one that cannot be read for one that was not given."""
+            """Reads every state's score as it opens, and treats an unreadable score as missing."""
 
             def metrics(self, step: int) -> dict[str, float] | None:
                 try:

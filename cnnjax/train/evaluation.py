@@ -15,7 +15,7 @@ from cnnjax.tasks import Task
 from cnnjax.train.averages import averaged_variables
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Network, TrainState, Tree, means
-from cnnjax.train.step import psum, run_over, scale_pixels, sum_of
+from cnnjax.train.step import losses_of, psum, run_over, scale_pixels, sum_of
 
 EVAL_BATCH = 512  # images a device
 
@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         network: the structure.
-        state: its variables; of one that has averages of them, these are evaluated.
+        state: its variables; if it holds averages of them, those are evaluated.
         task: what it has learned.
         examples: images with the task's targets.
         precision: of the activations, "float32" or "bfloat16".
@@ -75,10 +75,14 @@ def make_evaluator(
 
     def sums_of(variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
         outputs, batch = outputs_of(variables, batch)
-        parts = task.losses(outputs, batch)
+        parts, measured = losses_of(task, outputs, batch), task.measure(outputs, batch)
         parts = {**(parts if len(parts) > 1 else {}), "loss": sum_of(parts)}
         summed = {name: jnp.sum(part * batch.weights) for name, part in parts.items()}
-        return {**summed, **task.measure(outputs, batch), "count": batch.weights.sum()}
+        if taken := measured.keys() & {*summed, "count"}:
+            raise UserError(
+                f"{type(task).__name__}.measure may not return {', '.join(sorted(taken))}: choose other names"
+            )
+        return {**summed, **measured, "count": batch.weights.sum()}
 
     def step(sums: dict[str, jax.Array], variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
         return jax.tree.map(jnp.add, sums, psum(sums_of(variables, batch)))

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from cnnjax.data import Examples, epoch_order, fingerprint
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module
 from cnnjax.runs import processes
@@ -34,7 +34,7 @@ from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Network, TrainState, count_steps, means
-from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, scale_pixels
+from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, identity_of, scale_pixels
 
 log = logging.getLogger(__name__)
 
@@ -78,20 +78,20 @@ def fit(
     Raises:
         UserError: data, batch size, schedule and devices do not go together, or the run belongs to something else.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
-        Interrupted: a signal came; the state is saved.
+        Interrupted: a signal came; with a run the state is saved.
     """
     parallel, train = parallel or Parallel(), train.select(task.targets)
     check_data(recipe, train, validation, parallel)
     steps = -(-train.size // recipe.batch_size)
     step = compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
     with opened(run, callbacks) as (title, saved, observers):
+        if run:
+            run.check_training(identity_of(step, task, recipe, train, validation))
         state = saved.restore(step.initial) or step.initial
         first = count_steps(state)
         if run and first == recipe.epochs * steps:
             return Fit(step.network, state, history_of(run))
-        recorder = recorder_of(run, first)
-        if first == 0:
-            recorder.write_pictures(0, example_pictures(step, task, recipe, train))
+        recorder = recorder_of(run, first, partial(example_pictures, step, task, recipe, train))
         evaluate = validation and make_evaluator(step.network, state, task, validation, recipe.precision, parallel)
         speed = speed_of(model, train, recipe, parallel)
         order = partial(epoch_order, recipe.seed, count=train.size, batch_size=recipe.batch_size)
@@ -183,7 +183,7 @@ class Epochs:
                 seconds = time.perf_counter() - started
                 if is_finite(parallel.one_copy(state)):
                     break
-                at, state = self._last_finite(epoch + 1)  # the step that was not is found on the way there again
+                at, state = self._last_finite(epoch + 1)  # the careful run then finds the step that is not finite
             one = parallel.one_copy(state)
             at = count_steps(one)
             if at % self.steps == 0:
@@ -223,6 +223,8 @@ class Epochs:
 
 def check_data(recipe: Recipe, train: Examples, validation: Examples | None, parallel: Parallel) -> None:
     """Raise a UserError if batches do not fit the data or the devices, or processes have read different data."""
+    if recipe.seeds > 1:
+        raise UserError(f"`seeds` is {recipe.seeds}, but `fit` trains one network: give them to `fit_seeds`")
     check_batch_size(recipe.batch_size, train)
     parallel.check_batch(recipe.batch_size)
     if processes.count() > 1:
@@ -266,9 +268,14 @@ def watched(title: str, epochs: int, steps: int, first: int) -> Iterator[tuple[D
         yield shown, stop
 
 
-def recorder_of(run: Run | None, step: int) -> Recorder | InMemory:
-    """Return where a training's metrics go; a process that does not write keeps them in memory."""
-    return Recorder(run.metrics, run.tag, step) if run and run.writes else InMemory()
+def recorder_of(run: Run | None, step: int, pictures: Callable[[], np.ndarray]) -> Recorder | InMemory:
+    """Return where a training's metrics go, and its pictures as it starts; only a process that writes has a file."""
+    if not (run and run.writes):
+        return InMemory()
+    recorder = Recorder(run.metrics, run.tag, step)
+    if step == 0:
+        recorder.write_pictures(0, pictures())
+    return recorder
 
 
 def history_of(run: Run | None, recorder: Recorder | InMemory | None = None) -> dict[str, list[float]]:
@@ -281,7 +288,7 @@ def history_of(run: Run | None, recorder: Recorder | InMemory | None = None) -> 
 def speed_of(
     model: Module, train: Examples, recipe: Recipe, parallel: Parallel, seeds: int = 1
 ) -> Callable[[Epoch], dict[str, float]]:
-    """Return what tells how fast an epoch was, and its learning rate; of the devices' peak the model's own share.
+    """Return a function that computes an epoch's learning rate, throughput and share of the devices' peak.
 
     Two operations are counted for a multiply-add, and the backward pass as twice the forward one.
     """
@@ -315,7 +322,10 @@ def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:
     """Return by what the best checkpoint is chosen, the higher the better: the task's figure, the mean over seeds."""
-    values = [one["validation"][task.best] for one in figures if "validation" in one]
+    evaluations = [one["validation"] for one in figures if "validation" in one]
+    if any(task.best not in evaluation for evaluation in evaluations):
+        raise unknown_name(f"figure, which {type(task).__name__}.best names,", task.best, evaluations[0])
+    values = [evaluation[task.best] for evaluation in evaluations]
     return statistics.fmean(values) * (1 if task.highest else -1) if values else None
 
 

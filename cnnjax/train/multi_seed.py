@@ -19,7 +19,7 @@ from cnnjax.runs import processes
 from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import memory_limit
 from cnnjax.tasks import Task
-from cnnjax.train.callbacks import Callback
+from cnnjax.train.callbacks import Callback, EpochEnd
 from cnnjax.train.evaluation import make_evaluator
 from cnnjax.train.finite import carefully_over
 from cnnjax.train.loop import (
@@ -42,7 +42,7 @@ from cnnjax.train.loop import (
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.state import Tree, count_steps
-from cnnjax.train.step import CompiledStep, Constants, compile_step, make_step
+from cnnjax.train.step import CompiledStep, Constants, compile_step, identity_of, make_step
 
 
 def fit_seeds(
@@ -98,7 +98,7 @@ def fit_together(
     task: Task,
     recipe: Recipe,
     train: Examples,
-    validation: Examples,
+    validation: Examples | None,
     *,
     run: Run,
     parallel: Parallel | None = None,
@@ -111,8 +111,8 @@ def fit_together(
     `fit` has them; the run is the first seed's part, "NAME/seed0".
     """
     parallel, seeds = parallel or Parallel(), range(recipe.seed, recipe.seed + recipe.seeds)
-    train, validation = train.select(task.targets), validation.select(task.targets)
-    check_data(recipe, train, validation, parallel)
+    train = train.select(task.targets)
+    check_data(replace(recipe, seeds=1), train, validation, parallel)
     steps = -(-train.size // recipe.batch_size)
     recipes = [replace(recipe, seed=seed, seeds=1) for seed in seeds]
     each_step = [
@@ -122,15 +122,18 @@ def fit_together(
     step, title = together(each_step), title_of(run.tag, seeds)
     parts = [run.part(f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}") for seed in seeds]
     with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):
+        members = list(zip(parts, each_step, recipes, strict=True))
+        for part, own, its_recipe in members:
+            part.check_training(identity_of(own, task, its_recipe, train, validation))
         state = checkpoints.restore(step.initial) or step.initial
         first = count_steps(state)
         if first < recipe.epochs * steps:
-            recorders = [recorder_of(part, first) for part in parts]
-            if first == 0:
-                for recorder, own, its_recipe in zip(recorders, each_step, recipes, strict=True):
-                    recorder.write_pictures(0, example_pictures(own, task, its_recipe, train))
+            recorders = [
+                recorder_of(part, first, partial(example_pictures, own, task, its_recipe, train))
+                for part, own, its_recipe in members
+            ]
             like = each_step[0].initial
-            evaluate = make_evaluator(step.network, like, task, validation, recipe.precision, parallel)
+            evaluate = validation and make_evaluator(step.network, like, task, validation, recipe.precision, parallel)
             speed = speed_of(models[0], train, recipe, parallel, len(seeds))
             order = partial(orders, seeds, count=train.size, batch_size=recipe.batch_size)
             skip = partial(skip_step, [part.tag for part in parts], checkpoints, recipe.on_nan)
@@ -139,15 +142,16 @@ def fit_together(
                 epochs = Epochs(title, step, recipe.epochs, steps, images, order, checkpoints, observers, shown, stop)
                 for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
                     state = epoch.state
-                    each, common = unstack(state, len(seeds)), speed(epoch)
-                    figures = [
-                        {"train": trained(title, one, epoch.number) | common, "validation": evaluate(one).figures}
-                        for one in each
-                    ]
-                    for recorder, one, its_figures in zip(recorders, each, figures, strict=True):
-                        recorder.write_epoch(count_steps(one), epoch.number, its_figures, one.params)
+                    each = unstack(state, len(seeds))
+                    figures = [{"train": trained(title, one, epoch.number) | speed(epoch)} for one in each]
+                    for recorder, ours, one in zip(recorders, figures, each, strict=True):
+                        ours |= {"validation": evaluate(one).figures} if evaluate else {}
+                        recorder.write_epoch(count_steps(one), epoch.number, ours, one.params)
                     shown.epoch_done(epoch.number, _mean([summary_of(one) for one in figures]))
                     checkpoints.save(state, score(task, figures))
+                    for ours, one in zip(figures, each, strict=True):
+                        for observer in observers:
+                            observer.on_epoch(EpochEnd(epoch.number, ours, one))
     ends = zip(unstack(state, len(seeds)), parts, strict=True)
     return [Fit(step.network, one, history_of(part)) for one, part in ends]
 
@@ -219,7 +223,7 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
         except ValueError as error:  # of a layer or a loss, which know of no options
             size = "x".join(map(str, train.image_shape))
             raise UserError(
-                f"{name} cannot be trained on images of {size} with `augment={recipe.augment}` and "
+                f"{name} cannot be trained on images of {size} with `augment={recipe.augment!r}` and "
                 f"{type(task).__name__} ({error}): choose others"
             ) from error
 
@@ -244,7 +248,7 @@ def _seeds_at_once(recipe: Recipe, train: Examples, parallel: Parallel, fits: Ca
 
 
 def _begun(folder: Path, seeds: Sequence[int], at_once: int, fits: Callable[[int], bool]) -> int | None:
-    """How many seeds, the first of these and those after it, have states as one program; None if it has none.
+    """Return how many of the seeds, from the first on, were started in one program; None if no state was saved.
 
     With another number, which may be what fits now, they would start over.
     """
@@ -254,8 +258,8 @@ def _begun(folder: Path, seeds: Sequence[int], at_once: int, fits: Callable[[int
             continue
         if count > at_once and not fits(count):
             raise UserError(
-                f"{states} holds the states of {count} seeds in one program, for which this device has not the memory: "
-                "resume with a larger one, choose another `out`, or start over with `overwrite`"
+                f"{states} holds the states of {count} seeds in one program, which do not fit into this device's "
+                "memory: resume with a larger one, choose another `out`, or start over with `overwrite`"
             )
         return count
     return None

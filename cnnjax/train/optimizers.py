@@ -141,7 +141,7 @@ class Optimization(Checked):
     decay_rate: Fraction | None = None
     """Factor of a step or exponential decay; default: 0.1."""
     decay_epochs: Positive | None = None
-    """Epochs for each such factor, of a step decay less than those after the warm-up; default: a third of those."""
+    """Epochs between decays, fewer than remain after the warm-up for `step`; default: a third of those."""
     clip_norm: Positive | None = None
     """Longest gradient, of all parameters together; longer ones are scaled down to it."""
     freeze: str = ""

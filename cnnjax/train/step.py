@@ -1,7 +1,7 @@
 """One step of training, written for one replica of the mapped axis, and compiled for all of them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,16 +12,18 @@ import optax
 from flax import nnx
 from jax import lax
 
-from cnnjax.data import Examples, Split, augment
+from cnnjax.data import Examples, Split, augment, fingerprint
 from cnnjax.data.augment import Sample
+from cnnjax.errors import UserError, unknown_name
 from cnnjax.models import WithAuxiliary
 from cnnjax.nn import Module, share_batch_statistics
+from cnnjax.runs.directory import as_config
 from cnnjax.tasks import Task
 from cnnjax.train.groups import penalty
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.state import Network, TrainState, Tree, split_model
+from cnnjax.train.state import Network, TrainState, Tree, split_model, tree_sha256
 
 AUGMENTATION = 1  # what a step's key is folded with for it; random layers take the key itself
 # The host hands out steps before they are done, JAX alone up to 32: that many would end before a signal is obeyed,
@@ -67,8 +69,8 @@ def make_train_step(
             nnx.reseed(model, graph=False, dropout=key)
             outputs = jax.tree.map(jnp.float32, with_auxiliary(model(batch.images.astype(recipe.precision))))
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
-            parts = task.losses(outputs.logits, batch)
-            auxiliary = sum(sum_of(task.losses(logits, batch)) for logits in outputs.auxiliary)
+            parts = losses_of(task, outputs.logits, batch)
+            auxiliary = sum(sum_of(losses_of(task, logits, batch)) for logits in outputs.auxiliary)
             losses = sum_of(parts) + outputs.weight * auxiliary
             loss = jnp.sum(losses * batch.weights) / jnp.maximum(total, 1)  # 0: a stream could read none of the batch
             loss += penalty(recipe.l1, recipe.l2, params) / lax.axis_size(AXIS)
@@ -79,6 +81,9 @@ def make_train_step(
         model_state = lax.pmean(model_state, AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, model_state=model_state)
         measured = {name: jnp.sum(part * batch.weights) for name, part in parts.items()} | task.measure(outputs, batch)
+        for name in task.logged:
+            if name not in measured:
+                raise unknown_name(f"figure, which {type(task).__name__}.logged names,", name, measured)
         logged = psum({name: measured[name] for name in task.logged})
         norm = optax.tree.norm(gradients) if recipe.gradient_norm else jnp.float32(0)
         sums = {"loss": loss * total, **logged, "gradient_norm": norm * total, "count": total}
@@ -111,6 +116,22 @@ def with_auxiliary(outputs: Any) -> WithAuxiliary:
     return outputs if isinstance(outputs, WithAuxiliary) else WithAuxiliary(outputs, (), 0.0)
 
 
+def losses_of(task: Task, outputs: Any, batch: Sample) -> dict[str, jax.Array]:
+    """Return the parts of the loss of each image.
+
+    Raises:
+        UserError: the task gives something else than named arrays of shape (batch,).
+    """
+    parts = task.losses(outputs, batch)
+    expected = f"{type(task).__name__}.losses must return a dict of arrays (batch,), one number an image"
+    if not isinstance(parts, Mapping) or not parts:
+        raise UserError(f"{expected}, got {'an empty one' if isinstance(parts, Mapping) else type(parts).__name__}")
+    for name, part in parts.items():
+        if jnp.shape(part) != (len(batch.images),):
+            raise UserError(f"{expected}; of {len(batch.images)} images {name!r} has shape {jnp.shape(part)}")
+    return dict(parts)
+
+
 def sum_of(parts: dict[str, jax.Array]) -> jax.Array:
     """Return the loss of each image, of the parts that a task gives."""
     first, *others = parts.values()
@@ -118,7 +139,7 @@ def sum_of(parts: dict[str, jax.Array]) -> jax.Array:
 
 
 def psum(tree: Tree) -> Tree:
-    """Sum over the replicas; of one replica nothing, for XLA:CPU copies whatever goes through an all-reduce."""
+    """Sum over the replicas; with one replica return the tree, because XLA:CPU copies operands of an all-reduce."""
     return tree if lax.axis_size(AXIS) == 1 else lax.psum(tree, AXIS)
 
 
@@ -199,6 +220,19 @@ def make_step(
     optimizer = make_optimizer(recipe, steps_per_epoch, recipe.epochs)
     network, initial = split_model(model, optimizer, task.logged)
     return network, initial, make_train_step(network, optimizer, task, recipe)
+
+
+def identity_of(
+    step: CompiledStep, task: Task, recipe: Recipe, train: Examples, validation: Examples | None
+) -> dict[str, Any]:
+    """Return everything that decides a training's result, as JSON holds it."""
+    return {
+        "task": repr(task) if is_dataclass(task) else type(task).__qualname__,
+        "initial parameters": tree_sha256(step.initial.params)[:16],
+        "training data": fingerprint(train),
+        "validation data": validation and fingerprint(validation),
+        **{name: value for name, value in as_config(recipe).items() if name != "vmap_seeds"},
+    }
 
 
 def run_over(replica: Any, examples: Examples, parallel: Parallel, batch_axis: int = 0) -> Any:

@@ -46,9 +46,9 @@ from rich.console import Console
 
 from cnnjax import runs, viz
 from cnnjax.errors import RunError, UserError
-from cnnjax.lab.app import say
 from cnnjax.lab.markdown import table
 from cnnjax.lab.options import parse
+from cnnjax.lab.terminal import say
 from cnnjax.options import Checked, NotNegative
 from cnnjax.runs.hardware import describe_device, describe_versions
 from experiments.bench import references, zoo

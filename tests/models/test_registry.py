@@ -62,7 +62,7 @@ def test_a_name_that_is_registered_twice_is_an_error_with_both_places(tmp_path):
         (tmp_path / f"{name}.py").write_text(FILE)
     for _ in range(2):  # the same file again is no second network
         import_file(tmp_path / "mine.py")
-    places = rf"{tmp_path}/mine\.py:9 and in {tmp_path}/copy\.py:9"
+    places = rf"{tmp_path}/mine\.py and in {tmp_path}/copy\.py"
     with pytest.raises(UserError, match=rf"two networks are registered as 'two_layers', in {places}"):
         import_file(tmp_path / "copy.py")
 

@@ -345,3 +345,54 @@ def test_a_trace_that_cannot_be_written_is_reported_and_training_continues(undis
     (tmp_path / "profile").unlink()
     with contextlib.suppress(RuntimeError):  # JAX before 0.12 holds it open until it is written, and starts no other
         jax.profiler.stop_trace()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"lr": 0.5}, "lr: 0.01 there, 0.5 now"),
+        ({"epochs": 1}, "epochs: 3 there, 1 now"),
+        ({"seed": 2}, "seed: 1 there, 2 now"),
+        ({"model": lambda rngs: Small(nnx.Rngs(9))}, "initial parameters: .* there"),
+        ({"source": lambda split: split.slice(0, split.size - 1)}, "training data: '72 images .* there, '71 images"),
+        ({"task": tasks.Classification(tasks.ClassificationLoss("mse"))}, "task: .*cross-entropy.* there, .*mse.* now"),
+    ],
+)
+def test_a_run_of_another_training_is_refused_and_what_differs_is_named(changed, named, undisturbed, one_device):
+    _, path = undisturbed
+    with pytest.raises(UserError, match=f"holds another training as 'small' .*{named}"):
+        fit(path, one_device, **changed)
+
+
+def test_fit_trains_one_seed_and_says_so(tmp_path, one_device):
+    with pytest.raises(UserError, match="`seeds` is 3, but `fit` trains one network"):
+        fit(tmp_path, one_device, seeds=3)
+    assert not list(tmp_path.iterdir())
+
+
+class Wrong(tasks.Task):
+    """Returns as losses what it is given."""
+
+    def __init__(self, losses, **attributes):
+        self.given = losses
+        vars(self).update(attributes)
+
+    def losses(self, outputs, batch):
+        return self.given(outputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Wrong(lambda y: {"a": y[:, :1]}), r"arrays \(batch,\), .* of (16|1) images 'a' has shape \((16|1), 1\)"),
+        (Wrong(lambda y: {"a": y.mean()}), r"'a' has shape \(\)"),
+        (Wrong(lambda y: y.mean(-1)), "must return a dict of arrays"),
+        (Wrong(lambda y: {}), r"must return a dict of arrays .* got an empty one"),
+        (Wrong(lambda y: {"a": y[:, 0]}, logged=("b",)), "unknown figure, which Wrong.logged names, 'b': there are a"),
+        (Wrong(lambda y: {"a": y[:, 0] ** 2}, best="los"), "unknown figure, which Wrong.best names, 'los': did you"),
+    ],
+)
+def test_a_task_that_is_wrong_is_told_what_is_expected(task, message, one_device):
+    recipe = train.Recipe(epochs=1, batch_size=16)
+    with pytest.raises(UserError, match=message):
+        train.fit(Plain(nnx.Rngs(0)), task, recipe, images(72), images(20, 1), parallel=one_device)

@@ -72,6 +72,26 @@ def test_several_seeds_that_are_stopped_resume_to_the_same_bits(tmp_path, one_de
             assert a.history[name] == b.history[name] == c.history[name]
 
 
+def test_callbacks_see_every_step_and_the_epochs_of_every_seed(tmp_path, one_device):
+    class Observer(train.Callback):
+        steps, epochs, ends = 0, (), 0
+
+        def on_step(self, step, state):
+            self.steps += 1
+
+        def on_epoch(self, epoch):
+            self.epochs += ((epoch.number, epoch.figures["validation"]["loss"]),)
+
+        def on_end(self):
+            self.ends += 1
+
+    observer = Observer()
+    fits = together(tmp_path, one_device, callbacks=[observer])
+    assert (observer.steps, observer.ends) == (10, 1)
+    expected = [(epoch + 1, one.history["validation/loss"][epoch]) for epoch in range(2) for one in fits]
+    assert list(observer.epochs) == expected
+
+
 def seeds_of(path, parallel, source=lambda split: split, callbacks=(), **options):
     run = runs.Run(path, "test", callbacks=callbacks)
     recipe = train.Recipe(lr=1e-2, epochs=1, batch_size=16, seed=3, seeds=3, **options)
