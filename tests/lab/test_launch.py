@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import runs
+from cnnjax import runs, train
 from cnnjax.lab import app, experiments, heap, published, report, workspace
 from experiments import fcn_vs_cnn
 
@@ -415,10 +415,11 @@ def test_what_cannot_be_written_at_the_end_is_named_and_written_by_the_same_comm
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("stage", ["load", "_train", "_draw"])
+@pytest.mark.parametrize("stage", ["load", "fit_seeds", "_draw"])
 def test_a_signal_at_any_stage_ends_the_run_with_its_status(stage, signum, status, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fcn_vs_cnn, "_train", lambda *args: [])
-    monkeypatch.setattr(fcn_vs_cnn, stage, lambda *args: signal.raise_signal(signum))
+    monkeypatch.setattr(train, "fit_seeds", lambda *args, **options: [])
+    part = train if stage == "fit_seeds" else fcn_vs_cnn
+    monkeypatch.setattr(part, stage, lambda *args, **options: signal.raise_signal(signum))
     ended, _, error = call(capsys, *SMALL, "--out", str(tmp_path / "run"))
     assert ended == status
     assert "Resume with: python launch.py fcn-vs-cnn" in error

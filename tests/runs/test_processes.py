@@ -274,8 +274,8 @@ def test_without_a_cluster_the_options_are_named(start, small):
         (["localhost:http", "2", "0"], "got localhost:http 2 0"),
         (["localhost:70000", "2", "0"], "got localhost:70000 2 0"),
         (["localhost:7654", "two", "0"], "got localhost:7654 two 0"),
-        (["localhost:7654", "2", "2"], "of 2 processes INDEX is 0 to 1, got 2"),
-        (["localhost:7654", "2", "-1"], "of 2 processes INDEX is 0 to 1, got -1"),
+        (["localhost:7654", "2", "2"], "INDEX must be 0 to 1 of 2 processes, got 2"),
+        (["localhost:7654", "2", "-1"], "INDEX must be 0 to 1 of 2 processes, got -1"),
     ],
 )
 def test_a_place_that_makes_no_sense_is_refused(place, said, capsys):
