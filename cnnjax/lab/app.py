@@ -261,6 +261,7 @@ def publish(arguments: list[str]) -> int:
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
     left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
+    place.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.results) as partial:  # so that nothing is lost if the copy fails
         shutil.copytree(source, Path(partial) / name, ignore=left_out)
         shutil.rmtree(target, ignore_errors=True)
