@@ -1,11 +1,11 @@
-"""What a person is told in one message, without a stack trace."""
+"""Errors that a person sees as one message, without a stack trace."""
 
 import difflib
 from collections.abc import Collection
 
 
 class RunError(Exception):
-    """A run cannot go on, for a reason that its message names; no mistake in how it was called."""
+    """A run cannot continue, for a reason that its message gives; it was called correctly."""
 
 
 class UserError(ValueError):

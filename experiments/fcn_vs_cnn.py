@@ -109,13 +109,13 @@ def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, trai
     """Return a network's part of the summary: layers, curves averaged over seeds, test results by seed."""
     rows = models.layer_rows(_build(name, dataset, 0), dataset.image_shape)
     curves = {key: np.mean([fit.history[key] for fit, _ in runs], axis=0) for key in runs[0][0].history}
-    accuracies = [judged.figures["accuracy"] for _, judged in runs]
+    accuracies = [evaluation.figures["accuracy"] for _, evaluation in runs]
     return {
         "params": sum(row.params for row in rows),
         "multiply_adds": sum(row.macs for row in rows),
         "test_accuracy": statistics.mean(accuracies),
         "test_accuracy_by_seed": accuracies,
-        "test_loss": statistics.mean(judged.figures["loss"] for _, judged in runs),
+        "test_loss": statistics.mean(evaluation.figures["loss"] for _, evaluation in runs),
         "step_ms": min(value for fit, _ in runs for value in fit.history["train/step_ms"]),  # the least disturbed epoch
         "train_seconds": sum(value for fit, _ in runs for value in fit.history["train/seconds"]),
         "curves": {key: [round(float(value), 5) for value in values] for key, values in curves.items()},
@@ -144,14 +144,14 @@ def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[tra
     viz.save(viz.curves(panels), folder / "curves.png")
 
     confusions = {
-        name: np.sum([judged.sums["confusion"].astype(int) for _, judged in runs], axis=0)
+        name: np.sum([evaluation.sums["confusion"].astype(int) for _, evaluation in runs], axis=0)
         for name, runs in trained.items()
     }
     viz.save(viz.confusion_matrices(confusions, dataset.class_names), folder / "confusion.png")
 
     sizes = {name: models.count_params(_build(name, dataset, 0)) for name in MODELS}
     points = {
-        name: (sizes[name], statistics.mean(judged.figures["accuracy"] for _, judged in trained[name]))
+        name: (sizes[name], statistics.mean(evaluation.figures["accuracy"] for _, evaluation in trained[name]))
         for name in MODELS
     }
     hollow = {f"lecture's {name}": (sizes[name], LECTURE_ACCURACY[name]) for name in MODELS} if lecture else {}

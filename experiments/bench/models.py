@@ -18,7 +18,7 @@ has is named at the end, and left out.
 On two cores a network takes one or two minutes at an image size, and about a minute more for every 10^9 multiply-adds
 of its images (efficientnet_b7 38 of them at its own size), much of it plain Flax's, which --skip-flax leaves out; what
 is left of all is estimated before each. Every row is written to results/bench/models.json (models-gpu.json on a GPU)
-when it is done: stopped, the same command goes on where it was, and measures nothing that is there; with --again it
+when it is done: after a stop the same command resumes, and measures no row again; with --again it
 begins anew. At the end the whole file becomes results/bench/models.md and a chart; `report` puts the rows at 96x96 into
 README.
 

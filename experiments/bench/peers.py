@@ -136,7 +136,7 @@ def torch_adam(network: Any, **options: Any) -> Any:
 
 
 def train_keras(workload: Workload, splits: Mapping[str, Examples], epochs: int, seed: int) -> Training:
-    """Train with `fit` and judge with `evaluate`, as Keras's guides do, on torch."""
+    """Train with `fit` and evaluate with `evaluate`, as Keras's guides do, on torch."""
     import keras
 
     keras.utils.set_random_seed(seed)

@@ -135,7 +135,7 @@ def _milliseconds(run: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 def measure_resuming(name: str, starts: int, out: Path) -> list[float]:
@@ -148,7 +148,7 @@ def measure_resuming(name: str, starts: int, out: Path) -> list[float]:
         done = subprocess.run([sys.executable, "-m", __name__, *command], **_QUIET)
         seconds.append(time.perf_counter() - started)
         if done.returncode:
-            raise RunError(f"the run in {out} did not go on: {done.stderr}")
+            raise RunError(f"the run in {out} did not resume: {done.stderr}")
     return seconds[1:]  # the first fills the cache of compiled programs
 
 

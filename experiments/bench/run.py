@@ -5,14 +5,14 @@
     python launch.py bench run --contenders torch         # contenders whose name matches
 
 The job: train `lecture-fcn` and `lecture-cnn` with batches of 128 and Adam with Keras's defaults, in a new order every
-epoch, validate after every epoch on the last 30 % of the training images, and judge by the test images at the end. Each
-contender does it in a process of its own, one after the other, and chooses its own threads; what counts is the time
-from the start of its process to its end, with imports, compilation and all. Ours is `launch.py fcn-vs-cnn` as a person
-calls it: it also writes checkpoints, TensorBoard files, figures and a report, and compiles everything anew, for its
-cache of programs is empty. Keras is `fit` and `evaluate`; torch is the loop of its tutorials, at its best (tensors in
-memory, channels_last, fused Adam). Decoding the images is nobody's: each finds the same bytes in files of arrays, ours
-in its cache of data, and the peers scale them to [0, 1] beforehand, as their documentation shows. The seconds an epoch
-are those of a pass over the training images, without validation.
+epoch, validate after every epoch on the last 30 % of the training images, and evaluate on the test images at the end.
+Each contender does it in a process of its own, one after the other, and chooses its own threads; what counts is the
+time from the start of its process to its end, with imports, compilation and all. Ours is `launch.py fcn-vs-cnn` as a
+person calls it: it also writes checkpoints, TensorBoard files, figures and a report, and compiles everything anew, for
+its cache of programs is empty. Keras is `fit` and `evaluate`; torch is the loop of its tutorials, at its best (tensors
+in memory, channels_last, fused Adam). Decoding the images is nobody's: each finds the same bytes in files of arrays,
+ours in its cache of data, and the peers scale them to [0, 1] beforehand, as their documentation shows. The seconds an
+epoch are those of a pass over the training images, without validation.
 
 Then the loop's overhead: epochs of `lecture-cnn` as `train.fit` runs them, each beside as many compiled steps alone on
 a batch already at hand, in this process. The part of an epoch that is not those steps is to be below 3 %.
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _choose(pattern: str) -> dict[str, Contender]:
-    """Return the contenders that match; those that are not installed are left out, and that is said."""
+    """Return the contenders that match; those that are not installed are left out and reported."""
     matching = {who: contender for who, contender in CONTENDERS.items() if fnmatch.fnmatch(who, pattern)}
     if not matching:
         raise UserError(f"no contender matches --contenders {pattern!r}: there are {', '.join(CONTENDERS)}")
