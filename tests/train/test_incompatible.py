@@ -38,7 +38,7 @@ def check(network, data=None, **options):
 @pytest.mark.parametrize(
     ("network", "options", "message"),
     [
-        (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with `augment=ra"),
+        (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with `augment='ra"),
         (Single, {}, "other cannot be trained .* Classification .logits must have at least two classes"),
         (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; `augment` is 'random-crop:size=20'$"),
         (Small, {"freeze": "norm"}, "plain: unknown parameter or layer 'norm': there are conv, dense$"),
