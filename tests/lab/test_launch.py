@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,7 @@ def test_launch_starts_over_once_with_a_heap_that_keeps_its_memory(tmp_path, giv
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's")
+@pytest.mark.skipif(version("jax") >= "0.11", reason="its steps allocate in threads, whose heaps glibc trims anyway")
 def test_a_step_faults_no_page_in_again_with_our_heap():
     environment = {**os.environ, "GLIBC_TUNABLES": heap.TUNABLES}
     script = """
