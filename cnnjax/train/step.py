@@ -47,7 +47,7 @@ class Constants(NamedTuple):
 
 def make_train_step(
     network: Network, optimizer: optax.GradientTransformationExtraArgs, task: Task, recipe: Recipe
-) -> Any:
+) -> ReplicaStep:
     """Return `step(state, constants, batch) -> state` for one replica, to be mapped over `AXIS`.
 
     The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary

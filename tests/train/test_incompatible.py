@@ -77,7 +77,7 @@ def test_a_stream_of_seeds_in_one_program_is_refused():
     ],
 )
 def test_what_can_be_trained_is_not_refused(options):
-    check(Small, **options)
+    assert check(Small, **options) is None
 
 
 @pytest.mark.parametrize(("loss", "middle"), [("binary-cross-entropy", 0.0), ("focal", 0.0), ("mse", 0.5)])
