@@ -105,7 +105,7 @@ class Classification(Task):
         from cnnjax import viz
 
         labels, scores = np.asarray(predictions["label"]), np.asarray(predictions["scores"])
-        titles = [f"{self._name(label)} {row[label]:.0%}" for label, row in zip(labels, scores, strict=True)]
+        titles = [f"{self._name(label)} ({row[label]:.0%})" for label, row in zip(labels, scores, strict=True)]
         return viz.image_grid(images, titles, columns=min(len(images), 6))
 
     def to_json(self, predictions: Predictions) -> list[Any]:
