@@ -69,7 +69,12 @@ def test_the_last_good_state_is_named(tmp_path, one_device):
 
 
 @pytest.mark.parametrize(
-    ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
+    ("mode", "count", "epoch_program"),
+    [
+        pytest.param("shard_map", 1, False, marks=pytest.mark.published),
+        ("shard_map", 2, True),
+        ("pmap", 2, False),
+    ],
 )
 def test_rollback_leaves_out_the_batches_that_are_not_finite_and_no_other(mode, count, epoch_program, tmp_path, caplog):
     parallel = train.Parallel(mode, jax.local_devices()[:count], epoch_program)
@@ -118,7 +123,7 @@ def test_rollback_from_a_damaged_newest_state_takes_the_one_before_and_ends_with
     assert lines[0] == lines[1]  # the epoch that was run again has its lines once
 
 
-@pytest.mark.parametrize(("mode", "count"), [("shard_map", 1), ("pmap", 2)])
+@pytest.mark.parametrize(("mode", "count"), [("shard_map", 1), pytest.param("pmap", 2, marks=pytest.mark.published)])
 def test_of_seeds_in_one_program_each_leaves_out_its_own_bad_batches(mode, count, tmp_path, caplog):
     parallel, seeds = train.Parallel(mode, jax.local_devices()[:count]), (SEED, SEED + 1)
     assert not set(bad_steps(2, seeds[0])) & set(bad_steps(2, seeds[1]))

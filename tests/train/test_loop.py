@@ -245,7 +245,7 @@ def test_a_state_saved_on_some_devices_resumes_on_others(first, then, tmp_path, 
 
 
 @pytest.mark.parametrize("mode", train.MODES)
-@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("count", [2, *(pytest.param(count, marks=pytest.mark.published) for count in (4, 8))])
 def test_replicas_end_with_the_parameters_of_one_device(mode, count, tmp_path, on_one_device):
     one = on_one_device
     many = fit(tmp_path, train.Parallel(mode, jax.local_devices()[:count]), Plain)

@@ -37,7 +37,12 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("mode", "count", "epoch_program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
+    ("mode", "count", "epoch_program"),
+    [
+        pytest.param("shard_map", 1, False, marks=pytest.mark.published),
+        ("shard_map", 2, True),
+        pytest.param("pmap", 2, False, marks=pytest.mark.published),
+    ],
 )
 def test_each_of_several_seeds_trains_to_what_it_trains_to_alone(mode, count, epoch_program, tmp_path):
     parallel = train.Parallel(mode, jax.local_devices()[:count], epoch_program)
