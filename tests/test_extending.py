@@ -46,7 +46,7 @@ def test_an_experiment_of_a_strangers_file_trains_its_own_task_and_resumes(stran
     assert "Finished before" in capsys.readouterr().out
 
 
-class Traced(Exception):
+class TracedError(Exception):
     """Ends the run where its step is traced: what follows is no part of the walk."""
 
 
@@ -60,13 +60,13 @@ def test_the_walk_of_the_page_is_the_call_stack(tmp_path, monkeypatch):
         def watched(*arguments):
             stack[:] = traceback.extract_stack()[:-1]
             if any(frame.name == "fit" for frame in stack):
-                raise Traced
+                raise TracedError
             return step(*arguments)  # traced once before, to check that the networks fit the data
 
         return watched
 
     monkeypatch.setattr(train_step, "make_train_step", make_watched)
-    with pytest.raises(Traced):
+    with pytest.raises(TracedError):
         app.main(["fcn-vs-cnn", "--data", "digits", "--epochs", "1", "--out", str(tmp_path)])
     last = max(index for index, frame in enumerate(stack) if frame.name == "main")
     crossed = [

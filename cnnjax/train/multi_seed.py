@@ -143,7 +143,10 @@ def fit_together(
                 for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
                     state = epoch.state
                     each = unstack(state, len(seeds))
-                    figures = [{"train": trained(title, one, epoch.number) | speed(epoch)} for one in each]
+                    figures = [
+                        {"train": trained(part.tag, one, epoch.number) | speed(epoch)}
+                        for part, one in zip(parts, each, strict=True)
+                    ]
                     for recorder, ours, one in zip(recorders, figures, each, strict=True):
                         ours |= {"validation": evaluate(one).figures} if evaluate else {}
                         recorder.write_epoch(count_steps(one), epoch.number, ours, one.params)

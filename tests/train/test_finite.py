@@ -14,6 +14,7 @@ from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError
 from cnnjax.runs.metrics import read_rows
 from cnnjax.train.finite import is_finite
+from cnnjax.train.multi_seed import unstack
 from tests.train.damage import rewrite_what_it_is_about
 from tests.train.test_loop import TASK, Plain, fit, images
 
@@ -141,6 +142,33 @@ def test_of_seeds_in_one_program_each_leaves_out_its_own_bad_batches(mode, count
         alone = fit(tmp_path / str(seed), parallel, Fragile, source=with_a_black_image, **options)
         for ours, theirs in zip(*map(jax.tree.leaves, (result.state, alone.state)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_overflows_does_not_touch_the_one_beside_it(one_device, tmp_path, caplog):
+    """A CPU merges the few channels of both networks' first convolutions into one."""
+
+    def build(seed):
+        model = Plain(nnx.Rngs(seed))
+        if seed == SEED:
+            for kernel in (model.conv.kernel, model.dense.kernel):
+                kernel.set_value(kernel[...] * 1e38)
+        return model
+
+    recipe = replace(train.Recipe(batch_size=16, optimizer="sgd", lr=0.1), seed=SEED, seeds=2)
+    steps = [train.compile_step(build(SEED + k), TASK, replace(recipe, seed=SEED + k), one_device) for k in range(2)]
+    batch = images(16).take(slice(None), np.ones(16, np.float32))
+    both = train.together(steps)
+    broken, whole = unstack(both(both.start(), jax.tree.map(lambda leaf: np.stack([leaf] * 2), batch)), 2)
+    alone = steps[1](steps[1].start(), batch)
+    assert not is_finite(broken)
+    for ours, theirs in zip(*map(jax.tree.leaves, (whole, alone)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    options = {"run": runs.Run(tmp_path, "test").part(f"seed{SEED}"), "parallel": one_device}
+    with pytest.raises(RunError, match=f"^seed{SEED}: no step of epoch 1"):
+        train.fit_together(
+            [build(SEED), build(SEED + 1)], TASK, replace(recipe, on_nan="rollback"), images(72), None, **options
+        )
+    assert not [message for message in caplog.messages if f"seed{SEED + 1}:" in message]
 
 
 def test_parameters_that_are_not_finite_from_the_start_are_refused(tmp_path, one_device):
