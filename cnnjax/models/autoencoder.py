@@ -93,7 +93,7 @@ class Autoencoder(Module):
 
     def decode(self, code: jax.Array) -> jax.Array:
         """Return the images of codes."""
-        return self.decoder(self.decode_linear(code).reshape(-1, *self.map_shape))
+        return self.decoder(self.decode_linear(code).reshape(code.shape[0], *self.map_shape))
 
 
 register("denoising_autoencoder", task="reconstruction")(partial(Autoencoder, noise=0.1))

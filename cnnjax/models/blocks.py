@@ -12,6 +12,7 @@ from flax import nnx
 
 from cnnjax.nn import Activation, BatchNorm, Conv, GlobalAvgPool, Identity, Module, Sequential, StochasticDepth
 from cnnjax.ops.cpu.fusion import stored_on_cpu
+from cnnjax.ops.precision import in_single_precision
 
 Function = Callable[[jax.Array], jax.Array]
 Norm = Callable[[int], Module]  # a normalisation of so many channels
@@ -50,7 +51,7 @@ def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
 
     Source: Zhang et al., "ShuffleNet" (2017).
     """
-    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups).swapaxes(-1, -2).reshape(x.shape)
 
 
 def conv_norm(
@@ -109,7 +110,7 @@ class SqueezeExcitation(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         mean = self.avgpool(x)[:, None, None, :]
-        return x * self.gate(self.fc2(self.activation(self.fc1(mean))))
+        return in_single_precision(jnp.multiply)(x, self.gate(self.fc2(self.activation(self.fc1(mean)))))
 
 
 class Residual(Module):

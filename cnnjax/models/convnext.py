@@ -27,6 +27,7 @@ from cnnjax.nn import (
     StochasticDepth,
 )
 from cnnjax.ops.norm import spread
+from cnnjax.ops.precision import in_single_precision
 
 norm = partial(LayerNorm, eps=1e-6)
 conv = partial(Conv, init="normal_0.02")
@@ -58,7 +59,7 @@ class ConvNeXtBlock(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         added = self.block(x)
         scale = self.layer_scale[...].reshape(-1).astype(x.dtype)
-        return x + self.stochastic_depth(spread(scale, added) * added)
+        return x + self.stochastic_depth(in_single_precision(lambda x, scale: spread(scale, x) * x)(added, scale))
 
 
 class ConvNeXt(Module):

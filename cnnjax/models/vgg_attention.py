@@ -27,6 +27,7 @@ from cnnjax.nn import (
     Module,
     Sequential,
 )
+from cnnjax.ops.precision import in_single_precision
 
 # Channels and number of VGG-16's convolutions up to each attention estimator. The poolings between those of the first
 # are left out, so that there are many pixels to choose from.
@@ -71,7 +72,7 @@ class Attention(Module):
 
     def __call__(self, local: jax.Array, descriptor: jax.Array) -> jax.Array:
         """Return the attention map (batch, height, width), which sums to 1 for each image."""
-        scores = self.score(local + self.project(descriptor)[:, None, None])
+        scores = self.score(in_single_precision(jnp.add)(local, self.project(descriptor)[:, None, None]))
         return jax.nn.softmax(scores[..., 0], axis=(1, 2))
 
 
@@ -147,4 +148,4 @@ class VGGAttention(Module):
 
 def _mean(local: jax.Array, weights: jax.Array) -> jax.Array:
     """Return local features (batch, height, width, channels) averaged with the weights of an attention map."""
-    return jnp.einsum("nhw,nhwc->nc", weights, local, precision="highest")
+    return in_single_precision(partial(jnp.einsum, "nhw,nhwc->nc", precision="highest"))(weights, local)

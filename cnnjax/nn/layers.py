@@ -11,6 +11,7 @@ from cnnjax import ops
 from cnnjax.nn.initializers import next_key, scheme
 from cnnjax.nn.module import Module
 from cnnjax.ops.arguments import Ints, Padding, integer, pair
+from cnnjax.ops.precision import add_bias
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -189,18 +190,18 @@ class Linear(Module):
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ... k"]:
         if self.image_shape and x.shape[1:] == self.image_shape:
-            x = x.reshape(x.shape[0], -1)
+            x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         if x.shape[-1] != self.in_features:
             raise ValueError(f"expected {self.in_features} features on the last axis of x, got shape {x.shape}")
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class Flatten(Module):
     """Images (batch, ...) to vectors (batch, features), rows first and channels last."""
 
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n f"]:
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -51,14 +52,21 @@ class BatchNorm(Module):
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, var = ops.moments(x)
-        count = x.size // self.num_features
+        count = math.prod(x.shape[:3])
         if self.axis_name is not None:
             # The variance of the union: mean of the variances plus the variance of the means.
             local = mean
             mean = lax.pmean(mean, self.axis_name)
             var = lax.pmean(var + jnp.square(local - mean), self.axis_name)
             count *= lax.axis_size(self.axis_name)
-        unbiased = var * (count / max(count - 1, 1))
+        if count == 0:  # an empty batch says nothing of the statistics
+            return mean, var
+        if count == 1:
+            raise ValueError(
+                f"batch statistics need more than 1 value a channel in training, got x of shape {x.shape}: use larger "
+                "batches or images, or `model.eval()`"
+            )
+        unbiased = var * (count / (count - 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             # Not `running[...] =`: Flax asks a tracer for its sharding, and JAX writes an error message about all that
             # was traced before: a third of the time in which EfficientNet-B7's training step is traced and lowered.
@@ -135,7 +143,7 @@ def _as_images(x: jax.Array, channels: int) -> jax.Array:
     """Any (batch, ..., channels) as (batch, height, width, channels)."""
     if x.shape[-1] != channels:
         raise ValueError(f"expected {channels} channels on the last axis of x, got shape {x.shape}")
-    return x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, channels)
+    return x if x.ndim == 4 else x.reshape(x.shape[0], math.prod(x.shape[1:-1]), 1, channels)
 
 
 class LocalResponseNorm(Module):

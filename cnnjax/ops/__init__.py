@@ -17,7 +17,7 @@ from cnnjax.ops.pool import (
 )
 from cnnjax.ops.transpose import conv_transpose2d
 from cnnjax.ops.unpool import max_pool2d_with_indices, max_unpool2d
-from cnnjax.ops.upsample import bed_of_nails, pixel_shuffle, upsample_bilinear, upsample_nearest
+from cnnjax.ops.upsample import bed_of_nails, pixel_shuffle, resize_bilinear, upsample_bilinear, upsample_nearest
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -40,6 +40,7 @@ __all__ = [
     "min_pool2d",
     "moments",
     "pixel_shuffle",
+    "resize_bilinear",
     "separable_conv2d",
     "upsample_bilinear",
     "upsample_nearest",

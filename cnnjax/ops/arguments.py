@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Pair = tuple[int, int]
 Ints = int | Pair
@@ -42,6 +43,13 @@ def real(name: str, value: Any, *, positive: bool = False) -> float:
     if positive and number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def one_of(name: str, value: Any, names: Iterable[str]) -> str:
@@ -104,8 +112,8 @@ def vector(name: str, x: Any, length: int, of: str) -> jax.Array:
 
 
 def check_size(name: str, value: Any, shape: Sequence[int]) -> None:
-    """Raise a ValueError if an argument asks for an array that cannot exist."""
-    if math.prod(shape) > MOST_ELEMENTS:
+    """Raise a ValueError if an argument asks for an array that cannot exist, however small a symbolic batch is."""
+    if math.prod(size for size in shape if isinstance(size, int)) > MOST_ELEMENTS:
         raise ValueError(f"{name}={value!r} makes an array of shape {tuple(shape)}, more than any device holds")
 
 

@@ -35,6 +35,7 @@ def pool_axes(
     strides = windows if stride is None else arguments.pair("stride", stride, 1)
     paddings, dilations = arguments.pair("padding", padding, 0), arguments.pair("dilation", dilation, 1)
     numbers = zip(arguments.spatial(x), windows, strides, paddings, dilations, strict=True)
+    ceil_mode = arguments.flag("ceil_mode", ceil_mode)
     beyond = [stride - 1 if ceil_mode else 0 for stride in strides]  # how far the last window may reach out
     sides = ((paddings[0], paddings[0] + beyond[0]), (paddings[1], paddings[1] + beyond[1]))
     arguments.check_fits(arguments.spatial(x), sides, windows, dilations)

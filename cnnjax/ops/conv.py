@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Padding, Sides
 from cnnjax.ops.conv_primitives import convolve
+from cnnjax.ops.meshes import sharded_by_batch
+from cnnjax.ops.precision import add_bias, in_single_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -73,7 +76,7 @@ def conv2d(
         x, sides = _pad(x, sides, padding_mode), ((0, 0), (0, 0))
     bias = None if bias is None else arguments.vector("bias", bias, kernel.shape[3], "output channel")
     y = convolve(x, kernel, stride=stride, padding=sides, dilation=dilation, groups=groups)
-    return y if bias is None else y + bias.astype(y.dtype)
+    return y if bias is None else add_bias(y, bias)
 
 
 def convolve2d(
@@ -172,4 +175,5 @@ def _pad(x: jax.Array, sides: Sides, mode: str) -> jax.Array:
             raise ValueError(
                 f"padding={amounts} of {axis}: padding_mode={mode!r} allows at most {limit} for size {size}"
             )
-    return jnp.pad(x, ((0, 0), *sides, (0, 0)), mode=_PAD_MODES[mode])
+    pad = partial(jnp.pad, pad_width=((0, 0), *sides, (0, 0)), mode=_PAD_MODES[mode])
+    return sharded_by_batch(in_single_precision(pad))(x)

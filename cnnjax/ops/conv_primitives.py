@@ -24,6 +24,8 @@ from jax.interpreters import ad, batching, mlir
 from cnnjax.ops.cpu import conv
 from cnnjax.ops.cpu.dense import DIMENSION_NUMBERS
 from cnnjax.ops.cpu.phases import Pair, Sides, output_size, reach
+from cnnjax.ops.meshes import sharded_by_batch
+from cnnjax.ops.precision import in_single_precision
 
 Shape = tuple[int, ...]
 
@@ -64,17 +66,6 @@ def reference_kernel_gradient(
 # ---------------------------------------------------------------- the three primitives
 
 
-def _in_single_precision(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Multiply and sum half precision in float32, as XLA's own convolution does, and round once."""
-
-    def wrapped(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-        if jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits < 32:
-            return function(a.astype(jnp.float32), b.astype(jnp.float32), **params).astype(a.dtype)
-        return function(a, b, **params)
-
-    return wrapped
-
-
 def _primitive(
     name: str, shape: Callable[..., Shape], on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array]
 ) -> Any:
@@ -91,7 +82,7 @@ def _primitive(
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(
-        primitive, mlir.lower_fun(_in_single_precision(on_cpu), multiple_results=False), platform="cpu"
+        primitive, mlir.lower_fun(in_single_precision(on_cpu), multiple_results=False), platform="cpu"
     )
     return primitive
 
@@ -176,27 +167,25 @@ ad.defbilinear(
 def _to_batch(a: jax.Array, axis: int) -> jax.Array:
     """Merge the mapped axis with the batch."""
     a = jnp.moveaxis(a, axis, 0)
-    return a.reshape(-1, *a.shape[2:])
+    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
 
 
 def _from_batch(a: jax.Array, size: int) -> jax.Array:
-    return a.reshape(size, -1, *a.shape[1:])
+    return a.reshape(size, a.shape[0] // size, *a.shape[1:])
 
 
 def _to_channels(a: jax.Array, axis: int, dim: int, outer: int) -> jax.Array:
     """Merge the mapped axis into dimension `dim` of the unmapped array, inside each of its `outer` blocks."""
     a = jnp.moveaxis(a, axis, dim)
-    shape = a.shape
-    a = a.reshape(*shape[: dim + 1], outer, -1, *shape[dim + 2 :])
-    a = jnp.moveaxis(a, dim, dim + 1)
-    return a.reshape(*shape[:dim], -1, *shape[dim + 2 :])
+    before, (size, channels), after = a.shape[:dim], a.shape[dim : dim + 2], a.shape[dim + 2 :]
+    a = jnp.moveaxis(a.reshape(*before, size, outer, channels // outer, *after), dim, dim + 1)
+    return a.reshape(*before, size * channels, *after)
 
 
 def _from_channels(a: jax.Array, size: int, dim: int, outer: int) -> jax.Array:
-    shape = a.shape
-    a = a.reshape(*shape[:dim], outer, size, -1, *shape[dim + 1 :])
-    a = jnp.moveaxis(a, dim + 1, 0)
-    return a.reshape(size, *shape[:dim], -1, *shape[dim + 1 :])
+    before, channels, after = a.shape[:dim], a.shape[dim], a.shape[dim + 1 :]
+    a = a.reshape(*before, outer, size, channels // (outer * size), *after)
+    return jnp.moveaxis(a, dim + 1, 0).reshape(size, *before, channels // size, *after)
 
 
 def _map_forward(args: Any, axes: Any, *, groups: int, **params: Any) -> tuple[jax.Array, int]:
@@ -243,6 +232,7 @@ batching.primitive_batchers[input_gradient_p] = _map_input_gradient
 batching.primitive_batchers[kernel_gradient_p] = _map_kernel_gradient
 
 
+@sharded_by_batch
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
 ) -> jax.Array:
@@ -250,6 +240,7 @@ def convolve(
     return _bind(forward_p, x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
+@sharded_by_batch
 def spread_by_convolution(
     x: jax.Array, kernel: jax.Array, *, output_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> jax.Array:

@@ -2,25 +2,31 @@
 
 Memory traffic limits batch normalisation in training, so the number of times that the activations are read decides its
 speed. Plain differentiation takes four or five reductions over them in the backward pass. The two rules below need two,
-sum(g) and sum(g * x), and one elementwise pass for the gradient of x.
+sum(g) and sum(g * (x - mean)), and one elementwise pass for the gradient of x.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cnnjax.ops import arguments
+from cnnjax.ops.mix import mix
+from cnnjax.ops.precision import in_single_precision, wide
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# E[x^2] - E[x]^2 loses log10(E[x]^2 / var) digits of the variance; above this ratio the centred sum is used.
-MAX_SQUARED_MEAN_PER_VARIANCE = 1e3
+# Sums in float32 lose log10(E[x]^2 / var) digits of the variance, and half as many of the mean measured in deviations;
+# above this ratio both are computed again from centred values.
+MAX_SQUARED_MEAN_PER_VARIANCE = 1e2
 
 
 def batch_norm(
@@ -50,7 +56,7 @@ def batch_norm(
     x = arguments.image("x", x)
     vectors = {"mean": mean, "var": var, "scale": scale, "bias": bias}
     mean, var, scale, bias = (
-        arguments.vector(name, vector, x.shape[3], "channel").astype(_wide(x.dtype)) for name, vector in vectors.items()
+        arguments.vector(name, vector, x.shape[3], "channel").astype(wide(x.dtype)) for name, vector in vectors.items()
     )
     eps = arguments.real("eps", eps, positive=True)
     return _centred_affine(x, mean, scale * lax.rsqrt(var + eps), bias)
@@ -70,10 +76,8 @@ def moments(x: Float[Array, "n h w c"]) -> tuple[Float[Array, " c"], Float[Array
 
 @jax.custom_jvp
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    wide = x.astype(_wide(x.dtype))
-    mean = _sum_per_channel(wide) / (x.size // x.shape[3])
-    # A branch on data is cheap on a CPU only.
-    return mean, lax.platform_dependent(wide, mean, cpu=_guarded_variance, default=_centred_variance)
+    x, count = x.astype(wide(x.dtype)), _count(x)
+    return _mean_and_variance(x, lambda x: _sum_per_channel(x) / count, _pixel)
 
 
 @_moments.defjvp
@@ -82,15 +86,10 @@ def _moments_jvp(
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     (x,), (x_dot,) = primals, tangents
     mean, var = _moments(x)
-    wide = _wide(x.dtype)
-    count, x_dot = x.size // x.shape[3], x_dot.astype(wide)
+    count, x_dot = _count(x), x_dot.astype(mean.dtype)
     # d var = 2 mean((x - mean) (dx - d mean)), and mean(x - mean) = 0. Transposed: one elementwise pass over x.
-    centred = (x.astype(wide) - mean) * (2 / count)
+    centred = (x.astype(mean.dtype) - _pixel(mean)) * (2 / count)
     return (mean, var), (_sum_per_channel(x_dot) / count, _sum_per_channel(x_dot * centred))
-
-
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _sum_per_channel(x: jax.Array) -> jax.Array:
@@ -109,33 +108,53 @@ def spread(vector: jax.Array, like: jax.Array) -> jax.Array:
     return lax.broadcast_in_dim(row, like.shape, (0, 2, 3))
 
 
-def _centred_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
-    return _sum_per_channel((x - mean) ** 2) / (x.size // x.shape[3])
+def _pixel(vector: jax.Array) -> jax.Array:
+    """A vector of channels as an image of one pixel, which JAX broadcasts over images also where ranks must agree."""
+    return lax.expand_dims(vector, (0, 1, 2))
 
 
-def _guarded_variance(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """The variance from sum(x^2), unless the mean is far larger.
+def _count(x: jax.Array) -> Any:
+    """Values of each channel: a float, because there may be more than 2^31; of an empty batch 1, so that 0/1 is 0."""
+    values = math.prod(x.shape[:3])
+    return float(max(values, 1)) if isinstance(values, int) else values
 
-    XLA:CPU's summing library fuses a product but not a difference: sum((x - mean)^2) writes x - mean to memory first.
+
+def _mean_and_variance(
+    x: jax.Array, mean_of: Callable[[jax.Array], jax.Array], spread_over: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Return mean and biased variance, from E[x^2] on a CPU unless the mean is far larger than the deviation.
+
+    XLA:CPU's summing library fuses a product but not a difference: the mean of (x - mean)^2 writes x - mean to memory
+    first. A branch on data is cheap on a CPU only.
     """
-    var = _sum_per_channel(x * x) / (x.size // x.shape[3]) - mean * mean
-    safe = jnp.all(mean * mean <= MAX_SQUARED_MEAN_PER_VARIANCE * var)
-    return lax.cond(safe, lambda: var, lambda: _centred_variance(x, mean))
+
+    def centred(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rest = x - spread_over(mean)
+        error = mean_of(rest)  # of the mean, whose terms were rounded in units of a large sum
+        return mean + error, mean_of(rest * rest) - error * error
+
+    def guarded(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        var = mean_of(x * x) - mean * mean
+        safe = jnp.all(mean * mean <= MAX_SQUARED_MEAN_PER_VARIANCE * var)
+        return lax.cond(safe, lambda: (mean, var), lambda: centred(x, mean))
+
+    return lax.platform_dependent(x, mean_of(x), cpu=guarded, default=centred)
 
 
 @jax.custom_jvp
 def _centred_affine(x: jax.Array, mean: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:
     """`(x - mean) * gain + bias` in the vectors' precision, rounded to x's dtype."""
-    return ((x.astype(mean.dtype) - mean) * gain + bias).astype(x.dtype)
+    return ((x.astype(mean.dtype) - _pixel(mean)) * _pixel(gain) + _pixel(bias)).astype(x.dtype)
 
 
 @_centred_affine.defjvp
 def _centred_affine_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     (x, mean, gain, bias), (x_dot, mean_dot, gain_dot, bias_dot) = primals, tangents
     # The small vectors are combined before they meet the activations: the transpose has two sums, sum(g) and
-    # sum(g * x). The second takes x and not x - mean, for the reason given in `_guarded_variance`.
-    constant = spread(bias_dot - gain * mean_dot - mean * gain_dot, x)
-    tangent = x_dot.astype(mean.dtype) * gain + constant + x.astype(mean.dtype) * spread(gain_dot, x)
+    # sum(g * (x - mean)). The second without the mean would lose the digits that the mean has beyond the deviation.
+    constant = spread(bias_dot - gain * mean_dot, x)
+    centred = x.astype(mean.dtype) - _pixel(mean)
+    tangent = x_dot.astype(mean.dtype) * _pixel(gain) + constant + centred * spread(gain_dot, x)
     return _centred_affine(x, mean, gain, bias), tangent.astype(x.dtype)
 
 
@@ -162,13 +181,15 @@ def local_response_norm(
     x = arguments.image("x", x)
     size = arguments.integer("size", size, 1)
     alpha, beta, k = (arguments.real(name, v) for name, v in (("alpha", alpha), ("beta", beta), ("k", k)))
-    # A constant band matrix times x^2 gives the sums over neighbours as one matrix product, and their gradient as
-    # another. Shifted slices of the innermost axis would leave the vector lanes.
-    channel = jnp.arange(x.shape[3])
-    offset = channel[:, None] - channel
-    band = ((offset <= (size - 1) // 2) & (offset >= -(size // 2))).astype(x.dtype)
-    neighbours = lax.dot_general(x * x, band, (((3,), (0,)), ((), ())), precision="highest")
-    return x * jnp.asarray(k + (alpha / size) * neighbours, x.dtype) ** -beta
+    # A band matrix times x^2 gives the sums over neighbours as one matrix product, and their gradient as another.
+    # Shifted slices of the innermost axis would leave the vector lanes.
+    offset = np.arange(x.shape[3]) - np.arange(x.shape[3])[:, None]  # of an input from its output
+    band = (offset <= (size - 1) // 2) & (offset >= -(size // 2))
+
+    def normalised(x: jax.Array) -> jax.Array:
+        return x * (k + (alpha / size) * mix(x * x, band, 3)) ** -beta
+
+    return in_single_precision(normalised)(x)
 
 
 def group_norm(
@@ -196,14 +217,13 @@ def group_norm(
     groups = arguments.integer("groups", groups, 1)
     if channels % groups:
         raise ValueError(f"groups={groups} must divide the {channels} channels of x")
-    wide = _wide(x.dtype)
     scale, bias = (
-        arguments.vector(name, vector, channels, "channel").astype(wide)
+        arguments.vector(name, vector, channels, "channel").astype(wide(x.dtype))
         for name, vector in {"scale": scale, "bias": bias}.items()
     )
     eps = arguments.real("eps", eps, positive=True)
     mean, var = _group_moments(x, groups)
-    gain = scale * _per_channel(lax.rsqrt(var + eps), channels)
+    gain = scale[None] * _per_channel(lax.rsqrt(var + eps), channels)
     # Batch normalisation of every image by itself: the same two sums in the backward pass.
     return jax.vmap(_centred_affine, (0, 0, 0, None))(x[:, None], _per_channel(mean, channels), gain, bias)[:, 0]
 
@@ -211,18 +231,10 @@ def group_norm(
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance (batch, groups), in float32 at least; see `_moments`."""
-    wide = x.astype(_wide(x.dtype))
-    mean = _group_means(wide, groups)
-
-    def centred(x: jax.Array, mean: jax.Array) -> jax.Array:
-        return _group_means(jnp.square(x - _per_channel(mean, x.shape[3])[:, None, None]), groups)
-
-    def guarded(x: jax.Array, mean: jax.Array) -> jax.Array:
-        var = _group_means(x * x, groups) - mean * mean
-        safe = jnp.all(mean * mean <= MAX_SQUARED_MEAN_PER_VARIANCE * var)
-        return lax.cond(safe, lambda: var, lambda: centred(x, mean))
-
-    return mean, lax.platform_dependent(wide, mean, cpu=guarded, default=centred)
+    x, channels = x.astype(wide(x.dtype)), x.shape[3]
+    return _mean_and_variance(
+        x, lambda x: _group_means(x, groups), lambda mean: _per_channel(mean, channels)[:, None, None]
+    )
 
 
 @_group_moments.defjvp
@@ -240,7 +252,7 @@ def _group_means(x: jax.Array, groups: int) -> jax.Array:
     """Images to (batch, groups)."""
     n, h, w, c = x.shape
     sums = jax.vmap(_sum_per_channel)(x[:, None])
-    return sums.reshape(n, groups, c // groups).sum(2) / (h * w * (c // groups))
+    return sums.reshape(n, groups, c // groups).sum(2) / float(h * w * (c // groups))
 
 
 def _per_channel(x: jax.Array, channels: int) -> jax.Array:
@@ -266,13 +278,13 @@ def layer_norm(
     2020s" (2022).
     """
     x = arguments.image("x", x)
-    wide = x.astype(_wide(x.dtype))
+    values = x.astype(wide(x.dtype))
     scale, bias = (
-        arguments.vector(name, vector, x.shape[3], "channel").astype(wide.dtype)
+        arguments.vector(name, vector, x.shape[3], "channel").astype(values.dtype)
         for name, vector in {"scale": scale, "bias": bias}.items()
     )
     eps = arguments.real("eps", eps, positive=True)
-    centred = wide - wide.mean(3, keepdims=True)
+    centred = values - values.mean(3, keepdims=True)
     var = jnp.square(centred).mean(3, keepdims=True)
     gain = lax.rsqrt(var + eps)
     return (centred * gain * spread(scale, x) + spread(bias, x)).astype(x.dtype)

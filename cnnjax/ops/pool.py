@@ -15,6 +15,9 @@ from cnnjax.ops.arguments import Ints
 from cnnjax.ops.axes import Axis, pool_axes
 from cnnjax.ops.cpu.extremes import MAXIMUM, MINIMUM, Order, extremes
 from cnnjax.ops.cpu.windows import sums
+from cnnjax.ops.meshes import sharded_by_batch
+from cnnjax.ops.mix import mix
+from cnnjax.ops.precision import in_single_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -96,9 +99,14 @@ def avg_pool2d(
     """
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, padding, 1, ceil_mode)
-    counts = np.outer(_counts(rows, count_include_pad), _counts(columns, count_include_pad))
-    weight = 1 / (counts.flat[0] if (counts == counts.flat[0]).all() else counts[:, :, None])
-    return window_sums(x, rows, columns) * jnp.asarray(weight, x.dtype)
+    include_pad = arguments.flag("count_include_pad", count_include_pad)
+    counts = np.outer(_counts(rows, include_pad), _counts(columns, include_pad))
+    weight = 1 / (counts.flat[0] if (counts == counts.flat[0]).all() else counts[None, :, :, None])
+
+    def means(x: jax.Array) -> jax.Array:
+        return window_sums(x, rows, columns) * jnp.asarray(weight, x.dtype)
+
+    return in_single_precision(means)(x)
 
 
 def _counts(axis: Axis, include_pad: bool) -> np.ndarray:
@@ -125,9 +133,11 @@ def lp_pool2d(
     p = arguments.real("p", p, positive=True)
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, 0)
-    # In half precision powers would overflow, and 1 / p would be rounded.
-    powers = _power(jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32))), p)
-    return _power(window_sums(powers, rows, columns), 1 / p).astype(x.dtype)
+
+    def norms(x: jax.Array) -> jax.Array:
+        return _power(window_sums(_power(jnp.abs(x), p), rows, columns), 1 / p)
+
+    return in_single_precision(norms)(x)
 
 
 def _power(x: jax.Array, exponent: float) -> jax.Array:
@@ -143,9 +153,12 @@ def global_avg_pool2d(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
 
     Source: Lin, Chen & Yan, "Network in network" (2013).
     """
-    x = arguments.image("x", x)
+    return in_single_precision(_mean)(arguments.image("x", x))
+
+
+def _mean(x: jax.Array) -> jax.Array:
     # The first of two sums runs along memory; the barrier prevents XLA from merging them into one that does not.
-    return lax.optimization_barrier(x.sum(1)).sum(1) / (x.shape[1] * x.shape[2])
+    return lax.optimization_barrier(x.sum(1)).sum(1) / float(x.shape[1] * x.shape[2])
 
 
 def global_max_pool2d(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
@@ -187,9 +200,8 @@ def adaptive_avg_pool2d(x: Float[Array, "n h w c"], output_size: Ints) -> Float[
     size = arguments.spatial(x)
     if size[0] % out[0] == 0 and size[1] % out[1] == 0:
         return avg_pool2d(x, (size[0] // out[0], size[1] // out[1]))
-    rows, columns = (jnp.asarray(_bins(*axis), x.dtype) for axis in zip(size, out, strict=True))
-    tall = jnp.einsum("oh,nhwc->nowc", rows, x, precision="highest")
-    return jnp.einsum("pw,nowc->nopc", columns, tall, precision="highest")
+    rows, columns = (_bins(*axis) for axis in zip(size, out, strict=True))
+    return in_single_precision(lambda x: mix(mix(x, rows, 1), columns, 2))(x)
 
 
 def _bins(size: int, out: int) -> np.ndarray:
@@ -209,22 +221,18 @@ def window_extremes(x: jax.Array, rows: Axis, columns: Axis, order: Order) -> ja
 
     Windows with dilation take the CPU's form everywhere, because JAX cannot differentiate theirs.
     """
-    if (rows.dilation, columns.dilation) != (1, 1):
-        return extremes(x, rows, columns, order)
-    return lax.platform_dependent(
-        x,
-        cpu=partial(extremes, rows=rows, columns=columns, order=order),
-        default=partial(reduce_window, rows=rows, columns=columns, start=order.worst, operation=order.keep),
-    )
+    on_cpu = partial(extremes, rows=rows, columns=columns, order=order)
+    elsewhere = partial(reduce_window, rows=rows, columns=columns, start=order.worst, operation=order.keep)
+    has_gradient = (rows.dilation, columns.dilation) == (1, 1)
+    compute = partial(lax.platform_dependent, cpu=on_cpu, default=elsewhere) if has_gradient else on_cpu
+    return sharded_by_batch(in_single_precision(compute))(x)
 
 
 def window_sums(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
     """Return the sum of every window."""
-    return lax.platform_dependent(
-        x,
-        cpu=partial(sums, rows=rows, columns=columns),
-        default=partial(reduce_window, rows=rows, columns=columns, start=0, operation=lax.add),
-    )
+    on_cpu = partial(sums, rows=rows, columns=columns)
+    elsewhere = partial(reduce_window, rows=rows, columns=columns, start=0, operation=lax.add)
+    return sharded_by_batch(partial(lax.platform_dependent, cpu=on_cpu, default=elsewhere))(x)
 
 
 def reduce_window(x: jax.Array, rows: Axis, columns: Axis, start: float, operation: Any) -> jax.Array:

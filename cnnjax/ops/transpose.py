@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints
 from cnnjax.ops.conv_primitives import spread_by_convolution
+from cnnjax.ops.precision import add_bias
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -71,4 +72,4 @@ def conv_transpose2d(
     y = spread_by_convolution(
         x, kernel, output_size=(height, width), stride=strides, padding=paddings, dilation=dilations, groups=groups
     )
-    return y if bias is None else y + bias.astype(y.dtype)
+    return y if bias is None else add_bias(y, bias)

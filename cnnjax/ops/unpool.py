@@ -16,6 +16,7 @@ from cnnjax.ops.axes import Axis, pool_axes, whole
 from cnnjax.ops.cpu.extremes import MAXIMUM, extreme_in_one_pass, pick, winners
 from cnnjax.ops.cpu.phases import interleave
 from cnnjax.ops.cpu.windows import MAX_TAPS_PER_PASS
+from cnnjax.ops.meshes import sharded_by_batch
 from cnnjax.ops.pool import window_extremes
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def max_pool2d_with_indices(
     """
     x = arguments.image("x", x)
     rows, columns = pool_axes(x, window, stride, padding)
-    return window_extremes(x, rows, columns, MAXIMUM), _indices(lax.stop_gradient(x), rows, columns)
+    indices = sharded_by_batch(partial(_indices, rows=rows, columns=columns))(lax.stop_gradient(x))
+    return window_extremes(x, rows, columns, MAXIMUM), indices
 
 
 def _indices(x: jax.Array, rows: Axis, columns: Axis) -> jax.Array:
@@ -93,12 +95,8 @@ def max_unpool2d(
             f"indices must lie in a plane of output_size={size}, 0 to {size[0] * size[1] - 1}, got "
             f"{int(indices.min())} to {int(indices.max())}"
         )
-    return lax.platform_dependent(
-        y,
-        indices.astype(np.int32),
-        cpu=partial(_unpool_on_cpu, size=size),
-        default=partial(_unpool_by_scatter, size=size),
-    )
+    forms = {"cpu": partial(_unpool_on_cpu, size=size), "default": partial(_unpool_by_scatter, size=size)}
+    return sharded_by_batch(partial(lax.platform_dependent, **forms))(y, indices.astype(np.int32))
 
 
 def _inside(indices: jax.Array, size: Pair) -> bool:

@@ -18,6 +18,9 @@ from cnnjax.ops import arguments
 from cnnjax.ops.arguments import Ints, Pair
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 from cnnjax.ops.cpu.phases import interleave
+from cnnjax.ops.meshes import sharded_by_batch
+from cnnjax.ops.mix import mix
+from cnnjax.ops.precision import in_single_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -34,7 +37,7 @@ def upsample_nearest(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n
         ValueError: wrong rank or dtype, or a scale below 1.
     """
     x = arguments.image("x", x)
-    return _repeat(x, _scale(x, scale))
+    return sharded_by_batch(in_single_precision(partial(_repeat, scale=_scale(x, scale))))(x)
 
 
 def bed_of_nails(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh ow c"]:
@@ -48,7 +51,7 @@ def bed_of_nails(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh 
         ValueError: wrong rank or dtype, or a scale below 1.
     """
     x = arguments.image("x", x)
-    return _nails(x, _scale(x, scale))
+    return sharded_by_batch(partial(_nails, scale=_scale(x, scale)))(x)
 
 
 def pixel_shuffle(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh ow o"]:
@@ -67,9 +70,14 @@ def pixel_shuffle(x: Float[Array, "n h w c"], scale: Ints) -> Float[Array, "n oh
     Source: Shi et al., "Real-time single image and video super-resolution" (2016).
     """
     x = arguments.image("x", x)
-    (n, h, w, c), (s, t) = x.shape, arguments.pair("scale", scale, 1)
+    c, (s, t) = x.shape[3], arguments.pair("scale", scale, 1)
     if c % (s * t):
         raise ValueError(f"x has {c} channels, not divisible by the {s * t} pixels of scale={scale}")
+    return sharded_by_batch(partial(_shuffle, scale=(s, t)))(x)
+
+
+def _shuffle(x: jax.Array, scale: Pair) -> jax.Array:
+    (n, h, w, c), (s, t) = x.shape, scale
     cells = x.reshape(n, h, w, c // (s * t), s, t).transpose(0, 1, 4, 2, 5, 3)
     return cells.reshape(n, h * s, w * t, c // (s * t))
 
@@ -92,11 +100,46 @@ def upsample_bilinear(
         ValueError: wrong rank or dtype, or a scale below 1.
     """
     x = arguments.image("x", x)
-    vertical, horizontal = _scale(x, scale)
-    mix = _mix_by_matrix if align_corners else _mix_phases
-    for axis, times in ((1, vertical), (2, horizontal)):
-        if times > 1:  # if fused, the rows would be computed again for every column
-            x = stored_on_cpu(partial(mix, axis=axis, scale=times), x)
+    s, t = _scale(x, scale)
+    return _resize(
+        x, size=(x.shape[1] * s, x.shape[2] * t), align_corners=arguments.flag("align_corners", align_corners)
+    )
+
+
+def resize_bilinear(
+    x: Float[Array, "n h w c"], output_size: Ints, *, align_corners: bool = False
+) -> Float[Array, "n oh ow c"]:
+    """Return the image at another size, each pixel a distance-weighted mean of the four nearest.
+
+    Smaller sizes are sampled, not averaged: nothing prevents aliasing, as in `torch.nn.functional.interpolate`.
+
+    Args:
+        x: images (batch, height, width, channels).
+        output_size: an integer or (height, width).
+        align_corners: as `upsample_bilinear`.
+
+    Returns:
+        (batch, *output_size, channels), as `torch.nn.functional.interpolate(mode="bilinear")`.
+
+    Raises:
+        ValueError: wrong rank or dtype, or a size below 1.
+    """
+    x = arguments.image("x", x)
+    size = arguments.pair("output_size", output_size, 1)
+    arguments.check_size("output_size", output_size, (x.shape[0], *size, x.shape[3]))
+    return _resize(x, size=size, align_corners=arguments.flag("align_corners", align_corners))
+
+
+@in_single_precision
+def _resize(x: jax.Array, size: Pair, align_corners: bool) -> jax.Array:
+    for axis, out in ((1, size[0]), (2, size[1])):
+        have = x.shape[axis]
+        if out == have:
+            continue
+        if align_corners or out % have:
+            x = mix(x, _interpolation(have, out, align_corners), axis)
+        else:  # if fused, the rows would be computed again for every column
+            x = stored_on_cpu(partial(_mix_phases, axis=axis, scale=out // have), x)
     return x
 
 
@@ -141,17 +184,21 @@ def _mix_phases(x: jax.Array, axis: int, scale: int) -> jax.Array:
     before = lax.concatenate([first, lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
     after = lax.concatenate([lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
     offsets = [(u + 0.5) / scale - 0.5 for u in range(scale)]
-    phases = [x * (1 + f) + before * -f if f < 0 else x * (1 - f) + after * f for f in offsets]
+    # A phase that lies on its pixel reads no neighbour: zero times infinity is NaN.
+    phases = [x if f == 0 else x * (1 - abs(f)) + (before if f < 0 else after) * abs(f) for f in offsets]
     return jnp.stack(phases, axis + 1).reshape(*x.shape[:axis], size * scale, *x.shape[axis + 1 :])
 
 
-def _mix_by_matrix(x: jax.Array, axis: int, scale: int) -> jax.Array:
-    """Interpolate linearly along an axis, corners aligned: the weights differ per output and form a constant matrix."""
-    size = x.shape[axis]
-    at = np.arange(size * scale) * ((size - 1) / max(size * scale - 1, 1))
-    low = np.minimum(np.floor(at).astype(int), size - 1)
-    matrix = np.zeros((size * scale, size))
-    np.add.at(matrix, (np.arange(size * scale), low), 1 - (at - low))
-    np.add.at(matrix, (np.arange(size * scale), np.minimum(low + 1, size - 1)), at - low)
-    mixed = lax.dot_general(jnp.asarray(matrix, x.dtype), x, (((1,), (axis,)), ((), ())), precision="highest")
-    return jnp.moveaxis(mixed, 0, axis)
+def _interpolation(size: int, out: int, align_corners: bool) -> np.ndarray:
+    """Weights (out, size) that interpolate linearly along an axis."""
+    row = np.arange(out)
+    if align_corners:
+        position, unit = row * (size - 1), max(out - 1, 1)
+    else:
+        position, unit = np.maximum((2 * row + 1) * size - out, 0), 2 * out
+    # Whole numbers of units of a pixel: an output that lies on a pixel reads that one alone.
+    low, rest = position // unit, position % unit / unit
+    weights = np.zeros((out, size))
+    np.add.at(weights, (row, low), 1 - rest)
+    np.add.at(weights, (row, np.minimum(low + 1, size - 1)), rest)
+    return weights

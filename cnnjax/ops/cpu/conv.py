@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnjax.ops.cpu import dense, depthwise
+from cnnjax.ops.cpu.finite import where_finite
 from cnnjax.ops.cpu.phases import Pair, Sides
 
 CHANNELS_PER_VECTOR = 16  # float32 values in a vector register: groups are merged until they fill one
@@ -60,9 +62,17 @@ def kernel_gradient(
 def by_merged_groups(one: Callable[..., jax.Array], a: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
     """Return one dense map per block of merged groups, each with a block-diagonal kernel; `a` is x or dy."""
     merged = _groups_to_merge(groups, kernel.shape[2])
-    kernel = _block_diagonal(kernel, groups, merged)
-    blocks = zip(_split(a, groups // merged), _split(kernel, groups // merged), strict=True)
-    return jnp.concatenate([one(part, block) for part, block in blocks], -1)
+
+    def fast(a: jax.Array) -> jax.Array:
+        blocks = _split(a, groups // merged), _split(_block_diagonal(kernel, groups, merged), groups // merged)
+        return jnp.concatenate([one(*block) for block in zip(*blocks, strict=True)], -1)
+
+    def exact(a: jax.Array) -> jax.Array:
+        parts = jnp.stack(jnp.split(a, groups, -1)), jnp.stack(jnp.split(kernel, groups, -1))
+        maps = lax.map(lambda part: one(*part), parts)  # one convolution to compile
+        return jnp.concatenate(list(maps), -1)
+
+    return fast(a) if merged == 1 else where_finite(fast, exact, a)
 
 
 def kernel_gradient_by_merged_groups(
@@ -92,8 +102,8 @@ def _split(a: jax.Array, parts: int) -> list[jax.Array]:
 def _block_diagonal(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
     kh, kw, depth, out = kernel.shape
     kernel = kernel.reshape(kh, kw, 1, depth, groups // merged, merged, out // groups)
-    eye = jnp.eye(merged, dtype=kernel.dtype)[:, None, None, :, None]
-    return (kernel * eye).reshape(kh, kw, merged * depth, out)
+    own = jnp.eye(merged, dtype=bool)[None, None, :, None, None, :, None]
+    return jnp.where(own, kernel, jnp.zeros((), kernel.dtype)).reshape(kh, kw, merged * depth, out)
 
 
 def _diagonal_blocks(kernel: jax.Array, groups: int, merged: int) -> jax.Array:

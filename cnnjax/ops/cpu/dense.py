@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.ops.cpu.finite import where_finite
 from cnnjax.ops.cpu.fusion import stored
 from cnnjax.ops.cpu.phases import (
     AxisPhase,
     Pair,
     Sides,
     interleave,
+    known,
     output_size,
     pad,
     phase_parts,
@@ -60,7 +62,7 @@ def convolution(
     x, padding = _with_room_for(kernel, x, padding)
     if not (off_library or LIBRARY_FUSION_IS_SLOW):
         return library_convolution(x, kernel, stride, padding, dilation)
-    channels, phases = x.shape[3], math.prod(stride)
+    channels, phases = known(x.shape[3]), math.prod(stride)
     if channels >= MIN_PACKED_CHANNELS:
         return doubled_rows(x, kernel, stride, padding, dilation)
     if phases == 1:
@@ -75,7 +77,8 @@ def input_gradient(
 ) -> jax.Array:
     """Return the gradient of `sum(convolution * dy)` with respect to x."""
     taps, channels = math.prod(kernel.shape[:2]), kernel.shape[2]
-    few_pixels = math.prod(dy.shape[:3]) <= MAX_PIXELS_PER_CHANNEL * dy.shape[3] and taps <= MAX_TAPS_PER_PRODUCT
+    pixels = known(dy.shape[0]) * math.prod(dy.shape[1:3])
+    few_pixels = pixels <= MAX_PIXELS_PER_CHANNEL * dy.shape[3] and taps <= MAX_TAPS_PER_PRODUCT
     if few_pixels or taps == 1 or taps_are_fewer_than_phases(kernel, stride):
         return spread_products(dy, kernel, input_size, stride, padding, dilation)
     few_channels = channels * math.prod(stride) <= MAX_CHANNELS_OF_MERGED_PHASES
@@ -91,7 +94,7 @@ def kernel_gradient(
     # Both are transposed before they are multiplied: XLA would compute whatever they come from again in that loop,
     # value by value across the memory (a max pooling before a 1x1 convolution: 7 of the 130 ms of a SqueezeNet's step).
     x, dy = stored(lambda x: x, x), stored(lambda dy: dy, dy)
-    if kernel_size == (1, 1) or x.shape[0] < MIN_IMAGES_AS_CHANNELS:
+    if kernel_size == (1, 1) or known(x.shape[0]) < MIN_IMAGES_AS_CHANNELS:
         return product_per_tap(x, dy, kernel_size, stride, padding, dilation)
     return images_as_channels(x, dy, kernel_size, stride, padding, dilation)
 
@@ -110,7 +113,7 @@ def sum_of_products(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Side
     def products(x: jax.Array) -> jax.Array:
         taps = taps_of(x, window, stride, dilation, size)
         pixels = [pixel for tap in taps for pixel in lax.split(tap, [1] * x.shape[3], axis=3)]
-        weights = kernel.reshape(-1, kernel.shape[3])
+        weights = kernel.reshape(-1, 1, 1, 1, kernel.shape[3])
         return functools.reduce(jnp.add, [pixel * weight for pixel, weight in zip(pixels, weights, strict=True)])
 
     return stored(products, stored(lambda x: pad(x, padding), x))
@@ -160,10 +163,12 @@ def one_more_column(x: jax.Array, kernel: jax.Array, padding: Sides, dilation: P
 
 
 def phases_as_channels(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides) -> jax.Array:
-    """The convolution with stride 1 of cells of `stride` pixels: 12 channels instead of 3.
+    """The convolution with stride 1 of cells of `stride` pixels: 12 channels instead of 3."""
+    exact = functools.partial(library_convolution, kernel=kernel, stride=stride, padding=padding, dilation=(1, 1))
+    return _unless_filled(functools.partial(_in_cells, kernel=kernel, stride=stride, padding=padding), exact, x)
 
-    Taps that fill up the kernel are zeros: a pixel just beyond a window makes its output NaN if it is not finite.
-    """
+
+def _in_cells(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides) -> jax.Array:
     (sh, sw), (kh, kw, c, o) = stride, kernel.shape
     size = output_size(x, (kh, kw), stride, padding, (1, 1))
     taps = tuple(-(-k // s) for k, s in zip((kh, kw), stride, strict=True))
@@ -172,9 +177,9 @@ def phases_as_channels(x: jax.Array, kernel: jax.Array, stride: Pair, padding: S
         (lo, cells * s - lo - n)
         for (lo, _), cells, s, n in zip(padding, (rows, columns), stride, x.shape[1:3], strict=True)
     ]
-    x = pad(x, tuple(ends)).reshape(-1, rows, sh, columns, sw, c).transpose(0, 1, 3, 2, 4, 5)
+    x = pad(x, tuple(ends)).reshape(x.shape[0], rows, sh, columns, sw, c).transpose(0, 1, 3, 2, 4, 5)
     kernel = _filled(kernel, stride).transpose(0, 2, 1, 3, 4, 5)
-    x, kernel = x.reshape(-1, rows, columns, sh * sw * c), kernel.reshape(*taps, sh * sw * c, o)
+    x, kernel = x.reshape(x.shape[0], rows, columns, sh * sw * c), kernel.reshape(*taps, sh * sw * c, o)
     return convolution(x, kernel, (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
@@ -190,6 +195,14 @@ def _fills_cells(kernel: jax.Array, stride: Pair) -> bool:
     """Whether a kernel is about as large as a whole number of cells of `stride` pixels."""
     filled = math.prod(-(-k // s) * s for k, s in zip(kernel.shape[:2], stride, strict=True))
     return filled <= MAX_FILLED_TAPS_PER_TAP * math.prod(kernel.shape[:2])
+
+
+def _unless_filled(in_cells: functools.partial, exact: functools.partial, x: jax.Array) -> jax.Array:
+    """Return `in_cells(x)`; or, where zeros fill up the kernel to whole cells, `exact(x)` unless x is finite."""
+    kernel, stride = in_cells.keywords["kernel"], in_cells.keywords["stride"]
+    if all(k % s == 0 for k, s in zip(kernel.shape[:2], stride, strict=True)):
+        return in_cells(x)
+    return where_finite(in_cells, exact, x)
 
 
 def _filled(kernel: jax.Array, stride: Pair) -> jax.Array:
@@ -218,6 +231,12 @@ def merged_phases(dy: jax.Array, kernel: jax.Array, input_size: Pair, stride: Pa
 
     The gradient of an RGB image has 3 channels, which fill 3 of 16 vector lanes; 12 fill 12.
     """
+    in_cells = functools.partial(_merged_phases, kernel=kernel, input_size=input_size, stride=stride, padding=padding)
+    exact = functools.partial(interleaved_phases, dilation=(1, 1), **in_cells.keywords)
+    return _unless_filled(in_cells, exact, dy)
+
+
+def _merged_phases(dy: jax.Array, kernel: jax.Array, input_size: Pair, stride: Pair, padding: Sides) -> jax.Array:
     (sh, sw), channels = stride, kernel.shape[2]
     kernel = _filled(kernel.swapaxes(2, 3), stride).transpose(0, 2, 4, 1, 3, 5)
     blocks = kernel.shape[:2]

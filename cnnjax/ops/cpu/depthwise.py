@@ -12,6 +12,7 @@ from cnnjax.ops.cpu.phases import (
     Pair,
     Sides,
     interleave,
+    known,
     output_size,
     pad,
     phase_parts,
@@ -35,7 +36,7 @@ def input_gradient(
     """`conv.input_gradient` with one group per channel of x."""
     if dy.shape[3] != channels:  # several outputs per channel
         dx = input_gradient(dy, kernel, dy.shape[3], input_size, stride, padding, dilation)
-        return dx.reshape(*dx.shape[:3], channels, -1).sum(4)
+        return dx.reshape(*dx.shape[:3], channels, dy.shape[3] // channels).sum(4)
     if taps_are_fewer_than_phases(kernel, stride):
         return spread_products(dy, kernel, input_size, stride, padding, dilation)
     return interleaved_phases(dy, kernel, input_size, stride, padding, dilation)
@@ -50,7 +51,7 @@ def kernel_gradient(
     # One reduction with an output per tap reads x and dy once; over rows and columns only, so that the images are
     # shared among threads.
     zero = jnp.zeros((), x.dtype)
-    axes = (1, 2) if x.shape[0] > 1 else (2,)
+    axes = (1, 2) if known(x.shape[0]) > 1 else (2,)
     sums = lax.reduce(
         [tap * dy for tap in taps], [zero] * len(taps), lambda a, b: [p + q for p, q in zip(a, b, strict=True)], axes
     )
@@ -62,7 +63,7 @@ def spread_products(
     dy: jax.Array, kernel: jax.Array, input_size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> jax.Array:
     """The products of dy with every tap, spread and added."""
-    parts = [dy * weight for weight in kernel.reshape(-1, kernel.shape[3])]
+    parts = [dy * weight for weight in _weights(kernel)]
     return spread_taps(parts, kernel.shape[:2], input_size, stride, padding, dilation)
 
 
@@ -91,7 +92,7 @@ def cut_windows(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Sides, d
     """Windows are cut where they leave the image; `windows` explains why."""
     axes = zip(x.shape[1:3], kernel.shape[:2], stride, (lo for lo, _ in padding), dilation, size, strict=True)
     rows, columns = (Axis(*axis) for axis in axes)
-    weights = kernel.reshape(-1, kernel.shape[-1])
+    weights = _weights(kernel)
 
     def weighted(taps: list[tuple[int, jax.Array]]) -> jax.Array:
         return functools.reduce(jnp.add, [value * weights[tap] for tap, value in taps])
@@ -105,6 +106,11 @@ def padded_windows(
     """The image is padded: large windows would be cut into too many pieces to compile."""
     x = stored(lambda x: pad(x, padding), x)
     return cut_windows(x, kernel, stride, ((0, 0), (0, 0)), dilation, size)
+
+
+def _weights(kernel: jax.Array) -> list[jax.Array]:
+    """The weights of each tap, as images of one pixel."""
+    return list(kernel.reshape(-1, 1, 1, 1, kernel.shape[3]))
 
 
 def _repeat_channels(x: jax.Array, like: jax.Array) -> jax.Array:

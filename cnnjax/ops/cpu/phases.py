@@ -28,6 +28,11 @@ class AxisPhase(NamedTuple):
     size: int
 
 
+def known(size: int) -> int:
+    """Return a size to compare: in a program that is exported for batches of any size, that of a large one."""
+    return size if isinstance(size, int) else 2**31
+
+
 def output_size(x: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
     """Height and width of the output, rounded down."""
     return tuple(
