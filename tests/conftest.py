@@ -17,7 +17,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long",
         action="store_true",
-        help="cnnjax: test properties on 5,000 random calls each, new ones every time, instead of the same 80",
+        help="cnnjax: test properties on 5,000 random calls each, new ones every time, instead of the same 60",
     )
     parser.addoption(
         "--record",
@@ -31,7 +31,7 @@ def pytest_configure(config):
     # Compiling a case takes tens of milliseconds on a good day: no deadlines.
     phases = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]  # explanations are lines of JAX
     common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "phases": phases}
-    settings.register_profile("ordinary", max_examples=80, derandomize=True, **common)
+    settings.register_profile("ordinary", max_examples=60, derandomize=True, **common)
     settings.register_profile("long", max_examples=5000, **common)
     settings.load_profile("long" if config.getoption("long") else "ordinary")
 

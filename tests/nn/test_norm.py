@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from cnnjax import nn
+from cnnjax import nn, ops
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((3, 5, 4, 6)) * 2 + np.arange(6)).astype(np.float32)
@@ -177,3 +177,37 @@ def test_tracing_does_not_ask_for_what_tracers_lack(monkeypatch):
 
     jax.eval_shape(train, jnp.ones((2, 8, 8, 3)))
     assert asked == []
+
+
+def test_statistics_of_an_empty_batch_stay_as_they_were():
+    layer = nn.BatchNorm(2)
+    layer(jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 2)), jnp.float32))
+    before = np.asarray(layer.mean[...]), np.asarray(layer.var[...])
+    assert layer(jnp.zeros((0, 3, 3, 2))).shape == (0, 3, 3, 2)
+    np.testing.assert_array_equal((layer.mean[...], layer.var[...]), before)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (1, 2)])
+def test_statistics_of_one_value_a_channel_are_refused_in_training(shape):
+    layer = nn.BatchNorm(2)
+    with pytest.raises(ValueError, match=r"more than 1 value a channel in training, got x of shape \(1, "):
+        layer(jnp.zeros(shape))
+    layer.eval()
+    assert layer(jnp.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("mean", [0, 3, 30, 1e3, 1e4])
+def test_the_scale_s_gradient_keeps_its_digits_at_a_large_mean(mean):
+    """Of float32's rounding of the mean alone, as torch (google/flax#1491)."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(8, 16, 16, 2)) + mean).astype(np.float32)
+    weight = rng.normal(size=x.shape).astype(np.float32)
+
+    def weighted(scale):
+        return (ops.batch_norm(x, *ops.moments(x), scale, jnp.zeros(2)) * weight).sum()
+
+    wide = x.astype(np.float64)
+    centre = wide.mean((0, 1, 2)).astype(np.float32).astype(np.float64)
+    terms = weight * (wide - centre) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
+    error = np.abs(jax.grad(weighted)(jnp.ones(2)) - terms.sum((0, 1, 2))) / np.abs(terms).sum((0, 1, 2))
+    assert error.max() < 1e-7
