@@ -197,6 +197,8 @@ def adaptive_avg_pool2d(x: Float[Array, "n h w c"], output_size: Ints) -> Float[
     x = arguments.image("x", x)
     out = arguments.pair("output_size", output_size, 1)
     arguments.check_size("output_size", output_size, (x.shape[0], *out, x.shape[3]))
+    if out == (1, 1):
+        return global_avg_pool2d(x)[:, None, None]
     size = arguments.spatial(x)
     if size[0] % out[0] == 0 and size[1] % out[1] == 0:
         return avg_pool2d(x, (size[0] // out[0], size[1] // out[1]))

@@ -7,6 +7,7 @@ import pytest
 from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cnnjax import ops
 from tests.ops.calls import CALLS, arrays_of, cotangent_of, with_gradients
 from tests.ops.operations import QUICK, computed
 
@@ -126,3 +127,19 @@ def test_a_value_that_is_not_finite_reaches_what_reads_it_and_nothing_else(call,
                 assert not (lost & ~reads).any()
                 if call.linear:
                     np.testing.assert_array_equal(lost, reads)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda x: ops.moments(x)[1],
+        ops.global_avg_pool2d,
+        lambda x: ops.adaptive_avg_pool2d(x, 1),
+        lambda x: ops.group_norm(x, 1, jnp.ones(1), jnp.zeros(1)),
+    ],
+)
+def test_a_mean_may_be_of_more_values_than_an_index_counts(mean):
+    """2^32 of them, of which nothing is computed (jax-ml/jax#5952)."""
+    images = jax.ShapeDtypeStruct((1, 65536, 65536, 1), jnp.bfloat16)
+    gradient = jax.eval_shape(jax.grad(lambda x: mean(x).astype(jnp.float32).sum()), images)
+    assert (gradient.shape, gradient.dtype) == (images.shape, images.dtype)
