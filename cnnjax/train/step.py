@@ -57,9 +57,9 @@ def make_train_step(
     """
 
     def step(state: TrainState, constants: Constants, batch: Sample) -> TrainState:
+        batch = replace(batch, images=scale_pixels(batch.images), weights=task.weights(batch))
         total = psum(batch.weights.sum())
         key = jax.random.fold_in(jax.random.fold_in(constants.key, state.step), lax.axis_index(AXIS))
-        batch = replace(batch, images=scale_pixels(batch.images))
         if recipe.augment:
             batch = augmented(network, task, recipe, state, jax.random.fold_in(key, AUGMENTATION), batch)
 
