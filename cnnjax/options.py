@@ -28,6 +28,7 @@ Positive = Annotated[float, Range("larger than 0 and finite", lambda value: 0 < 
 NotNegative = Annotated[float, Range("at least 0 and finite", lambda value: 0 <= value < math.inf)]
 Fraction = Annotated[float, Range("between 0 and 1", lambda value: 0 < value < 1)]
 FractionOrZero = Annotated[float, Range("at least 0 and less than 1", lambda value: 0 <= value < 1)]
+AnyInteger = Annotated[int, Range("an integer", lambda value: True)]
 Count = Annotated[int, Range("an integer of at least 1", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Range("an integer of at least 0", lambda value: value >= 0)]
 Seed = Annotated[int, within(0, LAST_SEED)]

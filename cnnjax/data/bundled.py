@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import FORMATS
+from cnnjax.data.decode import formats, upright
 from cnnjax.errors import UserError
 
 Photograph = Literal["china", "flower"]
@@ -32,8 +32,8 @@ def photograph(name: str, size: int | None = None) -> np.ndarray:
         pixels = np.asarray(load_sample_image(f"{name}.jpg"))
     else:
         try:
-            with Image.open(Path(name), formats=FORMATS) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            with Image.open(Path(name), formats=formats()) as image:
+                pixels = np.asarray(upright(image).convert("RGB"))
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"photograph {name!r} is neither {' nor '.join(PHOTOGRAPHS)} nor an image file that can be read: "

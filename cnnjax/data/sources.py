@@ -14,7 +14,9 @@ from cnnjax.data import shapes
 from cnnjax.data.bundled import digits
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import FolderSource, Stream, decode_all, folder_splits
+from cnnjax.data.decode import VERSION, Deep
+from cnnjax.data.folders import HELD_OUT, FolderSource, folder_splits, printable
+from cnnjax.data.stream import Stream, decode_all
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
 from cnnjax.options import Checked, Count, CountOrZero
@@ -24,7 +26,6 @@ log = logging.getLogger(__name__)
 SHAPES_TRAIN, SHAPES_TEST = 5000, 2000  # enough for a CNN to learn from, and made in seconds
 Streaming = Literal["auto", "always", "never"]
 LARGEST_SHARE = 0.25  # of the memory, for decoded images
-HELD_OUT = ("test", "validation", "val", "valid")
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,24 @@ class Source(Checked):
     """Processes that decode a stream; 0: threads."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded; each is named."""
+    deep: Deep = "refuse"
+    """Grey images of more than 8 bits: type scales 0 to 65,535 to 0 to 255 (floats 0 to 1), image scales each image's
+    own least and greatest value; refuse does not read them. Of colours the upper 8 bits are read."""
 
     def dataset(self) -> Dataset:
         """Load what the options name."""
-        return load(
-            self.data, image_size=self.image_size, stream=self.stream, workers=self.workers, skip_bad=self.skip_bad
-        )
+        names = ("image_size", "stream", "workers", "skip_bad", "deep")
+        return load(self.data, **{name: getattr(self, name) for name in names})
 
 
 def load(
-    name: str, *, image_size: int | None = None, stream: Streaming = "auto", workers: int = 0, skip_bad: bool = False
+    name: str,
+    *,
+    image_size: int | None = None,
+    stream: Streaming = "auto",
+    workers: int = 0,
+    skip_bad: bool = False,
+    deep: Deep = "refuse",
 ) -> Dataset:
     """Load a classification data set.
 
@@ -62,14 +71,17 @@ def load(
             take more than a quarter of the memory.
         workers: processes that decode a stream; 0: threads.
         skip_bad: whether images that cannot be decoded are named and left out.
+        deep: what becomes of grey images of a folder with more than 8 bits: "type" scales 0 to 65,535, or floats from 0
+            to 1, to bytes; "image" scales each image's own least and greatest value; "refuse" treats them as images
+            that cannot be decoded. Of 16 bits for each colour, the upper 8 are read.
 
     Raises:
         UserError: an argument is out of range, or there is no such data set, or it cannot be loaded; the message says
             what to do.
     """
-    Source(name, image_size, stream, workers, skip_bad)  # checks the arguments
+    source = Source(name, image_size, stream, workers, skip_bad, deep)  # checks the arguments
     if os.sep in name or Path(name).is_dir():
-        return _load_folder(Path(name), image_size, stream, workers, skip_bad)
+        return _load_folder(Path(name), source)
     if name in GENERATED:
         if stream == "always" or image_size is not None:
             raise UserError(f"{name} is made in memory at one size: leave out `stream='always'` and `image_size`")
@@ -101,35 +113,35 @@ def _is_large(size: int) -> bool:
     return size > LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _load_folder(root: Path, image_size: int | None, stream: str, workers: int, skip_bad: bool) -> Dataset:
+def _load_folder(root: Path, options: Source) -> Dataset:
+    shown, size, stream = printable(root), options.image_size, options.stream
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
-    if image_size is None:
+        raise UserError(f"{shown} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    if size is None:
         raise UserError("`image_size` must be at least 1 for the images of a folder, got None")
     names, splits = folder_splits(root)
     held_out = next((split for split in HELD_OUT if split in splits), None)
     if held_out is None:
-        raise UserError(f"{root} has no folder of test images: expected one of {', '.join(HELD_OUT)}")
+        raise UserError(f"{shown} has no folder of test images: expected one of {', '.join(HELD_OUT)}")
     fingerprint = _fingerprint(splits["train"], splits[held_out])
     parts = [
-        Stream(source, (image_size, image_size, 3), len(names), 0, len(source), workers, skip_bad)
+        Stream(source, (size, size, 3), len(names), 0, len(source), options.workers, options.skip_bad, options.deep)
         for source in (splits["train"], splits[held_out])
     ]
-    dataset = Dataset(str(root), fingerprint, names, *parts)
-    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * image_size**2)):
+    dataset = Dataset(shown, fingerprint, names, *parts)
+    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * size**2)):
         return dataset
-    key = (
-        f"folder-{fingerprint}-{image_size}{'-skip-bad' if skip_bad else ''}"  # with skip_bad there may be fewer images
-    )
-    return cached(key, lambda: Dataset(str(root), fingerprint, names, *map(decode_all, parts)))
+    # With skip_bad there may be fewer images.
+    key = f"folder-{fingerprint}-{size}{'-skip-bad' if options.skip_bad else ''}-{options.deep}"
+    return cached(key, lambda: Dataset(shown, fingerprint, names, *map(decode_all, parts)))
 
 
 def _fingerprint(*sources: FolderSource) -> str:
-    """A hash of the files' names, sizes and times."""
-    digest = hashlib.sha256()
+    """A hash of the files' names, sizes and times, and of how they are decoded."""
+    digest = hashlib.sha256(f"{VERSION}\n".encode())
     for source in sources:
         for file in source.files:
-            digest.update(f"{file}\n".encode())
+            digest.update(os.fsencode(file) + b"\n")
             with contextlib.suppress(OSError):  # a file that cannot be read is named when it is decoded
                 stat = os.stat(file)
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())

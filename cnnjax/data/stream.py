@@ -6,12 +6,10 @@ resize images ahead of the steps.
 """
 
 import functools
-import io
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -19,16 +17,13 @@ import numpy as np
 
 from cnnjax.data.augment.sample import Sample
 from cnnjax.data.dataset import Batches, Examples, Split, check_labels, check_targets
+from cnnjax.data.decode import Deep, decode
 from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Recognised by content. For other formats Pillow starts programs, such as Ghostscript for PostScript.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 THREADS = 4  # that decode in each process; Pillow releases Python's lock meanwhile
 BATCHES_AHEAD = 4
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 
 
 class Source(Protocol):
@@ -45,23 +40,6 @@ class Source(Protocol):
     def read(self, index: int) -> tuple[bytes, int]:
         """Return an image's file and its label."""
         ...
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """Files of a folder tree, one folder a class."""
-
-    files: tuple[str, ...]
-    targets: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return self.files[index]
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        return Path(self.files[index]).read_bytes(), self.targets[index]
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,7 @@ class Stream:
         stop: after the last image.
         workers: processes that decode; 0: threads of this process.
         skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
+        deep: what becomes of images with more than 8 bits for each channel; as in `data.load`.
         named: images left out so far, so that each is named once.
     """
 
@@ -105,6 +84,7 @@ class Stream:
     stop: int
     workers: int = 0
     skip_bad: bool = False
+    deep: Deep = "refuse"
     named: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -152,7 +132,7 @@ class Stream:
         from absl import flags
 
         steps, batch_size = indices.shape
-        load = functools.partial(_load, source=self.source, shape=self.image_shape)
+        load = functools.partial(_load, source=self.source, shape=self.image_shape, deep=self.deep)
         examples = grain.MapDataset.source(_Numbers(indices.ravel() + self.start)).map(load).batch(batch_size)
         read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
         loaded = examples.to_iter_dataset(read)
@@ -203,39 +183,14 @@ class _Numbers:
         return f"_Numbers({len(self)})"  # Grain prints its sources
 
 
-def _load(index: int, source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
+def _load(index: int, source: Source, shape: tuple[int, int, int], deep: Deep) -> dict[str, Any]:
     try:
         encoded, label = source.read(index)
-        return {"image": decode(encoded, shape), "label": np.int32(label), "error": ""}
+        return {"image": decode(encoded, shape, deep), "label": np.int32(label), "error": ""}
     except Exception as error:  # Pillow and array_record raise many kinds for damaged files
         reason = re.sub(r" <_io.BytesIO[^>]*>", "", str(error).partition("\n")[0]) or type(error).__name__
         name = f"{source.name(index)} is no image that can be read ({reason})"
         return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "error": name}
-
-
-def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an image file as uint8 (height, width, channels): 1 of grey, 3 of colour, 4 with transparency.
-
-    It is scaled (Pillow's bilinear filter with antialiasing) until it just covers `shape`, and cropped to its middle,
-    as is usual for evaluation on ImageNet.
-
-    Raises:
-        ValueError: its channels have more than 8 bits; Pillow would turn all values above 255 white.
-    """
-    from PIL import Image
-
-    height, width, channels = shape
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
-        if file.mode.startswith(("I", "F")):
-            raise ValueError("it has more than 8 bits for each channel; save it with 8")
-        file.draft(MODES[channels], (width, height))  # a JPEG is decoded at a fraction of its size where that is enough
-        image = file.convert(MODES[channels])
-    if image.size != (width, height):
-        scale = max(width / image.width, height / image.height)
-        scaled = max(round(image.width * scale), width), max(round(image.height * scale), height)
-        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-        image = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.asarray(image).reshape(shape)
 
 
 def decode_all(stream: Examples) -> Split:
@@ -252,45 +207,3 @@ def decode_all(stream: Examples) -> Split:
         labels[kept : kept + good.sum()] = np.asarray(decoded.labels)[good]
         kept += good.sum()
     return Split(images[:kept], labels[:kept])
-
-
-def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
-    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split.
-
-    Classes are sorted by name. Images are shuffled, always in the same order, so that any part has every class.
-
-    Raises:
-        UserError: no split named train, a split without classes, an empty class, or splits of different classes.
-    """
-    folders = {split.name: sorted(_folders(split)) for split in _folders(root)}
-    if "train" not in folders:
-        raise UserError(f"{root} has no folder train: expected {root}/train/CLASS/*.jpg, and test or validation beside")
-    names = tuple(folder.name for folder in folders["train"])
-    if not names:
-        raise UserError(f"{root / 'train'} has no folders: expected one for every class, with its images")
-    files = {
-        split: [(str(file), label) for label, folder in enumerate(classes) for file in _images(folder)]
-        for split, classes in folders.items()
-    }
-    for split, classes in folders.items():
-        if odd := {folder.name for folder in classes} ^ set(names):
-            raise UserError(f"{root / split} has other classes than {root / 'train'}: {', '.join(sorted(odd))}")
-    return names, {split: FolderSource(*map(tuple, zip(*_mixed(found), strict=True))) for split, found in files.items()}
-
-
-def _mixed(found: Sequence[Any]) -> list[Any]:
-    return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
-
-
-def _folders(root: Path) -> Sequence[Path]:
-    try:
-        return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{root} cannot be read ({error.strerror})") from error
-
-
-def _images(folder: Path) -> Sequence[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"class folder {folder} has no images ({', '.join(sorted(SUFFIXES))}): fill or remove it")
-    return files

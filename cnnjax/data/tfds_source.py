@@ -17,7 +17,8 @@ import numpy as np
 from cnnjax import compat
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.stream import MODES, Stream, TfdsSource, decode_all
+from cnnjax.data.decode import MODES, VERSION, decode
+from cnnjax.data.stream import Stream, TfdsSource, decode_all
 from cnnjax.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
     folder = Path(os.fspath(builder.data_dir))
     info = (folder / "dataset_info.json").read_bytes()
     # Two copies of one version may differ in their pixels: the folder and its own description decide, too.
-    fingerprint = hashlib.sha256(bytes(folder.resolve()) + info).hexdigest()[:12]
+    fingerprint = hashlib.sha256(bytes(folder.resolve()) + info + bytes([VERSION])).hexdigest()[:12]
     key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
     if skip_bad:
         return cached(f"{key}-skip-bad", lambda: _decode_good(name))
@@ -208,12 +209,15 @@ def _is_labelled(builder: Any, split: str) -> bool:
 
 
 def _decode_split(builder: Any, split: str) -> Split:
-    source = builder.as_data_source(split)
-    images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
+    shape = builder.info.features["image"].shape
+    ours = shape[-1] in MODES  # as a stream decodes them; TFDS does not turn images as their EXIF orientation says
+    source = builder.as_data_source(split, decoders={"image": _tfds().decode.SkipDecoding()} if ours else None)
+    images = np.empty((len(source), *shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), _CHUNK):
         records = source.__getitems__(range(start, min(start + _CHUNK, len(source))))
-        images[start : start + len(records)] = [record["image"] for record in records]
+        found = (record["image"] for record in records)
+        images[start : start + len(records)] = [decode(image, shape) if ours else image for image in found]
         labels[start : start + len(records)] = [record["label"] for record in records]
     return Split(images, labels)
 

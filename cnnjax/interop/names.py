@@ -51,6 +51,9 @@ TORCHVISION: dict[str, Renames] = {
     "MNASNet": ((r"^features", "layers"), (r"\.block\.", ".layers.")),
 }
 
+# From names that a library no longer uses to its own: torchvision's files of densenets of 2017 (densenet121-a639ec97).
+OLDER: dict[str, Renames] = {"DenseNet": ((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),)}
+
 # The layers of timm's blocks by their places in ours, where the channels are not expanded and where they are. Behind
 # the depthwise convolution there may be an excitation; MobileNetV2's last two layers stand by themselves.
 _EXCITATION = {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}

@@ -7,16 +7,21 @@ from cnnjax.errors import UserError
 from cnnjax.interop.state_dict import load_torch
 from cnnjax.nn import Module
 
-_INSIDE = ("state_dict", "model")  # where training scripts put the weights beside an optimiser's state
 
-
-def load_pth(model: Module, path: str | Path) -> None:
+def load_pth(model: Module, path: str | Path, *, entry: str | None = None, prefix: str | None = None) -> None:
     """Put the arrays of a `.pth` file into a model of that architecture, as `load_torch`.
 
     torch reads it with `weights_only=True`: arrays and containers of them, and nothing that could run.
 
+    Args:
+        model: the network; its parameters and batch statistics are replaced.
+        path: of the file, a state dict or a checkpoint with one in it.
+        entry: as `load_torch`.
+        prefix: as `load_torch`.
+
     Raises:
-        UserError: torch is not installed, there is no such file, it is no torch file, or it holds anything else.
+        UserError: torch is not installed, there is no such file, it is no torch file, or it holds anything else; or as
+            `load_torch`.
         ValueError: as `load_torch`.
     """
     try:
@@ -45,8 +50,9 @@ def load_pth(model: Module, path: str | Path) -> None:
         if "legacy .tar" in str(error):
             raise UserError(f"{path} is in torch's oldest format, .tar: save it anew with torch") from error
         raise UserError(f"{path} is no torch file that can be read ({error})") from error
-    if isinstance(state, Mapping):
-        state = next((state[key] for key in _INSIDE if isinstance(state.get(key), Mapping)), state)
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds no weights by name but a {type(state).__name__}")
-    load_torch(model, state)
+    try:
+        load_torch(model, state, entry=entry, prefix=prefix)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

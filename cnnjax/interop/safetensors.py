@@ -27,10 +27,15 @@ def save_safetensors(model: Module, path: str | Path) -> None:
         raise UserError(f"weights cannot be written to {path} ({error})") from error
 
 
-def load_safetensors(model: Module, path: str | Path) -> None:
+def load_safetensors(model: Module, path: str | Path, *, prefix: str | None = None) -> None:
     """Put the arrays of a file that `save_safetensors`, torchvision or timm has written into a model.
 
     A file that `save_safetensors` has written also restores constants, strides and padding.
+
+    Args:
+        model: the network; its parameters and batch statistics are replaced.
+        path: of the file.
+        prefix: as `load_torch`.
 
     Raises:
         UserError: there is no such file, it is no safetensors file, or `save_safetensors` wrote it of other layers.
@@ -48,5 +53,5 @@ def load_safetensors(model: Module, path: str | Path) -> None:
         attributes = {} if text is None else settings.parse(model, text)
     except UserError as error:
         raise UserError(f"{path} does not fit: {error}") from error
-    load_torch(model, arrays)
+    load_torch(model, arrays, prefix=prefix)
     settings.apply(model, attributes)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.errors import UserError
-from cnnjax.interop.names import Naming, namings, rename
+from cnnjax.interop.entries import fitting_prefix, under, unwrapped, weights_in
+from cnnjax.interop.names import OLDER, Naming, namings, rename
 from cnnjax.interop.slots import Slot, as_numpy, check, configure, slots
 from cnnjax.nn import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, Module
 
@@ -23,34 +23,41 @@ _LEAVES: dict[type, dict[str, str]] = {
 }
 
 
-def load_torch(model: Module, state_dict: Mapping[str, Any]) -> None:
+def load_torch(
+    model: Module, state_dict: Mapping[str, Any], *, entry: str | None = None, prefix: str | None = None
+) -> None:
     """Put the arrays of a torch state dict into a model of that architecture.
 
     Every key is used exactly once, and every shape is checked before anything is changed. torch's counters
-    `num_batches_tracked` are ignored. Where timm uses another `eps` than torchvision (MobileNetV3 and EfficientNet),
-    loading weights under its names sets it. Other settings of an earlier load or of `as_keras` remain, so load weights
-    of another origin into a new model. timm's networks ported from TensorFlow (tf_...) have the same names as its
-    others but other settings, which `from_pretrained` sets.
+    `num_batches_tracked` are ignored. Words that wrappers put before all keys or into them are removed ("module.",
+    "_orig_mod.", "model."), and names of the densenets published in 2017 (norm.1) are understood. Where timm uses
+    another `eps` than torchvision (MobileNetV3 and EfficientNet), loading weights under its names sets it. Other
+    settings of an earlier load or of `as_keras` remain, so load weights of another origin into a new model. timm's
+    networks ported from TensorFlow (tf_...) have the same names as its others but other settings, which
+    `from_pretrained` sets.
 
     Args:
         model: the network; its parameters and batch statistics are replaced.
-        state_dict: arrays or tensors under torchvision's or timm's own key names.
+        state_dict: arrays or tensors of any float type under torchvision's or timm's own key names; or a checkpoint
+            that has them in an entry, such as "model_state_dict", beside an optimiser's.
+        entry: which entry of a checkpoint, where several have weights: "state_dict_ema".
+        prefix: use only the keys that begin with it, and ignore the others: "model." of Lightning's checkpoints of
+            modules with more in them than the network.
 
     Raises:
-        UserError: it is not a mapping from names.
+        UserError: it is not a mapping from names, there is no such entry or prefix, or several entries have weights.
         ValueError: a key is missing, unknown or of another shape, or an array holds a NaN or infinity; each is listed.
     """
-    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise UserError(
-            f"a state dict maps names to arrays, got {type(state_dict).__name__}: of a torch module take "
-            ".state_dict(), of a checkpoint with more in it the entry that has the weights"
-        )
-    given = {key: as_numpy(value) for key, value in state_dict.items() if not key.endswith("num_batches_tracked")}
-    naming, targets = max(
-        ((naming, dict(_named(model, naming))) for naming in namings(model)),
-        key=lambda named: len(named[1].keys() & given.keys()),
-    )
-    check(model, {key: _shape(naming, key, slot) for key, slot in targets.items()}, given)
+    state = weights_in(state_dict, entry)
+    state = state if prefix is None else under(state, prefix)
+    known = [(naming, dict(_named(model, naming))) for naming in namings(model)]
+    names = [targets.keys() for _, targets in known]
+    named = unwrapped(state, names, OLDER.get(type(model).__name__, ()))
+    given = {key: as_numpy(value) for key, value in named.items()}
+    naming, targets = max(known, key=lambda each: len(each[1].keys() & given.keys()))
+    fitting = None if targets.keys() == given.keys() else fitting_prefix(state, names)
+    hint = f"; those under {fitting!r} fit: give `prefix={fitting!r}` to ignore the others" if fitting else ""
+    check(model, {key: _shape(naming, key, slot) for key, slot in targets.items()}, given, hint)
     for key, slot in targets.items():
         slot.fill(_from_torch(slot, given[key].reshape(_torch_shape(slot))))
     configure(model, naming.settings)

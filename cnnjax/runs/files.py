@@ -43,7 +43,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         handle, partial = tempfile.mkstemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent)
         try:
-            with os.fdopen(handle, "w") as file:
+            # Names of files that are not UTF-8, as options can hold, are written as "\udce9".
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())  # the rename must not reach the disk before the text

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.data import Examples, Split, Stream
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.options import Checked, Fraction, FractionOrZero, NotNegative, check_applies
+from cnnjax.options import AnyInteger, Checked, Fraction, FractionOrZero, NotNegative, check_applies
 from cnnjax.tasks.losses import LOSSES, LossFunction, LossName, probabilities_of
 from cnnjax.tasks.task import Outputs, Predictions, Task
 
@@ -37,6 +38,8 @@ class ClassificationLoss(Checked):
     """The larger, the less easy examples count; default: 2."""
     focal_alpha: Fraction | None = None
     """Weight of the true class; default: 0.25."""
+    ignore_index: AnyInteger | None = None
+    """A label that is no class: such images are neither learned from nor counted; default: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,8 +71,39 @@ class Classification(Task):
     best: ClassVar[str] = "accuracy"
     highest: ClassVar[bool] = True
 
+    def check(self, examples: Examples, outputs: Outputs) -> None:
+        if jnp.ndim(outputs) != 2:
+            return  # `losses` says what is wrong
+        count = outputs.shape[-1]
+        if isinstance(examples, Stream):
+            least, most = 0, examples.classes - 1
+        elif isinstance(examples, Split) and examples.labels.ndim == 1:
+            labels = examples.labels[examples.labels != self.loss.ignore_index]
+            if not labels.size:
+                raise UserError(f"every label is {self.loss.ignore_index}, which `ignore_index` says is no class")
+            least, most = int(labels.min()), int(labels.max())
+        else:
+            return
+        if least < 0 or most >= max(count, 2):
+            raise UserError(
+                f"the data has labels from {least} to {most}, but the network has {count} output{'s' * (count != 1)}, "
+                f"for labels from 0 to {max(count, 2) - 1}: create it with `num_classes={most + 1}`, correct the "
+                "labels, or leave out those of one number with `ignore_index`"
+            )
+
+    def weights(self, batch: Sample) -> jax.Array:
+        weights = super().weights(batch)
+        if self.loss.ignore_index is None:
+            return weights
+        return jnp.where(jnp.asarray(batch.labels, jnp.int32) == self.loss.ignore_index, 0, weights)
+
     def before_augmentation(self, batch: Sample, outputs: Outputs) -> Sample:
-        return replace(batch, labels=probabilities_of(jnp.asarray(batch.labels), outputs.shape[-1]))
+        labels = jnp.asarray(batch.labels, jnp.int32)
+        probabilities = probabilities_of(labels, outputs.shape[-1])
+        if self.loss.ignore_index is not None:  # in a mixture with another image all classes are alike
+            ignored = (labels == self.loss.ignore_index)[:, None]
+            probabilities = jnp.where(ignored, 1 / max(outputs.shape[-1], 2), probabilities)
+        return replace(batch, labels=probabilities)
 
     def losses(self, outputs: Outputs, batch: Sample) -> dict[str, jax.Array]:
         if jnp.ndim(outputs) != 2:
@@ -84,7 +118,8 @@ class Classification(Task):
         classes = max(outputs.shape[-1], 2)  # a single output tells two classes apart
         return {
             "accuracy": jnp.sum((predicted == truth) * weights),
-            "confusion": jnp.zeros((classes, classes)).at[truth, predicted].add(weights),
+            # A negative index would count from the last class: what is no class is dropped.
+            "confusion": jnp.zeros((classes, classes)).at[truth, predicted].add(weights, mode="drop"),
         }
 
     def decode(self, outputs: Outputs) -> Predictions:
@@ -128,5 +163,5 @@ class Classification(Task):
 def _classes(labels: jax.Array) -> jax.Array:
     """Labels as classes (batch,), whether they are classes or probabilities, of all classes or of class 1 alone."""
     if labels.ndim == 1:
-        return labels
+        return jnp.where(labels < 0, jnp.iinfo(jnp.int32).max, labels)
     return (labels[..., 0] > 0.5).astype(jnp.int32) if labels.shape[-1] == 1 else labels.argmax(-1)

@@ -1,43 +1,57 @@
-"""Losses of examples, by name."""
+"""Losses of examples, by name.
+
+Integer targets that stand for classes must be numbers of classes. Others are a ValueError where their values are known;
+inside a compiled function they make the loss and its gradient NaN. `ignore_index` is a number that marks elements
+without a class, such as void pixels: they have no loss and no gradient, and do not count in the mean.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets) -> (batch,)
 
 
-def softmax_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+def softmax_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, ignore_index: int | None = None
+) -> jax.Array:
     """Return `-sum_j t_j log softmax(logits)_j`, with targets `t = (1 - s) * targets + s / classes` smoothed by s.
 
     Args:
         logits: (batch, ..., classes), at least two classes.
         targets: classes, integers (batch, ...), or probabilities of logits' shape.
         label_smoothing: s, in [0, 1).
+        ignore_index: an integer target that is no class.
 
     Returns:
         (batch,), averaged over axes between batch and classes, in float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, or the smoothing is out of range.
+        ValueError: shapes do not fit, the smoothing is out of range, or a target is no class.
 
     Source: Szegedy et al., "Rethinking the Inception architecture" (2016) for the smoothing; claim G2.
     """
-    logits, targets = _wide("logits", logits), jnp.asarray(targets)
+    logits = _wide("logits", logits)
     _check_smoothing(label_smoothing)
     if logits.shape[-1] < 2:
         raise ValueError(f"logits must have at least two classes on the last axis, got shape {logits.shape}")
+    logits, targets, share = _classes_of(logits, targets, ignore_index)
     if label_smoothing == 0 and _are_classes(logits, targets):
-        return _per_example(optax.softmax_cross_entropy_with_integer_labels(logits, targets))
+        return _per_example(optax.softmax_cross_entropy_with_integer_labels(logits, targets), share)
     probabilities = optax.smooth_labels(_like_outputs(logits, targets), label_smoothing)
-    return _per_example(optax.softmax_cross_entropy(logits, probabilities))
+    if share is not None and share.ndim == logits.ndim:  # a softmax has no part of its own for each class
+        share = share.prod(-1)
+    return _per_example(optax.softmax_cross_entropy(logits, probabilities), share)
 
 
-def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+def sigmoid_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, ignore_index: int | None = None
+) -> jax.Array:
     """Return the mean of `-t log p - (1 - t) log(1 - p)`, p = sigmoid(logits), t = (1 - s) * targets + s / 2.
 
     The binary cross-entropy, of every class against all others; classes need not exclude each other.
@@ -47,21 +61,28 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, *, label_smooth
         targets: probabilities, or 0 and 1, of logits' shape; or integers (batch, ...), which are classes,
             and 0 and 1 for a single logit.
         label_smoothing: s, in [0, 1).
+        ignore_index: an integer target that is no class, or neither 0 nor 1 among targets of logits' shape.
 
     Returns:
         (batch,), averaged over all other axes, in float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, or the smoothing is out of range.
+        ValueError: shapes do not fit, the smoothing is out of range, or an integer target is no class.
     """
     logits = _wide("logits", logits)
     _check_smoothing(label_smoothing)
+    logits, targets, share = _classes_of(logits, targets, ignore_index)
     smooth = (1 - label_smoothing) * _like_outputs(logits, targets) + label_smoothing / 2
-    return _per_example(optax.sigmoid_binary_cross_entropy(logits, smooth))
+    return _per_example(optax.sigmoid_binary_cross_entropy(logits, smooth), share)
 
 
 def sigmoid_focal(
-    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0, alpha: float | None = 0.25
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+    ignore_index: int | None = None,
 ) -> jax.Array:
     """Return the mean of `-a (1 - q)^gamma log q`, q the probability that is given to the truth.
 
@@ -73,12 +94,13 @@ def sigmoid_focal(
         targets: as `sigmoid_cross_entropy`.
         gamma: at least 0.
         alpha: weight of the targets 1, between 0 and 1; None: all weigh 1.
+        ignore_index: as `sigmoid_cross_entropy`.
 
     Returns:
         (batch,), averaged over all other axes, in float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, or an argument is out of range.
+        ValueError: shapes do not fit, an argument is out of range, or an integer target is no class.
 
     Source: Lin et al., "Focal loss for dense object detection" (2017).
     """
@@ -87,11 +109,12 @@ def sigmoid_focal(
         raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
     if alpha is not None and not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
+    logits, targets, share = _classes_of(logits, targets, ignore_index)
     targets = _like_outputs(logits, targets)
-    return _per_example(optax.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma))
+    return _per_example(optax.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma), share)
 
 
-def mean_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+def mean_squared_error(outputs: jax.Array, targets: jax.Array, *, ignore_index: int | None = None) -> jax.Array:
     """Return the mean of `(outputs - targets)^2`.
 
     As torch's and Keras's; the sum over outputs that lecture S2 writes is this times their number.
@@ -99,17 +122,20 @@ def mean_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Args:
         outputs: (batch, ...), as they are: for probabilities, give `jax.nn.softmax(logits)`.
         targets: of outputs' shape; or classes, integers (batch, ...), which stand for 1 among zeros.
+        ignore_index: an integer target that is no class.
 
     Returns:
         (batch,), averaged over all other axes, in float32 at least.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or one of integers (batch, ...) is no class.
 
     Source: claim G2; Hui & Belkin, "Evaluation of neural architectures trained with square loss" (2021) on logits.
     """
-    outputs = _wide("outputs", outputs)
-    return _per_example(optax.squared_error(outputs, _like_outputs(outputs, targets)))
+    outputs, share = _wide("outputs", outputs), None
+    if _are_classes(outputs, targets):
+        outputs, targets, share = _classes_of(outputs, targets, ignore_index)
+    return _per_example(optax.squared_error(outputs, _like_outputs(outputs, targets)), share)
 
 
 def _wide(name: str, x: jax.Array) -> jax.Array:
@@ -120,7 +146,42 @@ def _wide(name: str, x: jax.Array) -> jax.Array:
 
 
 def _are_classes(outputs: jax.Array, targets: jax.Array) -> bool:
-    return targets.shape == outputs.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer)
+    return jnp.shape(targets) == outputs.shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+
+
+def _classes_of(
+    outputs: jax.Array, targets: jax.Array, ignore_index: int | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return outputs, targets, and what the loss of each target is multiplied by: 1, 0 of ignored ones, NaN of others.
+
+    Targets that are no class become 0, and outputs of ignored ones too, whose gradient is then 0 whatever they were.
+    The factor is None where it is 1 for all.
+
+    Raises:
+        ValueError: a target whose value is known is no class.
+    """
+    known = not isinstance(targets, jax.core.Tracer) and getattr(targets, "is_fully_addressable", True)
+    given: Any = np.asarray(targets) if known else targets
+    fits = given.shape in (outputs.shape, outputs.shape[:-1])  # else `_like_outputs` says what is wrong
+    if not (fits and jnp.issubdtype(given.dtype, jnp.integer)):
+        return outputs, jnp.asarray(given), None
+    values = given if known else given.astype(jnp.int32)  # with which -1 can be compared, unlike with uint8
+    one_each = _are_classes(outputs, given)
+    most = max(outputs.shape[-1], 2) - 1 if one_each else 1
+    is_class = (values >= 0) & (values <= most)
+    ignored: Any = np.zeros(values.shape, bool)
+    if ignore_index is not None and (one_each or ignore_index not in (0, 1)):
+        ignored = values == ignore_index
+        outputs = jnp.where(ignored[..., None] if one_each else ignored, 0, outputs)
+    if known and not (is_class | ignored).all():
+        wrong = np.unique(given[~np.asarray(is_class | ignored)])
+        listed = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
+        raise ValueError(
+            f"targets must be integers from 0 to {most} for outputs of shape {outputs.shape}, got {listed}: correct "
+            "them, or leave out those of one number with `ignore_index`"
+        )
+    share = jnp.where(ignored, 0, jnp.where(is_class, 1, jnp.nan)).astype(outputs.dtype)
+    return outputs, jnp.where(is_class & ~ignored, values, 0), None if known and ignore_index is None else share
 
 
 def _like_outputs(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -141,8 +202,13 @@ def probabilities_of(classes: jax.Array, outputs: int) -> jax.Array:
     return classes[..., None].astype(jnp.float32) if outputs == 1 else jax.nn.one_hot(classes, outputs)
 
 
-def _per_example(losses: jax.Array) -> jax.Array:
-    return losses.mean(tuple(range(1, losses.ndim)))
+def _per_example(losses: jax.Array, share: jax.Array | None = None) -> jax.Array:
+    """Means over all axes but the batch, of losses times `share`; where that is 0, elements do not count."""
+    axes = tuple(range(1, losses.ndim))
+    if share is None:
+        return losses.mean(axes)
+    share = jnp.broadcast_to(share.reshape(share.shape + (1,) * (losses.ndim - share.ndim)), losses.shape)
+    return (losses * share).sum(axes) / jnp.maximum((share != 0).sum(axes), 1)
 
 
 def _check_smoothing(label_smoothing: float) -> None:
@@ -166,8 +232,8 @@ class Loss(NamedTuple):
 
 LossName = Literal["cross-entropy", "binary-cross-entropy", "focal", "mse"]
 LOSSES: dict[str, Loss] = {
-    "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing",)),
-    "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing",)),
-    "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha")),
-    "mse": Loss(mean_squared_error, threshold=0.5),
+    "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing", "ignore_index")),
+    "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing", "ignore_index")),
+    "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha", "ignore_index")),
+    "mse": Loss(mean_squared_error, ("ignore_index",), threshold=0.5),
 }

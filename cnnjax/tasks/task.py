@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import numpy as np
 
+from cnnjax.data import Examples
 from cnnjax.data.augment import Sample
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ class Task:
     best: ClassVar[str] = "loss"
     highest: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
+
+    def check(self, examples: Examples, outputs: Outputs) -> None:
+        """Raise a UserError if the targets of a data set do not fit a network's outputs, given their shapes."""
+
+    def weights(self, batch: Sample) -> jax.Array:
+        """Return how much each image counts, (batch,): as the batch has it, or 0 where there is nothing to learn."""
+        assert batch.weights is not None
+        return batch.weights
 
     def before_augmentation(self, batch: Sample, outputs: Outputs) -> Sample:
         """Return the batch as augmentation needs it, given the shapes of the network's outputs; as it is by default."""

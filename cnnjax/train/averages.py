@@ -48,7 +48,10 @@ def average_params(decay: float) -> optax.GradientTransformationExtraArgs:
         count = optax.safe_increment(state.updates)
         weight = (1 - decay) / -jnp.expm1(count * math.log(decay))
         newest = optax.apply_updates(params, updates), model_state
-        averages = optax.incremental_update(newest, (state.average, state.model_state), weight)
+        old = state.average, state.model_state
+        averages = optax.incremental_update(newest, old, weight)
+        # The weights of an average of equal numbers need not add up to 1: what is frozen stays to the bit.
+        averages = jax.tree.map(lambda x, y, mean: jnp.where(x == y, x, mean), old, newest, averages)
         return updates, AverageState(count, *averages)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -67,6 +67,8 @@ def make_evaluator(
     if not examples.size:
         raise UserError("there are no images to evaluate the network on: give it a split with some")
 
+    check_targets(network, like, task, examples)
+
     def outputs_of(variables: tuple[Tree, Tree], batch: Sample) -> tuple[Tree, Sample]:
         model = network.merge(*variables)
         model.eval()
@@ -75,6 +77,7 @@ def make_evaluator(
 
     def sums_of(variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
         outputs, batch = outputs_of(variables, batch)
+        batch = replace(batch, weights=task.weights(batch))
         parts, measured = losses_of(task, outputs, batch), task.measure(outputs, batch)
         parts = {**(parts if len(parts) > 1 else {}), "loss": sum_of(parts)}
         summed = {name: jnp.sum(part * batch.weights) for name, part in parts.items()}
@@ -105,6 +108,20 @@ def make_evaluator(
         return _summarized(task, parallel.one_copy(sums), *gathered)
 
     return evaluation
+
+
+def check_targets(network: Network, like: TrainState, task: Task, examples: Examples) -> None:
+    """Raise a UserError if the targets of examples do not fit the network's outputs; nothing is computed."""
+    if type(task).check is Task.check:
+        return
+
+    def outputs_of(variables: tuple[Tree, Tree], images: jax.Array) -> Tree:
+        model = network.merge(*variables)
+        model.eval()
+        return model(images)
+
+    images = jax.ShapeDtypeStruct((1, *examples.image_shape), jnp.float32)
+    task.check(examples, jax.eval_shape(outputs_of, (like.params, like.model_state), images))
 
 
 def _in_order(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

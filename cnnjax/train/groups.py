@@ -1,12 +1,13 @@
 """Parameters by their names: frozen ones, ones with a learning rate of their own, and kernels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax import lax
 
 from cnnjax.errors import UserError, unknown_name
@@ -36,7 +37,7 @@ def freeze(transform: optax.GradientTransformation, patterns: Sequence[str]) -> 
     """Freeze the parameters whose names match one of the patterns; the transform sees only the others.
 
     A name is the path of a layer and its variable, "layer1.0.conv1.kernel". In a pattern * stands for any text, and
-    a layer's name for all its parameters.
+    a layer's name for all its parameters. Batch statistics are no parameters: see `Frozen`.
 
     Raises:
         UserError: at `init`, a pattern matches nothing.
@@ -46,6 +47,48 @@ def freeze(transform: optax.GradientTransformation, patterns: Sequence[str]) -> 
         return _by_name("parameter or layer", params, dict.fromkeys(patterns, "frozen"), "learned")
 
     return optax.partition({"learned": transform, "frozen": optax.set_to_zero()}, labels)
+
+
+class Frozen(NamedTuple):
+    """What patterns freeze: trees of booleans like the parameters and the batch statistics, and names of layers.
+
+    The statistics of a layer are frozen with all its parameters, so that what is frozen computes the same after
+    training. Such a layer normalises by its running statistics in training, too, as Keras's with `trainable = False`
+    and torchvision's `FrozenBatchNorm2d`. Dropout goes on, as it does in both.
+    """
+
+    params: Tree
+    model_state: Tree
+    layers: frozenset[str]
+
+    @classmethod
+    def of(cls, patterns: Sequence[str], params: Tree, model_state: Tree) -> "Frozen":
+        """Return what the patterns of `freeze` mean for a network with such parameters and batch statistics."""
+        frozen = {name: bool(_matching(name, patterns)) for name in _names(params)}
+        having = {_layer(name) for name in frozen}
+        learning = {_layer(name) for name, held in frozen.items() if not held}
+        layers = frozenset(
+            _layer(name)
+            for name in _names(model_state)
+            if _layer(name) not in learning and (_layer(name) in having or _matching(name, patterns))
+        )
+        held = [_layer(name) in layers for name in _names(model_state)]
+        return cls(
+            jax.tree.unflatten(jax.tree.structure(params), list(frozen.values())),
+            jax.tree.unflatten(jax.tree.structure(model_state), held),
+            layers,
+        )
+
+    def hold(self, model: nnx.Module) -> None:
+        """Let the layers whose statistics are frozen normalise by them."""
+        for path, layer in nnx.iter_modules(model):
+            if path_name(path) in self.layers and hasattr(layer, "use_running_average"):
+                layer.use_running_average = True
+
+
+def kept(frozen: Tree, before: Tree, after: Tree) -> Tree:
+    """Return a tree after a step, with the leaves before it, to the bit, where `frozen` is true."""
+    return jax.tree.map(lambda held, old, new: old if held else new, frozen, before, after)
 
 
 def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
@@ -66,9 +109,8 @@ def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
 
 def _by_name(what: str, params: Tree, values: Mapping[str, Any], default: Any) -> Tree:
     """A tree like `params`, called `what`, with the value of the first pattern that matches each name."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = [path_name(tuple(getattr(key, "key", key) for key in path)) for path in paths]
-    found = [[p for p in values if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")] for name in names]
+    names = _names(params)
+    found = [_matching(name, values) for name in names]
     for pattern in values:
         if not any(pattern in patterns for patterns in found):
             parts = [name.split(".") for name in names]
@@ -76,6 +118,19 @@ def _by_name(what: str, params: Tree, values: Mapping[str, Any], default: Any) -
             raise unknown_name(what, pattern, known)
     chosen = [values[patterns[0]] if patterns else default for patterns in found]
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+
+def _names(tree: Tree) -> list[str]:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [path_name(tuple(getattr(key, "key", key) for key in path)) for path in paths]
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _matching(name: str, patterns: Iterable[str]) -> list[str]:
+    return [p for p in patterns if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")]
 
 
 # ---------------------------------------------------------------- kernels

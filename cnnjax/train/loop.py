@@ -28,7 +28,7 @@ from cnnjax.runs.signals import Interrupted, StopRequest, deferred_signals
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
-from cnnjax.train.evaluation import make_evaluator
+from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over, is_finite
 from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.parallel import Parallel
@@ -76,7 +76,7 @@ def fit(
         callbacks: observers, beside those of the run.
 
     Raises:
-        UserError: data, batch size, schedule and devices do not go together, or the run belongs to something else.
+        UserError: data, network, batch size, schedule and devices do not go together, or the run is of something else.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; with a run the state is saved.
     """
@@ -84,6 +84,7 @@ def fit(
     check_data(recipe, train, validation, parallel)
     steps = -(-train.size // recipe.batch_size)
     step = compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
+    check_targets(step.network, step.initial, task, train)
     with opened(run, callbacks) as (title, saved, observers):
         if run:
             run.check_training(identity_of(step, task, recipe, train, validation))

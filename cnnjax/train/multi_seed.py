@@ -20,7 +20,7 @@ from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import memory_limit
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd
-from cnnjax.train.evaluation import make_evaluator
+from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over
 from cnnjax.train.loop import (
     Epochs,
@@ -119,6 +119,7 @@ def fit_together(
         compile_step(model, task, its_recipe, parallel, steps_per_epoch=steps)
         for model, its_recipe in zip(models, recipes, strict=True)
     ]
+    check_targets(each_step[0].network, each_step[0].initial, task, train)
     step, title = together(each_step), title_of(run.tag, seeds)
     parts = [run.part(f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}") for seed in seeds]
     with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):

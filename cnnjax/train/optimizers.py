@@ -145,7 +145,8 @@ class Optimization(Checked):
     clip_norm: Positive | None = None
     """Longest gradient, of all parameters together; longer ones are scaled down to it."""
     freeze: str = ""
-    """Parameters that stay as they are, by patterns of their names: "conv1 bn1 layer1", "features.*.bias"."""
+    """Parameters that stay as they are, by patterns of their names: "conv1 bn1 layer1", "features.*.bias". Batch
+    statistics stay with all the parameters of their layer, which then normalises by its running averages."""
     lr_factors: str = ""
     """Learning rates of groups of parameters, as factors larger than 0 of the learning rate: "fc=10 layer1.*=0.1"."""
     accumulate: Count = 1

@@ -77,7 +77,9 @@ class Parallel:
         """Return replicated arrays as one device of this process has them."""
         if self.shared:
             return jax.tree.map(lambda x: x.addressable_data(0), tree)
-        return jax.tree.map(lambda x: x[0], tree) if self.mode == "pmap" else tree
+        if self.mode == "pmap":  # not x[0], a sum over devices that turns -0.0 into 0.0
+            return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
+        return tree
 
     def own(self, array: np.ndarray) -> np.ndarray:
         """Return the part of an array that the devices of this process take; its last axis is the batch."""

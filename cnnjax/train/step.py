@@ -19,7 +19,7 @@ from cnnjax.models import WithAuxiliary
 from cnnjax.nn import Module, share_batch_statistics
 from cnnjax.runs.directory import as_config
 from cnnjax.tasks import Task
-from cnnjax.train.groups import penalty
+from cnnjax.train.groups import Frozen, kept, penalty
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
@@ -52,20 +52,22 @@ def make_train_step(
 
     The loss is the weighted mean over the whole batch, all replicas together, plus the penalties; what auxiliary
     classifiers lose is added as `models.WithAuxiliary` says. Batch statistics are each replica's own unless the model's
-    layers share them, and their running averages are averaged. Augmentation and random layers draw from a key folded
-    from the run's key, the step and the replica, so that a resumed run repeats them.
+    layers share them, and their running averages are averaged, except frozen ones. Augmentation and random layers draw
+    from a key folded from the run's key, the step and the replica, so that a resumed run repeats them.
     """
 
     def step(state: TrainState, constants: Constants, batch: Sample) -> TrainState:
+        batch = replace(batch, images=scale_pixels(batch.images), weights=task.weights(batch))
         total = psum(batch.weights.sum())
+        frozen = Frozen.of(recipe.freeze.split(), state.params, state.model_state)
         key = jax.random.fold_in(jax.random.fold_in(constants.key, state.step), lax.axis_index(AXIS))
-        batch = replace(batch, images=scale_pixels(batch.images))
         if recipe.augment:
             batch = augmented(network, task, recipe, state, jax.random.fold_in(key, AUGMENTATION), batch)
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array], Tree]]:
             model = network.merge(params, state.model_state)
             model.train()
+            frozen.hold(model)
             nnx.reseed(model, graph=False, dropout=key)
             outputs = jax.tree.map(jnp.float32, with_auxiliary(model(batch.images.astype(recipe.precision))))
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
@@ -78,7 +80,7 @@ def make_train_step(
 
         (loss, (outputs, parts, model_state)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients, loss = psum((gradients, loss))
-        model_state = lax.pmean(model_state, AXIS)
+        model_state = kept(frozen.model_state, state.model_state, lax.pmean(model_state, AXIS))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, model_state=model_state)
         measured = {name: jnp.sum(part * batch.weights) for name, part in parts.items()} | task.measure(outputs, batch)
         for name in task.logged:
@@ -89,7 +91,7 @@ def make_train_step(
         sums = {"loss": loss * total, **logged, "gradient_norm": norm * total, "count": total}
         return TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=kept(frozen.params, state.params, optax.apply_updates(state.params, updates)),
             model_state=model_state,
             opt_state=opt_state,
             sums={name: value + sums[name] for name, value in state.sums.items()},

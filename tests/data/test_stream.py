@@ -10,7 +10,7 @@ from PIL import EpsImagePlugin, Image
 
 from cnnjax import data
 from cnnjax.data.bundled import photograph
-from cnnjax.data.stream import decode
+from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
 
 CLASSES = ("circle", "square")

@@ -52,6 +52,12 @@ def test_the_text_is_on_disk_before_its_name_and_its_name_before_the_program_goe
     assert tuple(machine.asked) == STEPS
 
 
+def test_a_name_that_is_not_utf8_can_be_written(tmp_path):
+    name = os.fsdecode("caf\xe9".encode("latin-1"))
+    runs.write_text(tmp_path / "report.md", f"--data {name} ü\n")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "--data caf\\udce9 ü\n"
+
+
 @pytest.mark.parametrize("forgets", [False, True], ids=["", "and the disk forgets what was not synced"])
 @pytest.mark.parametrize("stop", range(len(STEPS)), ids=[f"before {step}" for step in STEPS])
 def test_a_crash_leaves_a_summary_whole_or_absent_and_the_next_start_tidies(stop, forgets, run, monkeypatch):

@@ -179,6 +179,108 @@ def test_arguments_that_do_not_fit_are_named(call, message):
         call()
 
 
+# ---------------------------------------------------------------- targets that are no class
+
+EVERY = (softmax_cross_entropy, sigmoid_cross_entropy, sigmoid_focal, mean_squared_error)
+
+
+@pytest.mark.parametrize("compute", EVERY)
+@pytest.mark.parametrize("target", [-1, -100, 5, 255, 2**32])
+def test_a_target_that_is_no_class_is_refused_where_its_value_is_known(compute, target):
+    message = rf"integers from 0 to 4 for outputs of shape \(6, 5\), got {target}: .* `ignore_index`"
+    with pytest.raises(ValueError, match=message):
+        compute(LOGITS, np.where(np.arange(6) == 4, target, CLASSES))
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda logits: compute(logits, np.where(np.arange(6) == 4, target, CLASSES)))(LOGITS)
+
+
+@pytest.mark.parametrize("compute", EVERY)
+@pytest.mark.parametrize(
+    ("target", "options"), [(-1, {}), (5, {"label_smoothing": 0.1}), (-100, {"ignore_index": -2}), (255, {})]
+)
+def test_within_a_compiled_function_its_loss_and_gradient_are_nan_and_no_others(compute, target, options):
+    if "label_smoothing" in options and compute not in EVERY[:2]:
+        options = {}
+    targets = np.where(np.arange(6) == 4, target, CLASSES)
+    losses, pull = jax.vjp(jax.jit(lambda x, t: compute(x, t, **options)), jnp.float32(LOGITS), targets)
+    gradient = pull(jnp.ones_like(losses))[0]
+    np.testing.assert_array_equal(np.isnan(losses), np.arange(6) == 4)
+    np.testing.assert_array_equal(np.isnan(gradient), np.broadcast_to(np.arange(6)[:, None] == 4, (6, 5)))
+    others = np.arange(6) != 4
+    np.testing.assert_allclose(losses[others], compute(LOGITS, CLASSES, **options)[others], rtol=1e-6)
+
+
+def test_a_single_logit_tells_0_and_1_apart_and_nothing_else():
+    for compute in EVERY[1:]:
+        for target in (-1, 2):
+            with pytest.raises(ValueError, match=f"integers from 0 to 1 .* got {target}"):
+                compute(LOGITS[:, :1], np.full(6, target))
+        assert jnp.isnan(jax.jit(compute)(LOGITS[:, :1], np.full(6, 2))).all()
+
+
+def test_integers_of_the_logits_shape_are_0_and_1_and_of_a_regression_anything():
+    wrong = np.where(np.arange(5) == 2, 3, SEVERAL)
+    for compute in EVERY[:3]:
+        with pytest.raises(ValueError, match=r"integers from 0 to 1 .* got 3"):
+            compute(LOGITS, wrong)
+    np.testing.assert_allclose(mean_squared_error(LOGITS, wrong), squared(LOGITS, wrong), rtol=1e-5)
+
+
+def torch_losses(torch, logits, targets, ignore_index, smoothing):
+    """torch's loss and gradient of the sum of the images' means over pixels that are not ignored."""
+    x = torch.tensor(np.moveaxis(logits, -1, 1), requires_grad=True)
+    each = torch.nn.functional.cross_entropy(
+        x, torch.tensor(targets, dtype=torch.long), reduction="none", ignore_index=ignore_index,
+        label_smoothing=smoothing,
+    ).reshape(len(logits), -1)  # fmt: skip
+    counted = torch.tensor(targets != ignore_index).reshape(len(logits), -1).sum(1)
+    losses = each.sum(1) / counted.clamp(min=1)
+    losses.sum().backward()
+    return losses.detach(), np.moveaxis(x.grad.numpy(), 1, -1)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("ignore_index", "dtype", "smoothing"),
+    [(-1, np.int32, 0.0), (-100, np.int64, 0.1), (255, np.uint8, 0.0), (2, np.int32, 0.1)],
+)
+def test_ignored_targets_are_torchs(ignore_index, dtype, smoothing):
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    rng = np.random.default_rng(1)
+    for logits, targets in ((LOGITS, CLASSES), (MAPS, MAP_CLASSES)):
+        targets = np.where(rng.random(targets.shape) < 0.4, ignore_index, targets).astype(dtype)
+        targets[0] = ignore_index  # an image of nothing else
+        expected, slope = torch_losses(torch, logits, targets, ignore_index, smoothing)
+
+        def losses(x, t):
+            return softmax_cross_entropy(x, t, label_smoothing=smoothing, ignore_index=ignore_index)
+
+        for compute in (losses, jax.jit(losses)):
+            np.testing.assert_allclose(compute(logits, targets), expected, rtol=1e-5, atol=1e-6)
+            gradient = jax.grad(lambda x, c=compute, t=targets: c(x, t).sum())(jnp.float32(logits))
+            np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("compute", EVERY)
+def test_ignored_targets_of_every_loss_are_left_out_whatever_their_outputs(compute):
+    targets = MAP_CLASSES.copy()
+    targets[0, 0], targets[1, 1:] = 255, 255
+    outputs = np.where(targets[..., None] == 255, np.nan, MAPS).astype(np.float32)
+    losses, pull = jax.vjp(lambda x: compute(x, targets, ignore_index=255), outputs)
+    expected = [compute(MAPS[0, 1:], targets[0, 1:]).mean(), compute(MAPS[1, :1], targets[1, :1]).mean()]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    gradient = np.asarray(pull(jnp.ones_like(losses))[0])
+    np.testing.assert_array_equal((gradient == 0).all(-1), targets == 255)
+
+
+def test_one_of_several_labels_can_be_ignored():
+    targets = SEVERAL.copy()
+    targets[:, 1] = -1
+    for compute in (sigmoid_cross_entropy, sigmoid_focal):
+        known = compute(np.delete(LOGITS, 1, 1), np.delete(SEVERAL, 1, 1))
+        np.testing.assert_allclose(compute(LOGITS, targets, ignore_index=-1), known, rtol=1e-6)
+
+
 # ---------------------------------------------------------------- penalties
 
 

@@ -1,6 +1,7 @@
 """Tasks: what the loop sums, gathers and summarises is what a task says of all images, however they are split."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import models, tasks, train, viz
+from cnnjax import models, runs, tasks, train, viz
 from cnnjax.data import Split
 from cnnjax.errors import UserError
 from tests.train.test_finite import Fragile
@@ -122,3 +123,77 @@ def test_without_a_run_rollback_resumes_from_the_state_in_memory(one_device):
     fit = train.fit(Fragile(nnx.Rngs(0)), tasks.Classification(), recipe, data, images(20, 1), parallel=one_device)
     assert int(fit.state.step) == 10
     assert np.isfinite(fit.history["train/loss"]).all()
+
+
+def void(split, every=3):
+    """The same images, of which each third has no class."""
+    labels = np.where(np.arange(split.size) % every == 0, 255, split.labels).astype(np.int32)
+    return Split(split.images, labels), Split(split.images[labels < 255], labels[labels < 255])
+
+
+@pytest.mark.parametrize(("mode", "count", "loss"), [("shard_map", 1, "cross-entropy"), ("pmap", 2, "mse")])
+def test_images_without_a_class_are_neither_learned_from_nor_counted(mode, count, loss):
+    task = tasks.Classification(tasks.ClassificationLoss(loss, ignore_index=255))
+    parallel = train.Parallel(mode, jax.local_devices()[:count])
+    whole, known = void(images(24))
+    step = train.compile_step(Plain(nnx.Rngs(0)), task, train.Recipe(optimizer="sgd", lr=0.1), parallel)
+    states = [
+        parallel.one_copy(step(step.start(), parallel.split(split.take(slice(None), np.ones(split.size, np.float32)))))
+        for split in (whole, known)
+    ]
+    for ours, theirs in zip(*(jax.tree.leaves((state.params, state.sums)) for state in states), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert float(states[0].sums["count"]) == 16
+    every, some = (train.evaluate(step.network, states[0], task, split, parallel=parallel) for split in (whole, known))
+    assert every.figures == pytest.approx(some.figures, rel=1e-5)
+    np.testing.assert_array_equal(every.sums["confusion"], some.sums["confusion"])
+    assert every.sums["confusion"].sum() == 16
+
+
+def test_an_image_without_a_class_is_alike_to_all_in_a_mixture():
+    task = tasks.Classification(tasks.ClassificationLoss(ignore_index=-1))
+    batch = Split(images(3).images, np.int32([2, -1, 0])).take(slice(None), np.ones(3, np.float32))
+    mixed = task.before_augmentation(batch, np.zeros((3, 4))).labels
+    np.testing.assert_array_equal(mixed, [[0, 0, 1, 0], [0.25] * 4, [1, 0, 0, 0]])
+    single = task.before_augmentation(replace(batch, labels=np.int32([1, -1, 0])), np.zeros((3, 1))).labels
+    np.testing.assert_array_equal(single, [[1], [0.5], [0]])
+
+
+def test_what_is_no_class_is_in_no_cell_of_the_confusion():
+    batch = Split(images(3).images, np.int32([-1, 4, 2])).take(slice(None), np.ones(3, np.float32))
+    measured = tasks.Classification().measure(jnp.float32(np.eye(4)[[3, 3, 2]]), batch)
+    np.testing.assert_array_equal(measured["confusion"], np.diag([0, 0, 1, 0]))
+    assert float(measured["accuracy"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 4], r"labels from 0 to 4, but the network has 4 outputs, for labels from 0 to 3: .*`num_classes=5`"),
+        ([-1, 3], r"labels from -1 to 3, but the network has 4 outputs, .* with `ignore_index`"),
+        ([-1, -1], "labels from -1 to -1"),
+        ([255, 7], "labels from 7 to 255"),
+    ],
+)
+def test_labels_that_the_network_has_no_output_for_are_refused_before_training(labels, message, one_device, tmp_path):
+    split, model = Split(images(2).images, np.int32(labels)), Plain(nnx.Rngs(0))
+    recipe = train.Recipe(epochs=1, batch_size=2)
+    with pytest.raises(UserError, match=message):
+        train.fit(model, tasks.Classification(), recipe, split, None, parallel=one_device)
+    with pytest.raises(UserError, match=message):
+        train.fit(model, tasks.Classification(), recipe, images(2), split, parallel=one_device)
+    with pytest.raises(UserError, match=message):
+        list(train.fit_seeds(lambda seed: Plain(nnx.Rngs(seed)), tasks.Classification(),
+                             replace(recipe, seeds=2, vmap_seeds="always"), split, images(2),
+                             run=runs.Run(tmp_path, "test"), name="x", parallel=one_device))  # fmt: skip
+
+
+def test_a_stream_of_more_classes_than_outputs_and_data_without_any_class_are_refused(one_device):
+    model, recipe = Plain(nnx.Rngs(0)), train.Recipe(epochs=1, batch_size=2)
+    with pytest.raises(UserError, match="labels from 0 to 5, but the network has 4 outputs"):
+        train.fit(
+            model, tasks.Classification(), recipe, replace(streamed(images(2)), classes=6), None, parallel=one_device
+        )
+    none = tasks.Classification(tasks.ClassificationLoss(ignore_index=0))
+    with pytest.raises(UserError, match="every label is 0, which `ignore_index` says is no class"):
+        train.fit(model, none, recipe, Split(images(2).images, np.zeros(2, np.int32)), None, parallel=one_device)

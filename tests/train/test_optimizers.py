@@ -247,7 +247,7 @@ def cosine(share):
         ({"schedule": "exponential"}, {0: 0.1, 15: 0.1 * 10**-0.5, 30: 0.01, 60: 0.001}),
         ({"schedule": "exponential", "decay_rate": 0.5, "decay_epochs": 1}, {0: 0.1, 10: 0.05, 25: 0.1 * 0.5**2.5}),
         ({"schedule": "cosine"}, {0: 0.1, 30: 0.075, 45: 0.05, 60: 0.025, 89: cosine(89 / 90)}),
-        ({"schedule": "one-cycle"}, {0: 0.004, 9: 0.004 + 0.096 / 4, 18: 0.004 + 0.096 * 3 / 4, 27: 0.1, 90: 4e-7}),
+        ({"schedule": "one-cycle"}, {0: 0.004, 13: 0.052, 26: 0.1, 89: 4e-7, 200: 4e-7}),
         ({"warmup_epochs": 2}, {0: 0.005, 1: 0.01, 18: 0.095, 19: 0.1, 20: 0.1, 89: 0.1}),
         ({"warmup_epochs": 0.01}, {0: 0.1, 1: 0.1}),
         ({"schedule": "cosine", "warmup_epochs": 1}, {0: 0.01, 9: 0.1, 10: 0.1, 50: 0.05, 89: cosine(79 / 80)}),
@@ -267,6 +267,48 @@ def test_schedules_pass_through_the_points_of_their_formulas(options, points):
     for step, expected in points.items():
         assert float(learning_rate(chosen, 10, 9, step)) == pytest.approx(expected, rel=2e-6, abs=1e-8), step
         assert float(at(step)) == pytest.approx(expected, rel=2e-6, abs=1e-8), step
+
+
+def torch_schedule(torch, optimizer, schedule, updates, warmup, decay):
+    """The namesake, after a linear warm-up where there is one."""
+    rates, left = torch.optim.lr_scheduler, updates - warmup
+    after = {
+        "constant": lambda: rates.ConstantLR(optimizer, 1.0),
+        "step": lambda: rates.StepLR(optimizer, decay, 0.5),
+        "exponential": lambda: rates.ExponentialLR(optimizer, 0.5 ** (1 / decay)),
+        "cosine": lambda: rates.CosineAnnealingLR(optimizer, left),
+        "one-cycle": lambda: rates.OneCycleLR(optimizer, 0.1, total_steps=updates),
+    }[schedule]
+    if not warmup:
+        return after()
+    rising = rates.LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1)
+    return rates.SequentialLR(optimizer, [rising, after()], [warmup])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("schedule", "warmup"),
+    [(name, warmup) for name, kind in SCHEDULES.items() for warmup in (0, 3)[: 1 + ("warmup_epochs" in kind.options)]],
+)
+def test_schedules_are_torchs_at_every_length(schedule, warmup):
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    decaying = schedule in ("step", "exponential")
+    for updates in range(1 if schedule == "one-cycle" else warmup + 2, 51):
+        decay = max((updates - warmup) // 3, 1)
+        options = {"decay_rate": 0.5, "decay_epochs": decay} if decaying else {}
+        if warmup:
+            options["warmup_epochs"] = warmup
+        chosen = Optimization(optimizer="sgd", lr=0.1, schedule=schedule, **options)
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        theirs, expected = torch_schedule(torch, optimizer, schedule, updates, warmup, decay), []
+        for step in range(updates):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if step < updates - 1:
+                theirs.step()
+        ours = learning_rate(chosen, 1, updates, np.arange(50))  # of one shape: compiled once
+        ours = np.broadcast_to(ours, 50)[:updates]
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9, err_msg=f"{updates} updates")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

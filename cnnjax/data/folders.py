@@ -1,0 +1,175 @@
+"""Folders of images, one for each class, as they lie on people's disks."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.data.decode import suffixes
+from cnnjax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = ("test", "validation", "val", "valid")
+# Kept by macOS's archives, Synology, Windows, and ext file systems; other hidden names begin with a point.
+_HIDDEN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Files of a folder tree, one folder a class."""
+
+    files: tuple[str, ...]
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return printable(self.files[index])
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return Path(self.files[index]).read_bytes(), self.targets[index]
+
+
+@dataclass
+class LeftOut:
+    """What is not read of a folder, by the reason."""
+
+    paths: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str) -> None:
+        """Note a file or folder."""
+        self.paths.setdefault(reason, []).append(path)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{reason}: {len(paths)} ({printable(paths[0])}{', ...' * (len(paths) > 1)})"
+            for reason, paths in sorted(self.paths.items())
+        )
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""Return a path or name as text that can be printed and stored: bytes that are not UTF-8 as "\xe9"."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
+    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split: train and those of `HELD_OUT`.
+
+    Images also lie in folders within a class; links are followed, as torchvision's `ImageFolder` does. What is hidden,
+    is no image by its name, or leads back to a folder around it is left out, and one warning counts it by the reason.
+    Classes are sorted by name. Images are shuffled, always in the same order, so that any part has every class.
+
+    Raises:
+        UserError: no split named train, a split without classes, an empty class, or splits of different classes.
+    """
+    left = LeftOut()
+    splits = {os.path.basename(path): path for path in _folders(str(root), left, "beside the splits")}
+    for name in splits.keys() - {"train", *HELD_OUT}:
+        left.add("folders that are no split", splits.pop(name))
+    shown = printable(root)
+    if "train" not in splits:
+        raise UserError(
+            f"{shown} has no folder train: expected {shown}/train/CLASS/*.jpg, and test or validation beside"
+        )
+    folders = {split: sorted(_folders(path, left, "beside the classes")) for split, path in splits.items()}
+    names = [os.path.basename(folder) for folder in folders["train"]]
+    if not names:
+        raise UserError(f"{shown}/train has no folders: expected one for every class, with its images")
+    found = {
+        split: [
+            (file, label)
+            for label, folder in enumerate(classes)
+            for file in _images(folder, left, (_identity(str(root)), _identity(splits[split])))
+        ]
+        for split, classes in folders.items()
+    }
+    for split, classes in folders.items():
+        if odd := {os.path.basename(folder) for folder in classes} ^ set(names):
+            listed = ", ".join(sorted(map(printable, odd)))
+            raise UserError(f"{shown}/{split} has other classes than {shown}/train: {listed}")
+    if left.paths:
+        counts = ", ".join(f"{len(images)} images in {split}" for split, images in found.items())
+        log.warning("%s has %s; left out are %s", shown, counts, left)
+    sources = {split: FolderSource(*map(tuple, zip(*_mixed(images), strict=True))) for split, images in found.items()}
+    return tuple(map(printable, names)), sources
+
+
+def _mixed(found: Sequence[Any]) -> list[Any]:
+    return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise UserError(f"{printable(folder)} cannot be read ({error.strerror})") from error
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """What tells a folder from all others, by whatever links it is reached."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_hidden(entry: os.DirEntry[str], left: LeftOut) -> bool:
+    hidden = entry.name.startswith(".") or entry.name in _HIDDEN
+    if hidden:
+        left.add("hidden files and folders", entry.path)
+    return hidden
+
+
+def _folders(folder: str, left: LeftOut, where: str) -> list[str]:
+    found = []
+    for entry in _scan(folder):
+        if not _is_hidden(entry, left):
+            if os.path.isdir(entry.path):
+                found.append(entry.path)
+            else:
+                left.add(f"files {where}", entry.path)
+    return found
+
+
+def _images(folder: str, left: LeftOut, above: tuple[Any, ...]) -> list[str]:
+    """The images of a class, in the order of their paths."""
+    inside = LeftOut()
+    files = sorted(_walk(folder, inside, above), key=os.fsencode)
+    for reason, paths in inside.paths.items():
+        for path in paths:
+            left.add(reason, path)
+    if not files:
+        there = f", only {inside}" if inside.paths else ""
+        raise UserError(
+            f"class folder {printable(folder)} has no images{there}: fill or remove it; images are files named "
+            f"{', '.join(sorted(suffixes()))}"
+        )
+    return files
+
+
+def _walk(folder: str, left: LeftOut, above: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the images in a folder and the folders in it, through links; `above` are the folders around it."""
+    here = (*above, _identity(folder))
+    for entry in _scan(folder):
+        if _is_hidden(entry, left):
+            continue
+        is_image = os.path.splitext(entry.name)[1].lower() in suffixes()
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder = is_file = False
+        if is_folder and _identity(entry.path) in here:
+            left.add("links to a folder around them", entry.path)
+        elif is_folder:
+            yield from _walk(entry.path, left, here)
+        elif is_image and (is_file or not os.path.exists(entry.path)):
+            yield entry.path  # a broken link is an image that cannot be read: an error, unless such are to be left out
+        elif is_file:
+            left.add("files that are no images by their names", entry.path)
+        else:
+            left.add("broken links, pipes and devices", entry.path)
