@@ -8,7 +8,7 @@ those of layers, and multiplications with the input values that each output depe
     python launch.py arithmetic --size 9 --kernel 4 --stride 3 --padding 1      # adds a case of your own
 
 Takes about ten seconds. Expect transposed convolutions that restore the size they started from, a fully connected layer
-that alone grows with the image, and four wrong formulas of S0: (3), (5) and (6) lack floors, (4) does not subtract k - 1.
+that alone grows with the image, and four wrong formulas of S0: (3), (5), (6) lack floors, (4) does not subtract k - 1.
 """
 
 from collections.abc import Callable, Sequence
