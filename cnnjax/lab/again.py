@@ -67,9 +67,7 @@ def _last_verdicts(results: Path) -> list[Claim]:
 def _measured_by(id: str, known: Sequence[Claim]) -> list[str]:
     """Return the experiments whose stored runs decide a claim."""
     if id not in {claim.id for claim in known}:
-        raise UserError(
-            f"no claim {id!r} in results/CLAIMS.md: expected an id such as {known[0].id if known else 'A1'}"
-        )
+        raise UserError(f"no claim {id!r} in results/CLAIMS.md: expected an id as it stands there, such as A3")
     measured_by = [claim.stored for claim in known if claim.id == id and claim.stored]
     others = sorted({claim.id for claim in known if claim.stored and " " not in claim.stored})
     if not measured_by:

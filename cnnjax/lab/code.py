@@ -119,6 +119,8 @@ def _shape(node: Any) -> Any:
     """Return a syntax tree as nested tuples, the same in every version of Python, without docstrings."""
     if isinstance(node, list):
         return tuple(_shape(one) for one in node if not _is_text(one))
+    if isinstance(node, ast.JoinedStr):  # to which Python 3.12 adds empty parts
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
     if isinstance(node, ast.AST):
         fields = ((name, _shape(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
         return (type(node).__name__, *fields)

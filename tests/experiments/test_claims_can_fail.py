@@ -444,7 +444,8 @@ FAULTS = [  # experiment, piece, the rows of the piece that turn, fault
     ("fcn-vs-cnn", "all", (6,), in_a_row),
     ("augmentations", "cost", (0,), costly),
 ]
-SLOW = ("learn-kernel", "learnable", "checkerboard", "fcn-vs-cnn", "classifier", "fractals", "activations")
+COMPUTED = ("learn-kernel", "checkerboard", "fcn-vs-cnn", "pooling", "receptive-field", "upsampling", "activations")
+SLOW = ("classifier", "fractals")
 
 
 def size(name, piece):
@@ -458,7 +459,8 @@ def name_of(fault):
 
 def cases():
     for number, (name, piece, rows, fault) in enumerate(FAULTS):
-        marks = [pytest.mark.published] * (name in SLOW or piece in SLOW)
+        slow = piece in SLOW or (name in COMPUTED and not hasattr(fault, "change")) or name == "fcn-vs-cnn"
+        marks = [pytest.mark.published] * slow
         yield pytest.param(name, piece, rows, fault, marks=marks, id=f"{number}-{name}-{piece}-{name_of(fault)}")
 
 
