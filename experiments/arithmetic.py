@@ -7,9 +7,8 @@ those of layers, and multiplications with the input values that each output depe
     python launch.py arithmetic
     python launch.py arithmetic --size 9 --kernel 4 --stride 3 --padding 1      # adds a case of your own
 
-Takes about ten seconds. Expect that every transposed convolution restores the size it started from, that a fully
-connected layer grows with the image while a convolution does not, and that three formulas of S0 are wrong as printed:
-(4) does not subtract k - 1, (5) and (6) lack the floor that S1 and S3 have.
+Takes about ten seconds. Expect transposed convolutions that restore the size they started from, a fully connected layer
+that alone grows with the image, and four wrong formulas of S0: (3), (5), (6) lack floors, (4) does not subtract k - 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,11 +86,12 @@ RELATIONSHIPS = {  # twins: Dumoulin & Visin's relationships 8 to 11 and 14
         Case(6, 3, 2, 1),
     ),
 }
-# Number, S0's formula as printed, its value, and the case that shows that it is wrong.
+# Number, S0's formula as printed (of (3) the end is right), its value, and the case that shows that it is wrong.
 PRINTED: tuple[tuple[int, str, Callable[[int, int, int, int], float], Case], ...] = (
+    (3, "o = i + 2k/2 - (k - 1) = i", lambda i, k, s, p: i + 2 * k / 2 - (k - 1), RELATIONSHIPS[3].case),
     (4, "o = i + 2(k - 1)", lambda i, k, s, p: i + 2 * (k - 1), RELATIONSHIPS[4].case),
     (5, "o = (i - k) / s + 1", lambda i, k, s, p: (i - k) / s + 1, Case(6, 3, 2)),
-    (6, "o = (i + 2p - k) / s + 1", lambda i, k, s, p: (i + 2 * p - k) / s + 1, RELATIONSHIPS[6].case),
+    (6, "o = (i + 2p - k) / s + 1 for p = 0", lambda i, k, s, p: (i + 2 * p - k) / s + 1, RELATIONSHIPS[6].case),
 )
 
 
@@ -262,7 +262,7 @@ def _relationships() -> list[Claim]:
     checked = []
     for number, relationship in RELATIONSHIPS.items():
         own, sizes = relationship.case, {case: output_size(case) for case in grid(relationship)}
-        printed = {wrong: formula for wrong, _, formula, _ in PRINTED}.get(number)
+        printed = {wrong: formula for wrong, _, formula, _ in PRINTED if wrong > 3}.get(number)
         there = sum(size == relationship.size(*case) for case, size in sizes.items())
         twins = {case: relationship.twin(size, *case[1:], cut_off(case)) for case, size in sizes.items()}
         back = sum(transposed_size(case, size) == case.size == twins[case] for case, size in sizes.items())
@@ -278,7 +278,7 @@ def _relationships() -> list[Claim]:
         )
     case = RELATIONSHIPS[6].case
     (used,) = uses([Case(case.size + 2 * case.padding, case.kernel, case.stride)])
-    rows, columns = np.flatnonzero((used == 0).all(1)), np.flatnonzero((used == 0).all(0))
+    rows, columns = (np.flatnonzero((used == 0).all(axis)) for axis in (1, 0))
     return [
         *checked,
         check(

@@ -25,12 +25,13 @@ from cnnjax import data, runs, train, viz
 from cnnjax.data import augment, shapes
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
-from cnnjax.lab.claims import Claim, check, not_run
+from cnnjax.lab.claims import Claim, check, not_run, stored
 from cnnjax.lab.experiments import reading
 from cnnjax.options import Checked, Seed
 from cnnjax.viz.figures import COLOURS
 from experiments.bench.timing import result_path
 
+BENCH = "bench augment"
 TOGETHER = "the lecture's together"  # in the results of `bench augment`
 LECTURE = "translate random-crop zoom rotate:degrees=90 mirror rgb-intensity salt-and-pepper"
 FIGURES: dict[str, tuple[str, ...]] = {  # the augmentations of a figure, one in each row
@@ -209,11 +210,14 @@ def claims(summary: dict[str, Any] | None) -> list[Claim]:
     path = result_path("augment", ".json")
     measured = runs.read_json(path)
     if measured is None:
-        return [not_run("G7", statement, f"needs {path.name}, which python launch.py bench augment writes")]
+        return stored(
+            BENCH, not_run("G7", statement, f"needs {path.name}, which python launch.py bench augment writes")
+        )
     with reading(path):
         together = next(row for row in measured["rows"] if row["name"] == TOGETHER)
         milliseconds, percent = together["milliseconds"], together["percent_of_step"]
-    return [
+    return stored(
+        BENCH,
         check(
             "G7",
             statement,
@@ -221,5 +225,5 @@ def claims(summary: dict[str, Any] | None) -> list[Claim]:
             f"{milliseconds:.1f} ms for a batch of 128, {percent:.1f} % of a step of the lecture's CNN",
             percent <= MOST_PERCENT,
             f"all of the lecture's together at most {MOST_PERCENT} % of a step",
-        )
-    ]
+        ),
+    )

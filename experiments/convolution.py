@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import signal
 
-from cnnjax import data, geometry, ops, runs, train, viz
+from cnnjax import data, ops, runs, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, check_error, erratum
@@ -240,7 +240,9 @@ def _volumes(random: np.random.Generator) -> list[Claim]:
         answer = "refused"
     first = np.sum([s0_sum(image[0, ..., r], kernels[..., r, 0]) for r in range(3)], axis=0)
     other = computed(ops.conv2d, image.transpose(0, 3, 1, 2), kernels.transpose(3, 2, 0, 1), layout="NCHW")
-    apart = distance(other.transpose(0, 2, 3, 1), y)
+    patches = np.lib.stride_tricks.sliding_window_view(image[0].astype(float), (5, 5), (0, 1))
+    by_hand = np.einsum("hwcab,abco->ohw", patches, kernels.astype(float), optimize=True)
+    apart = max(distance(other[0], by_hand), distance(y[0].transpose(2, 0, 1), by_hand))
     return [
         check(
             "B7",
@@ -259,11 +261,11 @@ def _volumes(random: np.random.Generator) -> list[Claim]:
         ),
         check(
             "B8",
-            "kernels are 4-D (Cout, Cin, FH, FW), images NCHW or NHWC: both layouts give the same numbers",
-            "(6, 3, 5, 5); same",
-            f"{kernels.transpose(3, 2, 0, 1).shape}; {apart:.0e} apart",
-            apart <= ROUNDING and other.shape == (1, 6, 28, 28),
-            f"{ROUNDING:g}",
+            "kernels are 4-D (Cout, Cin, FH, FW), images NCHW or NHWC: (6, 3, 5, 5) in both layouts, and NumPy's sum",
+            "4-D arrays",
+            f"NCHW {other.shape}, NHWC {y.shape}; {apart:.0e} from NumPy's",
+            apart <= ROUNDING and other.shape == (1, 6, 28, 28) and y.shape == (1, 28, 28, 6),
+            f"shapes exact, values {ROUNDING:g}",
         ),
     ]
 
@@ -332,7 +334,7 @@ def _moved() -> list[Claim]:
         check(
             "B13",
             f"S1: parameter sharing: an image moved by {SHIFT} pixels moves a convolution's response along "
-            "(equivariance), and not a fully connected layer's",
+            "(equivariance; S1 says invariance, of the filter), and not a fully connected layer's",
             "applies at any position",
             f"convolution {convolution.error:.0e} apart, fully connected {dense.error:.1f}",
             convolution.error <= ROUNDING and dense.error > 0.5,
@@ -343,6 +345,6 @@ def _moved() -> list[Claim]:
             "S1: local connectivity: pixels of a 32x32 image that one output depends on, and weights of the layer",
             "only its neighborhood",
             ", ".join(f"{name} {layer.inputs:,} and {layer.params:,}" for name, layer in layers.items()),
-            convolution.inputs == 9 and dense.params == geometry.dense_params(1024, 1024, bias=False),
+            (convolution.inputs, convolution.params, dense.inputs, dense.params) == (9, 9, 32 * 32, (32 * 32) ** 2),
         ),
     ]

@@ -21,16 +21,19 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from matplotlib.figure import Figure
 
 from cnnjax import data, models, runs, tasks, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown
-from cnnjax.lab.claims import Claim, check, not_run
+from cnnjax.lab.claims import ROUNDING, Claim, check, not_run, stored
 from cnnjax.options import Fraction
 from cnnjax.viz.figures import Curve
 
+EXPERIMENT = "fcn-vs-cnn"
 MODELS = ("lecture-fcn", "lecture-cnn")
 LECTURE_ACCURACY = {"lecture-fcn": 0.496, "lecture-cnn": 0.6647}
+NINE = "nine-images.png"
 SMALLEST_IMAGE = 12  # three valid 3x3 convolutions and a pooling leave one pixel
 POINTS = 0.025  # how far a test accuracy may be from the lecture's: seeds, and JPEG copies of the data
 
@@ -125,8 +128,7 @@ def _describe(name: str, dataset: data.Dataset, runs: list[tuple[train.Fit, trai
 
 def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[train.Fit, train.Evaluation]]]) -> None:
     nine = dataset.train.first(9)
-    titles = [dataset.class_names[label] for label in nine.labels]
-    viz.save(viz.image_grid(nine.images, titles, columns=3), folder / "nine-images.png")
+    viz.save(_nine_images(nine.images, [dataset.class_names[label] for label in nine.labels]), folder / NINE)
 
     panels: dict[str, list[Curve]] = {}
     lecture = lecture_curves() if dataset.name == "cifar10" else {}
@@ -161,6 +163,10 @@ def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[tra
     viz.save(viz.kernels(np.asarray(first_layer)), folder / "first-layer-kernels.png")
 
 
+def _nine_images(images: np.ndarray, titles: list[str]) -> Figure:
+    return viz.image_grid(images, titles, columns=3)
+
+
 def lecture_curves() -> dict[str, dict[str, np.ndarray]]:
     """Return the curves of the lecture's training log by network and name, such as "train/loss", a value per epoch."""
     with (Path(__file__).parent / "fcn_vs_cnn.csv").open() as file:
@@ -193,26 +199,33 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def claims(summary: dict[str, Any] | None) -> list[Claim]:
-    """Return claims A1 to A6: the structure is computed here, accuracies are read from a finished run on CIFAR-10."""
-    checked = [_structure(*row) for row in STRUCTURES]
+    """Return claims A1 to A6: structure and values are computed here, accuracies read from a finished run on CIFAR-10.
+
+    Where TFDS has CIFAR-10 prepared, its first nine images are read for A6.
+    """
+    apart = {name: _distance_from_numpy(name) for name in MODELS}
+    checked = [_structure(*row, apart=apart[row[1]]) for row in STRUCTURES]
     if summary is None or summary["data"]["name"] != "cifar10":
         reason = "needs a finished run with --data cifar10"
-        return checked + [not_run(id, text, reason) for id, text in MEASURED.items()]
+        return checked + stored(EXPERIMENT, *(not_run(id, text, reason) for id, text in MEASURED.items()))
     results = summary["models"]
     fcn, cnn = results["lecture-fcn"], results["lecture-cnn"]
-    for name in MODELS:
-        ours, lecture = results[name]["test_accuracy"], LECTURE_ACCURACY[name]
-        checked.append(
-            check(
-                "A3",
-                f"{name}: test accuracy after 20 epochs",
-                f"{lecture:.2%}",
-                f"{ours:.2%}",
-                abs(ours - lecture) <= POINTS and len(results[name]["curves"]["train/loss"]) == 20,
-                f"{100 * POINTS} points",
-            )
-        )
-    return [*checked, _overfits(cnn["curves"]), _smaller_and_better(fcn, cnn), _nine_images(summary)]
+    accuracies = [_accuracy(name, results[name], apart[name]) for name in MODELS]
+    measured = [*accuracies, _overfits(cnn["curves"]), _smaller_and_better(fcn, cnn), _picture(summary)]
+    return checked + stored(EXPERIMENT, *measured)
+
+
+def _accuracy(name: str, result: dict[str, Any], apart: float) -> Claim:
+    ours, lecture = result["test_accuracy"], LECTURE_ACCURACY[name]
+    epochs = len(result["curves"]["train/loss"])
+    return check(
+        "A3",
+        f"{name}: test accuracy after 20 epochs, of a network that computes what the lecture's layers do",
+        f"{lecture:.2%}",
+        f"{ours:.2%} after {epochs} epochs; logits {apart:.0e} from NumPy's",
+        abs(ours - lecture) <= POINTS and epochs == 20 and apart <= ROUNDING,
+        f"{100 * POINTS} points; logits {ROUNDING:g}",
+    )
 
 
 MEASURED = {
@@ -222,6 +235,7 @@ MEASURED = {
     "A6": "the first nine training images as a 3x3 picture",
 }
 
+LAYERS = ("conv1", "conv2", "conv3", "dense1", "dense2")
 # id, model, output shapes (None: not printed) and parameters of the layers that the lecture prints, and its total
 STRUCTURES = (
     ("A1", "lecture-fcn", None, [6_293_504, 2_098_176, 524_800, 65_664, 1_290], 8_983_434),
@@ -235,7 +249,9 @@ STRUCTURES = (
 )
 
 
-def _structure(id: str, name: str, shapes: list[tuple[int, ...]] | None, params: list[int], total: int) -> Claim:
+def _structure(
+    id: str, name: str, shapes: list[tuple[int, ...]] | None, params: list[int], total: int, *, apart: float
+) -> Claim:
     rows = models.layer_rows(nnx.eval_shape(lambda: models.create_model(name, num_classes=10)), (32, 32, 3))
     if shapes is None:  # Keras takes vectors here, so its table has no line for flattening
         rows = [row for row in rows if row.kind == "Linear"]
@@ -243,11 +259,33 @@ def _structure(id: str, name: str, shapes: list[tuple[int, ...]] | None, params:
     same_shapes = shapes is None or [row.output_shape for row in rows] == shapes
     return check(
         id,
-        f"{name}: {'output shapes and ' if shapes else ''}parameters of every layer and in total",
+        f"{name}: {'output shapes and ' if shapes else ''}parameters of every layer and in total; its logits are those "
+        "of the lecture's layers, ReLUs included, in NumPy",
         f"{', '.join(f'{count:,}' for count in params)}; total {total:,}",
-        f"{', '.join(f'{count:,}' for count in ours)}; total {sum(ours):,}",
-        ours == params and sum(ours) == total and same_shapes,
+        f"{', '.join(f'{count:,}' for count in ours)}; total {sum(ours):,}; logits {apart:.0e} apart",
+        ours == params and sum(ours) == total and same_shapes and apart <= ROUNDING,
+        f"exact; logits {ROUNDING:g} of the largest",
     )
+
+
+def _distance_from_numpy(name: str) -> float:
+    """Return how far a network's logits are from the lecture's layers in NumPy in float64, over the largest logit."""
+    model: Any = models.create_model(name, num_classes=10)
+    layers = [*model.dense] if name == "lecture-fcn" else [getattr(model, layer) for layer in LAYERS]
+    kernels = [np.asarray(layer.kernel[...], float) for layer in layers]
+    images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
+    x: np.ndarray = images.astype(float)
+    for number, kernel in enumerate(kernels):  # biases start at 0
+        if kernel.ndim == 4:
+            windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
+            x = np.einsum("nhwcab,abco->nhwo", windows, kernel, optimize=True)
+        else:
+            x = x.reshape(len(x), -1) @ kernel
+        x = np.maximum(x, 0) if number < len(kernels) - 1 else x
+        if kernel.ndim == 4 and number == 0:  # 2x2 max pooling
+            x = x.reshape(4, 15, 2, 15, 2, -1).max((2, 4))
+    model.eval()
+    return float(np.abs(np.asarray(nnx.jit(lambda model, x: model(x))(model, images)) - x).max() / np.abs(x).max())
 
 
 def _overfits(curves: dict[str, list[float]]) -> Claim:
@@ -283,13 +321,29 @@ def _smaller_and_better(fcn: dict[str, Any], cnn: dict[str, Any]) -> Claim:
     )
 
 
-def _nine_images(summary: dict[str, Any]) -> Claim:
-    names = summary["data"]["first_nine"]
+def _picture(summary: dict[str, Any]) -> Claim:
+    """A6: what is drawn of the data set's first nine images, as TFDS itself reads them, or of noise where it cannot."""
+    names, images = summary["data"]["first_nine"], np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    prepared, labels = data.is_prepared("cifar10"), list(names)
+    if prepared:
+        import tensorflow_datasets as tfds
+
+        records = list(tfds.data_source("cifar10", split="train[:9]"))
+        images = np.stack([record["image"] for record in records])
+        labels = [tfds.builder("cifar10").info.features["label"].int2str(record["label"]) for record in records]
+    drawn = _nine_images(images, labels).axes
+    corners = [(-round(axes.get_position().y0, 3), axes.get_position().x0) for axes in drawn]
+    rows = len({height for height, _ in corners})
+    same = corners == sorted(corners) and all(
+        np.array_equal(np.asarray(axes.get_images()[0].get_array()), image)
+        for axes, image in zip(drawn, images, strict=False)
+    )
     return check(
         "A6",
         MEASURED["A6"],
-        "nine images of CIFAR-10 in three rows",
-        f"figures/nine-images.png: {', '.join(names)}",
-        len(names) == 9,
-        "TFDS orders the data set differently from Keras: the first nine images are others",
+        "the first nine images of CIFAR-10 in three rows",
+        f"figures/{NINE}: {', '.join(names)}, in {rows} rows"
+        + ("; the first nine records of TFDS" if prepared else "; not compared with the data set, which is not here"),
+        same and rows == 3 and len(drawn) == 9 and names == labels,
+        "pixels and labels exact; TFDS has another order than Keras, so that they are other images than the lecture's",
     )

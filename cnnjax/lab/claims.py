@@ -29,6 +29,9 @@ class Claim(NamedTuple):
         tolerance: how far the two may be apart, in words.
         verdict: the result of the check.
         reason: why it was not run, or what the lecture should say.
+        stored: what measured it before, if the verdict is about a stored result: an experiment's run, or a benchmark
+            as "bench NAME"; "" if it was computed for the verdict.
+        note: about that stored result, such as that its code has changed since.
     """
 
     id: str
@@ -38,6 +41,8 @@ class Claim(NamedTuple):
     tolerance: str
     verdict: Verdict
     reason: str = ""
+    stored: str = ""
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -45,8 +50,9 @@ class Claim(NamedTuple):
         return self.verdict in (Verdict.HOLDS, Verdict.ERRATUM)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the claim as a table row, with the reason behind the verdict."""
-        return (*self[:5], f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict))
+        """Return the claim as a table row, with the reason behind the verdict, and the note."""
+        verdict = f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict)
+        return (*self[:5], f"{verdict} ({self.note})" if self.note else verdict)
 
 
 def check(id: str, statement: str, lecture: str, ours: str, holds: bool, tolerance: str = "exact") -> Claim:
@@ -100,10 +106,22 @@ def not_run(id: str, statement: str, reason: str) -> Claim:
     return Claim(id, statement, "", "", "", Verdict.NOT_RUN, reason)
 
 
+def stored(measured_by: str, *claims: Claim) -> list[Claim]:
+    """Return claims that are about a stored result of an experiment, or of a benchmark as "bench NAME"."""
+    return [claim._replace(stored=measured_by) for claim in claims]
+
+
 def from_json(row: Sequence[Any]) -> Claim:
     """Return a claim as `verify` stored it."""
-    id, statement, lecture, ours, tolerance, verdict, reason = row
-    return Claim(id, statement, lecture, ours, tolerance, Verdict(verdict), reason)
+    claim = Claim(*row)
+    return claim._replace(verdict=Verdict(claim.verdict))
+
+
+def count(claims: Sequence[Claim]) -> str:
+    """Return how many claims have each verdict: "97 hold, 0 fail, 11 are errata, 0 not run"."""
+    verdicts = [claim.verdict for claim in claims]
+    words = {Verdict.HOLDS: "hold", Verdict.FAILS: "fail", Verdict.ERRATUM: "are errata", Verdict.NOT_RUN: "not run"}
+    return ", ".join(f"{verdicts.count(verdict)} {word}" for verdict, word in words.items())
 
 
 def table(claims: Sequence[Claim]) -> str:

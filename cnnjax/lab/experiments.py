@@ -34,6 +34,7 @@ class Experiment(Protocol):
     """
 
     __doc__: str | None
+    __file__: str | None
     Config: type
 
     def load(self, config: Any) -> Any:

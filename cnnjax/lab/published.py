@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
-from cnnjax.lab import experiments, markdown, site
-from cnnjax.lab.claims import Claim, Verdict, from_json
+from cnnjax.lab import code, experiments, ledger, markdown, site, workspace
+from cnnjax.lab.claims import Claim, Verdict, count, from_json
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.options import describe as describe_options
@@ -27,6 +27,8 @@ NOTHING = (
     "Nothing is published yet: run an experiment, for example `python launch.py fcn-vs-cnn --data shapes`, then "
     "`python launch.py publish results/runs/RUN`, and build this page again."
 )
+STORED = "stored run"
+CHANGED, UNKNOWN = "whose code has changed", "whose code was not recorded"
 STYLES = {Verdict.HOLDS: "", Verdict.ERRATUM: "yellow", Verdict.FAILS: "red", Verdict.NOT_RUN: "red"}
 
 
@@ -52,33 +54,75 @@ def verify(results: Path) -> int:
     runs.write_text(results / "CLAIMS.md", _claims_page(claims))
     stored = {name: {"of": _fingerprint(results, name), "claims": of_one} for name, of_one in checked.items()}
     runs.write_json(results / "claims.json", stored)
-    print(f"{_count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    print(f"{count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    for line in (_openness(claims), _staleness(claims)):
+        print(line) if line else None
     return sum(not claim.ok for claim in claims)
 
 
 def _claims(results: Path, name: str) -> list[Claim]:
     """Return an experiment's claims; with a damaged summary those that are computed, and say so."""
-    experiment = experiments.load(name)
+    experiment, summary = experiments.load(name), None
     try:
         with reading(_summary_path(results, name)):
-            return list(experiment.claims(published(results, name)))
+            summary = published(results, name)
+            claims = list(experiment.claims(summary))
     except SummaryError as error:
         say(f"{error}; claims that need it count as not run")
-        return list(experiment.claims(None))
+        summary, claims = None, list(experiment.claims(None))
+    return [_with_note(results, name, summary, claim) if claim.stored else claim for claim in claims]
+
+
+def _with_note(results: Path, name: str, summary: Mapping[str, Any] | None, claim: Claim) -> Claim:
+    """Say of a claim about a stored result whether the code that measured it has changed since."""
+    if claim.verdict is Verdict.NOT_RUN:
+        return claim
+    if claim.stored == name:
+        recorded, path = (summary or {}).get("code"), experiments.files()[name]
+    else:
+        kind, _, what = claim.stored.partition(" ")
+        recorded = (runs.read_json(results / kind / f"{what}.json") or {}).get("code")
+        path = experiments.files()[name].parent / kind / f"{what}.py"
+    changed = code.changed(path, recorded)
+    since = f" since {recorded['commit'][:7]}" if recorded and recorded["commit"] else ""
+    if changed is None:
+        return claim._replace(note=f"{STORED}, {UNKNOWN}")
+    if changed:
+        return claim._replace(note=f"{STORED}, {CHANGED}{since}: {_some(changed)}")
+    return claim._replace(note=f"{STORED}, whose code is the same")
+
+
+def _some(files: Sequence[str], shown: int = 3) -> str:
+    names = ", ".join(files[:shown])
+    return names if len(files) <= shown else f"{names} and {len(files) - shown} more"
+
+
+def _staleness(claims: Sequence[Claim]) -> str:
+    """Return which claims are about stored results of other code than today's, and how to measure them anew."""
+    stale = [claim for claim in claims if claim.note.startswith((f"{STORED}, {CHANGED}", f"{STORED}, {UNKNOWN}"))]
+    ids = " ".join(dict.fromkeys(claim.id for claim in stale if " " not in claim.stored))
+    benches = sorted({claim.stored for claim in stale if " " in claim.stored})
+    command = workspace.find().command
+    ways = [*([f"{command} verify --again {ids}"] if ids else []), *(f"{command} {bench}" for bench in benches)]
+    verb = "is" if len(stale) == 1 else "are"
+    return f"{len(stale)} {verb} about stored results of code that may differ; anew: {'; '.join(ways)}" if stale else ""
+
+
+def _openness(claims: Sequence[Claim]) -> str:
+    entries, missing = ledger.read(), ledger.open_entries(claims)
+    ids = " ".join(entry.id for entry in missing)
+    return (
+        f"open: {len(missing)} of the ledger's {len(entries)} statements have no claim yet ({ids})" if missing else ""
+    )
 
 
 def _claims_page(claims: Sequence[Claim]) -> str:
-    parts = ["# The lectures' claims", f"Written by `python launch.py verify`: {_count(claims)}."]
+    parts = ["# The lectures' claims", f"Written by `python launch.py verify`: {count(claims)}."]
+    parts += [line for line in (_openness(claims), _staleness(claims)) if line]
     errata = [claim for claim in claims if claim.verdict is Verdict.ERRATUM]
     if errata:
         parts += ["## Errata: where a lecture is wrong", claims_table(errata), "## All claims"]
     return "\n\n".join([*parts, claims_table(claims)]) + "\n"
-
-
-def _count(claims: Sequence[Claim]) -> str:
-    errata = sum(claim.verdict is Verdict.ERRATUM for claim in claims)
-    corrected = f", {errata} of them errata of a lecture" if errata else ""
-    return f"{sum(claim.ok for claim in claims)} of {len(claims)} claims hold{corrected}"
 
 
 def _known_claims(results: Path, name: str) -> list[Claim]:

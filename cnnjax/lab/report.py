@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markdown import Markdown
 
-from cnnjax.lab import workspace
+from cnnjax.lab import code, workspace
 from cnnjax.lab.claims import Claim
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import Experiment
@@ -38,6 +38,7 @@ def finish(experiment: Experiment, run: Run, summary: dict[str, Any], seconds: f
         "peak_memory_bytes": peak_memory(),
         "device": describe_device(),
         "versions": describe_versions(),
+        "code": code.describe(Path(str(experiment.__file__))),
     }
     whole = {**summary, "config": run.config}
     entry = describe(run.experiment, experiment, whole, experiment.claims(whole), figures_in(run.figures))

@@ -175,3 +175,21 @@ def uses(cases: Sequence[Case]) -> list[np.ndarray]:
     images = [jnp.zeros((1, case.size, case.size, 1)) for case in cases]
     counts = jax.jit(lambda images: [jax.grad(total)(x, case) for x, case in zip(images, cases, strict=True)])(images)
     return [np.asarray(count)[0, ..., 0].astype(int) for count in counts]
+
+
+def switches(values: np.ndarray, gradients: np.ndarray, window: int = 2) -> dict[str, np.ndarray]:
+    """Return the gradients with respect to `values` (H, W) by pooling, given those of the output, and the winners."""
+    pools: dict[str, Callable[..., jax.Array]]
+    pools = {"max": ops.max_pool2d, "min": ops.min_pool2d, "average": ops.avg_pool2d}
+
+    @jax.jit
+    def back(x: jax.Array, g: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        reached = {name: jax.vjp(lambda x, pool=pool: pool(x, window), x)[1](g)[0] for name, pool in pools.items()}
+        return reached, ops.max_pool2d_with_indices(x, window)[1]
+
+    reached, indices = back(nhwc(values), nhwc(gradients))
+    winners = np.zeros(values.size, bool)
+    winners[np.asarray(indices).ravel()] = True
+    return {name: np.asarray(array)[0, ..., 0] for name, array in reached.items()} | {
+        "winners": winners.reshape(values.shape)
+    }

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import runs
+from cnnjax.lab import code
 from cnnjax.runs.hardware import describe_device, describe_versions
 
 FOLDER = Path(__file__).parents[2] / "results" / "bench"
@@ -54,9 +55,9 @@ def result_path(name: str, suffix: str) -> Path:
 def write_results(name: str, results: dict[str, Any]) -> None:
     """Write what was measured, and on what, to `results/bench`."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    runs.write_json(
-        result_path(name, ".json"), results | {"device": describe_device(), "versions": describe_versions()}
-    )
+    made = {"device": describe_device(), "versions": describe_versions()}
+    made["code"] = code.describe(Path(__file__).with_name(f"{name}.py"))
+    runs.write_json(result_path(name, ".json"), results | made)
 
 
 def print_aims(title: str, rows: Iterable[tuple[str, str, str]]) -> None:

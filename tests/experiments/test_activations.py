@@ -28,24 +28,29 @@ def test_gradients_layer_by_layer_are_the_gradient_of_the_whole_stack(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "verdict"),
+    ("piece", "ratios", "share", "verdicts"),
     [
-        ("ReLU", 1.0, "holds"),
-        ("ReLU", 1e-5, "fails"),
-        ("ReLU", 1e9, "fails"),
-        ("ReLU", np.nan, "fails"),
-        ("sigmoid", 1e-9, "holds"),
-        ("sigmoid", 1.0, "fails"),
-        ("tanh", 1.0, "erratum"),
-        ("tanh", 1e-9, "fails"),
-        ("softplus", 1e-5, "erratum"),
-        ("softplus", np.nan, "fails"),
+        ("_vanishing", {"sigmoid": 1e-9, "tanh": 1e-9, "tanh Glorot": 0.1}, 0, "holds holds"),
+        ("_vanishing", {"sigmoid": 1.0, "tanh": 0.1, "tanh Glorot": 0.1}, 0, "fails fails"),
+        ("_vanishing", {"sigmoid": np.nan, "tanh": 1e-9, "tanh Glorot": 1e-9}, 0, "fails fails"),
+        ("_rectifiers", {"ReLU": 1.0, "ReLU6": 0.1, "softplus": 1e-5, "sigmoid": 1e-20}, 0.4, "holds holds holds"),
+        ("_rectifiers", {"ReLU": 1e-5, "ReLU6": 0.1, "softplus": 1e-5, "sigmoid": 1e-6}, 0.0, "fails fails fails"),
+        ("_rectifiers", {"ReLU": 1e9, "ReLU6": 1e-9, "softplus": np.nan, "sigmoid": 0}, 0.4, "fails fails fails"),
     ],
 )
-def test_a_verdict_on_gradients_needs_what_was_found(name, first, verdict, monkeypatch):
-    norms = {"signals": np.array([first, 1.0]), "kernels": np.ones(2)}
-    monkeypatch.setattr(activations, "gradients", lambda *_: norms)
-    assert activations._gradient_claim(name, activations.UNITS[name]).verdict.startswith(verdict)
+def test_a_verdict_on_gradients_needs_what_was_found(monkeypatch, piece, ratios, share, verdicts):
+    def gradients(name, initialization, *_):
+        first = ratios.get(f"{name} {initialization}", ratios[name])
+        return {"signals": np.array([first, 1.0]), "kernels": np.ones(2), "capped": np.array([share])}
+
+    monkeypatch.setattr(activations, "gradients", gradients)
+    assert [claim.verdict for claim in getattr(activations, piece)()] == verdicts.split()
+
+
+def test_large_inputs_reach_the_cap_of_relu6_and_usual_ones_do_not():
+    large, usual = (activations.gradients("ReLU6", "He", 0, scale)["capped"] for scale in (activations.LARGE, 1))
+    assert large[0] > 0.3
+    assert usual.max() == 0
 
 
 def test_sigmoid_s_gradients_shrink_by_its_slope_of_a_quarter():

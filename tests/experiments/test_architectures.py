@@ -1,5 +1,7 @@
 """Networks have the published counts, and the claims about them say so only of what was counted."""
 
+import inspect
+
 import pytest
 
 from cnnjax import models
@@ -23,6 +25,16 @@ def test_parameters_and_multiply_adds_are_the_published(name):
 def test_every_published_network_is_there_and_every_network_of_the_lectures_is_published():
     assert set(PUBLISHED) <= set(models.list_models())
     assert {name for names in architectures.GROUPS.values() for name in names} <= set(PUBLISHED)
+
+
+def test_the_classifier_s_dropout_and_layers_are_the_references():
+    pytest.importorskip("torch")
+    from experiments.bench import torchvision_without_ops  # noqa: F401, I001
+    import torchvision
+
+    default = inspect.signature(torchvision.models.GoogLeNet.__init__).parameters["dropout"].default
+    assert default == architectures.TORCHVISION_DROPOUT
+    assert architectures.VGG_LAYERS == 102_764_544 + 16_781_312  # as Keras and torchvision have them
 
 
 @pytest.mark.published

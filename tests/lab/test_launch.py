@@ -134,7 +134,11 @@ def test_help_lists_every_option_with_its_default(capsys):
             ["fcn-vs-cnn", "--data", "digits", "--parallel", "pmpa"],
             "invalid choice 'pmpa' for argument '--parallel'. Expected one of ('shard_map', 'pmap')",
         ),
-        (["verify", "everything"], "verify takes no arguments"),
+        (["verify", "everything"], "verify: unrecognized arguments: everything; expected nothing, or --again and ids"),
+        (["verify", "--again"], "verify: argument --again: expected at least one argument"),
+        (["verify", "--again", "Z1"], "no claim 'Z1' in results/CLAIMS.md: expected an id as it stands there"),
+        (["verify", "--again", "B1"], "B1 is computed anew by every verify: `again` takes claims about stored runs ("),
+        (["verify", "--again", "G7"], "G7 is about a benchmark: python launch.py bench augment measures it anew"),
         (["bench"], "bench takes what to time: augment"),
         (["bench", "op"], "unknown bench 'op': did you mean ops?"),
         (["bench", "ops", "--rows", "nothing*"], "no row matches --rows 'nothing*'"),
@@ -266,7 +270,7 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
         assert (folder / figure).exists()
     status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
     assert status == 1
-    assert re.search(r"\d+ of \d+ claims hold", printed)
+    assert re.search(r"\d+ hold, 0 fail, 0 are errata, [45] not run", printed)
     claims = (folder / "CLAIMS.md").read_text()
     for id, verdict in {"A1": "holds", "A2": "holds", "A3": "**not run**", "A5": "**not run**"}.items():
         assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", claims, re.MULTILINE), id

@@ -1,0 +1,166 @@
+"""The code that a stored result was measured with, and whether it has changed since."""
+
+import ast
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnnjax.lab.workspace import CHECKOUT
+from cnnjax.models.registry import list_models, lookup
+
+MEASURES = ("run", "load", "Config")  # what an experiment measures with; its table and claims only read the summary
+# What draws, stores and judges values, but decides none.
+IGNORED = ("cnnjax/viz/", "cnnjax/runs/", "cnnjax/lab/")
+KEPT = ("cnnjax/lab/worked.py",)
+SHORTEST = 5  # letters of a text that counts as the beginning of a network's name
+DIGITS = 12
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what a summary says of its code, for an experiment or a benchmark in a file.
+
+    Returns:
+        "commit": what git has checked out, None outside of a checkout; "modified": whether files differ from that
+        commit; "sources": a hash of the syntax tree, which comments and docstrings do not change, of each source file
+        that the file imports, directly or not. Of `cnnjax.models` these are the families whose networks it names.
+    """
+    commit = _git("rev-parse", "HEAD")
+    modified = None if commit is None else bool(_git("status", "--porcelain", "--", "cnnjax", "experiments"))
+    return {"commit": commit, "modified": modified, "sources": sources(path)}
+
+
+def changed(path: Path, recorded: Mapping[str, Any] | None) -> list[str] | None:
+    """Return the files that `describe` recorded and that differ now or are gone; None if nothing was recorded."""
+    if not recorded:
+        return None
+    now = sources(path)
+    return [file for file, digest in recorded["sources"].items() if now.get(file) != digest]
+
+
+def fingerprint(path: Path) -> str:
+    """Return a few digits that identify the code of an experiment."""
+    return hashlib.sha256(repr(sources(path)).encode()).hexdigest()[:DIGITS]
+
+
+def sources(path: Path) -> dict[str, str]:
+    """Return the hashes of an experiment's source files, by their path in the checkout."""
+    path = path.absolute()
+    own = _read(path, _mtime(path), MEASURES)
+    found, waiting = {_title(path): own.digest}, [*own.imports]
+    while waiting:
+        for file in _files_of(waiting.pop(), path):
+            title = _title(file)
+            if title in found or file == path or (title.startswith(IGNORED) and title not in KEPT):
+                continue
+            source = _read(file, _mtime(file), ())
+            found[title] = source.digest
+            waiting += source.imports
+            if title == "cnnjax/models/__init__.py":  # which imports all families, whatever is used of them
+                waiting += [f"cnnjax.models.{Path(place).stem}" for place in _families(own.texts)]
+    return dict(sorted(found.items()))
+
+
+class _Source(NamedTuple):
+    digest: str
+    imports: tuple[str, ...]
+    texts: tuple[str, ...]  # its string constants
+
+
+@lru_cache(maxsize=1024)
+def _read(file: Path, mtime: int, wanted: tuple[str, ...]) -> _Source:
+    """Read a source file, or those of its definitions that the wanted ones need if it has any of these."""
+    tree = ast.parse(file.read_text())
+    nodes = list(_needed(tree, wanted)) or tree.body
+    imports, texts = list[str](), list[str]()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                imports += [name.name for name in names]
+            case ast.ImportFrom(module=str(module), names=names):
+                imports += [module, *(f"{module}.{name.name}" for name in names)]
+            case ast.Constant(value=str(text)):
+                texts.append(text)
+    digest = hashlib.sha256(repr(_shape(nodes)).encode()).hexdigest()
+    return _Source(digest[:DIGITS], tuple(imports), tuple(texts))
+
+
+def _needed(tree: ast.Module, wanted: tuple[str, ...]) -> Iterator[ast.stmt]:
+    """Yield imports, and the definitions of the wanted names and of all names that these use."""
+    defined: dict[str, list[ast.stmt]] = {}
+    for statement in tree.body:
+        for name in _names_of(statement):
+            defined.setdefault(name, []).append(statement)
+    waiting, seen = [name for name in wanted if name in defined], set[str]()
+    if not waiting:
+        return
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            uses = (node for one in defined[name] for node in ast.walk(one) if isinstance(node, ast.Name))
+            waiting += [node.id for node in uses if node.id in defined]
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom) or seen & set(_names_of(statement)):
+            yield statement
+
+
+def _names_of(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement at the top of a module defines."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return [node.id for target in targets if target for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
+def _shape(node: Any) -> Any:
+    """Return a syntax tree as nested tuples, the same in every version of Python, without docstrings."""
+    if isinstance(node, list):
+        return tuple(_shape(one) for one in node if not _is_text(one))
+    if isinstance(node, ast.JoinedStr):  # to which Python 3.12 adds empty parts
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    if isinstance(node, ast.AST):
+        fields = ((name, _shape(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
+        return (type(node).__name__, *fields)
+    return node
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _files_of(module: str, path: Path) -> Iterator[Path]:
+    """Yield the files of a module of this checkout, or beside an experiment of a person's own, and of its packages."""
+    for folder in dict.fromkeys((CHECKOUT, path.parent)):
+        place = folder
+        for part in module.split("."):
+            place = place / part
+            for file in (place / "__init__.py", place.with_suffix(".py")):
+                if file.is_file():
+                    yield file
+
+
+def _families(texts: tuple[str, ...]) -> set[str]:
+    """Return the files of the networks whose names begin with one of the texts."""
+    begins = tuple(text for text in texts if len(text) >= SHORTEST)
+    return {lookup(name).place for name in list_models() if name.startswith(begins)} if begins else set()
+
+
+def _title(file: Path) -> str:
+    return str(file.relative_to(CHECKOUT)) if file.is_relative_to(CHECKOUT) else file.name
+
+
+def _mtime(file: Path) -> int:
+    return file.stat().st_mtime_ns
+
+
+def _git(*words: str) -> str | None:
+    if not (CHECKOUT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
