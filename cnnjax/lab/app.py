@@ -276,7 +276,7 @@ def publish(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time something: ops, train, models, augment, run, stream, resume or scaling."""
+    """Time something: ops, train, models, augment, run, stream, resume, scaling or heap."""
     known = benches()
     if not arguments or arguments[0] in ("-h", "--help"):
         raise UserError(f"bench takes what to time: {', '.join(known)}")
