@@ -14,6 +14,7 @@ from jax import lax
 from cnnjax import models
 from cnnjax.models import all_cnn, resnet_cifar, vgg_attention, zfnet
 from cnnjax.nn import Conv, Linear, path_name
+from tests.models.tracing import eval_shape
 from tests.ops.operations import computed
 
 # ---------------------------------------------------------------- layers in plain lax
@@ -280,3 +281,23 @@ def test_logits_and_gradients_are_those_of_the_network_in_plain_lax(name, traini
     for path in gradients:
         atol = 1e-7 * np.abs(slopes[path]).max() + 1e-9
         np.testing.assert_allclose(gradients[path], slopes[path], rtol=1e-7, atol=atol, err_msg=str(path))
+
+
+# Springenberg et al. (2014), tables 1 and 2: kernel, stride and size of the feature maps of 32x32 images.
+ALL_CNN = {
+    "a": [(5, 1, 32), (3, 2, 16), (5, 1, 16), (3, 2, 8), (3, 1, 6), (1, 1, 6)],
+    "b": [(5, 1, 32), (1, 1, 32), (3, 2, 16), (5, 1, 16), (1, 1, 16), (3, 2, 8), (3, 1, 6), (1, 1, 6)],
+    "c": [(3, 1, 32), (3, 1, 32), (3, 2, 16), (3, 1, 16), (3, 1, 16), (3, 2, 8), (3, 1, 6), (1, 1, 6)],
+}
+
+
+@pytest.mark.parametrize("letter", ALL_CNN)
+def test_all_cnn_s_convolutions_are_the_paper_s(letter):
+    model = eval_shape(lambda: models.create_model(f"all_cnn_{letter}", num_classes=10))
+    found = {path_name(path): layer for path, layer in nnx.iter_modules(model) if isinstance(layer, Conv)}
+    rows = [row for row in models.layer_rows(model, (32, 32, 3)) if row.kind == "Conv"]
+    shapes = [(found[row.name].kernel_size[0], found[row.name].stride, row.output_shape) for row in rows]
+    half = len(shapes) // 2 - 1
+    widths = [96] * half + [192] * (len(shapes) - half)
+    expected = [(k, s, (size, size, width)) for (k, s, size), width in zip(ALL_CNN[letter], widths, strict=False)]
+    assert shapes == [*expected, (1, 1, (6, 6, 10))]

@@ -19,7 +19,22 @@ CONV = properties("conv2d", "depthwise_conv2d", "conv_transpose2d")
 POOLS = properties("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "lp_pool2d", "global_max_pool2d")
 UNPOOLS = properties("max_pool2d_with_indices", "max_unpool2d")
 NORMS = ["moments", "batch_norm", "batch_norm of moments", "group_norm", "layer_norm", "local_response_norm"]
-TORCH = ["tests/interop/test_torch_training.py"]
+
+
+def library(network: str) -> list[str]:
+    """Its logits, and a training step of its blocks, beside those of another library."""
+    logits, keras = "tests/interop/test_torch.py::test_eval_logits_are_the_references", network == "vgg16"
+    logits = "tests/interop/test_keras.py::test_eval_logits_are_keras_s" if keras else logits
+    blocks = "tests/interop/test_torch_training.py::test_a_training_step_of_blocks_is_the_reference_s"
+    return [f"{logits}[{network}]", *([f"{blocks}[{network}]"] if network not in WITHOUT_BLOCKS else [])]
+
+
+LIBRARY = {name: [name] for name in ("alexnet", "googlenet", "xception", "mobilenet_v1", "mobilenet_v2")}
+LIBRARY |= {"vgg": ["vgg16"], "inception": ["inception_v3"], "resnet": ["resnet18"], "densenet": ["densenet121"]}
+LIBRARY |= {"mobilenet_v3": ["mobilenet_v3_small"], "shufflenet_v2": ["shufflenet_v2_x0_5"]}
+LIBRARY |= {"squeezenet": ["squeezenet1_1"], "mnasnet": ["mnasnet"], "convnext": ["convnext_tiny"]}
+LIBRARY |= {"efficientnet": ["efficientnet_b0"]}
+WITHOUT_BLOCKS = ("alexnet", "vgg16")  # which has none that others have not
 LOOP = ["tests/train/test_evaluation.py", "tests/train/test_loop.py", "tests/train/test_multi_seed.py"]
 AUGMENT = ["tests/data/test_augment_compose.py", "tests/data/test_augment_geometry.py"]
 AUGMENT += ["tests/data/test_augment_pixels.py", "tests/data/test_augment_mixing.py"]
@@ -65,6 +80,8 @@ TESTS: dict[str, list[str]] = {
     "data/augment/*": AUGMENT,
     "data/shapes.py": ["tests/data/test_shapes.py"],
     "data/stream.py": ["tests/data/test_stream.py", "tests/data/test_load.py"],
+    "data/order.py": ["tests/data/test_order.py", "tests/train/test_loop.py"],
+    "data/sources.py": ["tests/data/test_sources.py", "tests/data/test_load.py", "tests/data/test_stream.py"],
     "data/*": ["tests/data/test_order.py", "tests/data/test_load.py", "tests/data/test_stream.py"],
     "models/registry.py": ["tests/models/test_registry.py", "tests/models/test_models.py"],
     "models/heads.py": ["tests/models/test_heads.py", "tests/models/test_training.py"],
@@ -72,8 +89,13 @@ TESTS: dict[str, list[str]] = {
     "models/features.py": ["tests/models/test_models.py", *REFERENCES],
     "models/shufflenet_v1.py": [*ZOO, *REFERENCES],
     **{f"models/{name}.py": [*REFERENCES, *ZOO, "tests/models/test_models.py"] for name in ALONE},
-    "models/blocks.py": ["tests/models/test_blocks.py", *ZOO, *TORCH, "tests/interop/test_torch.py"],
-    "models/*": [*ZOO, *TORCH, "tests/interop/test_torch.py"],
+    **{
+        f"models/{name}.py": [*(part for network in networks for part in library(network)), *ZOO]
+        for name, networks in LIBRARY.items()
+    },
+    "models/blocks.py": ["tests/models/test_blocks.py", *library("mobilenet_v2"), *library("efficientnet_b0"), *ZOO],
+    "models/images.py": [*ZOO, "tests/models/test_models.py"],
+    "models/*": [*ZOO, "tests/models/test_models.py"],
 }
 
 # Of a file, a line or a kind of fault, and why no test can tell.

@@ -106,3 +106,17 @@ def test_a_transposed_convolution_starts_in_torch_s_range(groups):
     ours = nn.ConvTranspose(40, 64, (3, 2), groups=groups, rngs=nnx.Rngs(0))
     for mine, other in ((ours.kernel, theirs.weight), (ours.bias, theirs.bias)):
         assert float(abs(mine[...]).max()) == pytest.approx(float(other.detach().abs().max()), rel=0.1)
+
+
+def test_a_linear_layer_flattens_images_of_its_shape_and_of_no_other():
+    layer = nn.Linear((3, 4, 2), 5, rngs=nnx.Rngs(0))
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(layer(images), layer(images.reshape(2, 24)), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"expected 24 features on the last axis of x, got shape \(2, 4, 3, 2\)"):
+        layer(images.swapaxes(1, 2))
+
+
+def test_a_single_group_is_normalised_too():
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
+    expected = (images - images.mean((1, 2, 3), keepdims=True)) / np.sqrt(images.var((1, 2, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(nn.GroupNorm(1, 6)(images), expected, rtol=1e-4, atol=1e-5)
