@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import tyro
 
 from tests.mutants.generate import Mutant, mutants_of
-from tests.mutants.targets import PACKAGES, same, tests_of
+from tests.mutants.targets import PACKAGES, nearest, same
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "reliability"
@@ -110,7 +110,7 @@ class Copy:
         path, source = self.folder / fault.path, (ROOT / fault.path).read_bytes()
         path.write_bytes(fault.applied(source) or source)
         try:
-            outcome, by = self.run(tests_of(fault.path), seconds)
+            outcome, by = self.run(nearest(fault.path), seconds)
         finally:
             path.write_bytes(source)
         status, _, test = by.partition(" ")
@@ -135,7 +135,7 @@ def known(record: dict[str, Any] | None, fault: Mutant) -> bool:
     """Return whether a fault need not be tried again: a caught one while its file stays, others with their tests."""
     if record is None or record["outcome"] == "not run" or record["source"] != fingerprint(fault.path):
         return False
-    return record["outcome"] == "caught" or record["tests"] == fingerprint(*tests_of(fault.path))
+    return record["outcome"] == "caught" or record["tests"] == fingerprint(*nearest(fault.path))
 
 
 # ---------------------------------------------------------------- all faults
@@ -164,7 +164,7 @@ def main() -> int:
                 "by": by,
                 "seconds": round(time.monotonic() - began, 1),
                 "source": fingerprint(fault.path),
-                "tests": fingerprint(*tests_of(fault.path)),
+                "tests": fingerprint(*nearest(fault.path)),
             }
             copies.put(copy)
             print(f"{len(records)}/{len(faults)} {outcome}: {described(fault)}; {by}", flush=True)

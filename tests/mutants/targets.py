@@ -35,7 +35,12 @@ LIBRARY |= {"mobilenet_v3": ["mobilenet_v3_small"], "shufflenet_v2": ["shufflene
 LIBRARY |= {"squeezenet": ["squeezenet1_1"], "mnasnet": ["mnasnet"], "convnext": ["convnext_tiny"]}
 LIBRARY |= {"efficientnet": ["efficientnet_b0"]}
 WITHOUT_BLOCKS = ("alexnet", "vgg16")  # which has none that others have not
-LOOP = ["tests/train/test_evaluation.py", "tests/train/test_loop.py", "tests/train/test_multi_seed.py"]
+LOOP = [
+    "tests/train/test_evaluation.py",
+    "tests/train/test_reports.py",
+    "tests/train/test_loop.py",
+    "tests/train/test_multi_seed.py",
+]
 AUGMENT = ["tests/data/test_augment_compose.py", "tests/data/test_augment_geometry.py"]
 AUGMENT += ["tests/data/test_augment_pixels.py", "tests/data/test_augment_mixing.py"]
 REFERENCES = ["tests/models/test_references.py"]
@@ -69,10 +74,15 @@ TESTS: dict[str, list[str]] = {
     "train/groups.py": ["tests/train/test_groups.py", "tests/tasks/test_losses.py", "tests/train/test_optimizers.py"],
     "train/optimizers.py": ["tests/train/test_optimizers.py", "tests/train/test_averages.py"],
     "train/schedules.py": ["tests/train/test_optimizers.py"],
-    "train/checkpoints.py": ["tests/train/test_checkpoints.py", "tests/train/test_incompatible.py", *LOOP],
+    "train/checkpoints.py": [
+        "tests/train/test_reports.py",
+        "tests/train/test_checkpoints.py",
+        "tests/train/test_incompatible.py",
+        *LOOP,
+    ],
     "train/finite.py": ["tests/train/test_finite.py"],
     "train/evaluation.py": ["tests/train/test_evaluation.py", "tests/tasks/test_task.py", *LOOP],
-    "train/multi_seed.py": ["tests/train/test_multi_seed.py"],
+    "train/multi_seed.py": ["tests/train/test_multi_seed.py", "tests/train/test_recipe.py"],
     "train/*": [*LOOP, "tests/train/test_recipe.py", "tests/train/test_finite.py", "tests/train/test_checkpoints.py"],
     "data/augment/geometry.py": ["tests/data/test_augment_geometry.py", *AUGMENT],
     "data/augment/pixels.py": ["tests/data/test_augment_pixels.py", *AUGMENT],
@@ -117,7 +127,7 @@ SAME: list[tuple[str, str, str]] = [
 ]
 
 
-def tests_of(path: str) -> list[str]:
+def nearest(path: str) -> list[str]:
     """Return what pytest is given for a file of the package."""
     inside = path.removeprefix("cnnjax/")
     return list(dict.fromkeys(next(tests for glob, tests in TESTS.items() if fnmatch.fnmatch(inside, glob))))
