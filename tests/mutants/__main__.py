@@ -87,7 +87,7 @@ class Copy:
         command += [f"--basetemp={self.folder}-tmp", *tests]
         programs = Path(tempfile.gettempdir()) / "cnnjax-mutants-xla"  # compiled once for all faults
         environment = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **pipes) as process:
             try:
