@@ -111,12 +111,11 @@ def all_convolutions(net, x):
 def residual(net, x, shortcuts=True):
     x = relu(net.norm("bn1", net.conv("conv1", x, 1, 1)))
     for stage, width in enumerate((16, 32, 64), 1):
-        for number in range(2):
-            name, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
-            y = relu(net.norm(f"{name}.bn1", net.conv(f"{name}.conv1", x, stride, 1)))
-            y = net.norm(f"{name}.bn2", net.conv(f"{name}.conv2", y, 1, 1))
-            added = jnp.concatenate([x, jnp.zeros((*x.shape[:3], width - x.shape[3]))], 3)[:, ::stride, ::stride]
-            x = relu(y + added if shortcuts else y)
+        name, stride = f"layer{stage}.0", 2 if stage > 1 else 1
+        y = relu(net.norm(f"{name}.bn1", net.conv(f"{name}.conv1", x, stride, 1)))
+        y = net.norm(f"{name}.bn2", net.conv(f"{name}.conv2", y, 1, 1))
+        added = jnp.concatenate([x, jnp.zeros((*x.shape[:3], width - x.shape[3]))], 3)[:, ::stride, ::stride]
+        x = relu(y + added if shortcuts else y)
     return net.dense("fc", x.mean((1, 2)))
 
 
@@ -154,7 +153,7 @@ def autoencoder(net, x):
     return x
 
 
-NARROW = (((64, 2), (5, 2), (6, 3)), ((8, 3),), ((8, 3),))  # the first stage keeps the width that has a rate of its own
+NARROW = (((64, 2), (5, 2)), ((8, 2),), ((8, 2),))  # the first stage keeps the width that has a rate of its own
 
 
 def attention(net, x):
@@ -168,7 +167,7 @@ def attention(net, x):
         return max_pool(x, 2, 2, ceil=True)
 
     local = []
-    for number, rates in enumerate(((0.3, 0, 0.4, 0, 0.4, 0.4, 0), (0.4, 0.4, 0), (0.4, 0.4, 0)), 1):
+    for number, rates in enumerate(((0.3, 0, 0.4, 0), (0.4, 0), (0.4, 0)), 1):
         x = pool(x) if number > 1 else x
         for layer, rate in enumerate(rates, int(number > 1)):
             x = unit(f"stage{number}.{layer}", x, rate)
@@ -222,7 +221,7 @@ def create(name, options, channels):
         return all_cnn.AllCNN(CONVOLUTIONS, num_classes=3, in_channels=channels, rngs=nnx.Rngs(0))
     if name in ("resnet20", "plain20"):
         return resnet_cifar.CifarResNet(
-            14, num_classes=3, in_channels=channels, residual=name == "resnet20", rngs=nnx.Rngs(0)
+            8, num_classes=3, in_channels=channels, residual=name == "resnet20", rngs=nnx.Rngs(0)
         )
     return models.create_model(name, num_classes=3, in_channels=channels, **options)
 
@@ -238,7 +237,7 @@ def random_state(state):
         spread = np.sqrt(2 / np.prod(array.shape[:-1])) if last == "kernel" else 0.2
         return rng.standard_normal(array.shape) * spread
 
-    return {path: value(path, variable[...]) for path, variable in nnx.to_flat_state(state)}
+    return {path: value(path, variable.get_value()) for path, variable in nnx.to_flat_state(state)}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ def random_state(state):
 def test_logits_and_gradients_are_those_of_the_network_in_plain_lax(name, training, smaller):
     reference, options, shape = NETWORKS[name]
     with jax.enable_x64(True):
-        model = create(name, options, shape[3])
+        model = eval_shape(lambda: create(name, options, shape[3]))
         model.train() if training else model.eval()
         graphdef, state, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
         arrays = random_state(state)
@@ -255,9 +254,6 @@ def test_logits_and_gradients_are_those_of_the_network_in_plain_lax(name, traini
         x = rng.standard_normal(shape)
         statistics = {path: array for path, array in arrays.items() if path[-1] in ("mean", "var")}
         params = {path: array for path, array in arrays.items() if path not in statistics}
-        cotangent = rng.standard_normal(
-            jax.eval_shape(lambda x: nnx.merge(graphdef, state, rest, copy=True)(x), x).shape
-        )
 
         def ours(params):
             values = {
@@ -270,11 +266,11 @@ def test_logits_and_gradients_are_those_of_the_network_in_plain_lax(name, traini
             return reference(Reference(named, training), x)
 
         def both(params):
-            results = []
-            for function in (ours, theirs):
-                y, pull = jax.vjp(function, params)
-                results.append((y, pull(cotangent)[0] if training else ()))
-            return results
+            if not training:
+                return (ours(params), {}), (theirs(params), {})
+            (mine, pull), (expected, slope) = (jax.vjp(function, params) for function in (ours, theirs))
+            cotangent = rng.standard_normal(expected.shape)
+            return (mine, pull(cotangent)[0]), (expected, slope(cotangent)[0])
 
         (mine, gradients), (expected, slopes) = jax.device_get(computed(both, params))
     np.testing.assert_allclose(mine, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())

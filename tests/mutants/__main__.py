@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import tyro
 
 from tests.mutants.generate import Mutant, mutants_of
-from tests.mutants.targets import PACKAGES, nearest, same
+from tests.mutants.targets import EXPLAINED, PACKAGES, nearest, same
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "reliability"
@@ -169,15 +169,13 @@ def main() -> int:
             copies.put(copy)
             print(f"{len(records)}/{len(faults)} {outcome}: {described(fault)}; {by}", flush=True)
             if options.write:
-                RESULTS.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(stored | records, indent=1, sort_keys=True) + "\n")
+                if options.only == Options.only and options.sample >= Options.sample:
+                    (RESULTS / "mutants.md").write_text(page(faults, records))
 
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(tried, left))
-    text = page(faults, records)
-    if options.write and options.only == Options.only and options.sample >= Options.sample:
-        (RESULTS / "mutants.md").write_text(text)
-    print(text)
+    print(page(faults, records))
     counts = Counter(record["outcome"] for record in records.values())
     return int(counts["caught"] < options.least * (counts["caught"] + counts["survived"]) or bool(counts["not run"]))
 
@@ -197,14 +195,17 @@ def described(fault: Mutant) -> str:
 
 def page(faults: list[Mutant], records: dict[str, Any]) -> str:
     """Return how many faults were caught, by package, and those that were not, as Markdown."""
-    rows = []
-    for package in PACKAGES:
-        ours = [records[fault.id] for fault in faults if fault.path.startswith(f"cnnjax/{package}/")]
-        counts = Counter(record["outcome"] for record in ours)
-        rows.append(f"| {package} | {len(ours)} | {counts['caught']} | {counts['survived']} |")
-    counts = Counter(record["outcome"] for record in records.values())
-    rows.append(f"| all | {len(records)} | {counts['caught']} | {counts['survived']} |")
-    survivors = [f"- {described(fault)}" for fault in faults if records[fault.id]["outcome"] != "caught"]
+    tried, rows = [fault for fault in faults if fault.id in records], []
+    for package in (*PACKAGES, ""):
+        ours = [fault for fault in faults if fault.path.startswith(f"cnnjax/{package}")]
+        counts = Counter(records[fault.id]["outcome"] for fault in ours if fault.id in records)
+        number = counts["caught"] + counts["survived"]
+        rows.append(f"| {package or 'all'} | {len(ours)} | {number} | {counts['caught']} | {counts['survived']} |")
+    survivors = [
+        f"- {described(fault)}. {EXPLAINED.get(fault.id, 'A hole.')}"
+        for fault in tried
+        if records[fault.id]["outcome"] == "survived"
+    ]
     return "\n".join(
         [
             "# How many small faults the tests catch\n",
@@ -213,8 +214,8 @@ def page(faults: list[Mutant], records: dict[str, Any]) -> str:
             "copy of the package one at a time, chosen at random but the same ones every time; then the tests nearest",
             "to the file run, those of `tests/mutants/targets.py`, which also names the kinds of faults that are left",
             "out because no test could see them.\n",
-            "| package | faults | caught | survived |",
-            "| --- | --- | --- | --- |",
+            "| package | chosen | tried | caught | survived |",
+            "| --- | --- | --- | --- | --- |",
             *rows,
             "\nThose that survived:\n" if survivors else "",
             *survivors,

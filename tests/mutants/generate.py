@@ -77,6 +77,7 @@ MODULES = {
     "jax.tree",
     "np.random",
 }
+COMMUTATIVE = {"min", "max", "jnp.minimum", "jnp.maximum", "np.minimum", "np.maximum", "np.hypot", "lax.max", "lax.min"}
 SELDOM_ALIKE = ast.Tuple | ast.List | ast.Lambda | ast.Starred
 
 

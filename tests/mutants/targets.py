@@ -13,7 +13,7 @@ def properties(*names: str) -> list[str]:
     return [f"{test}[{name}]" for name in names]
 
 
-OPS = ["tests/ops/test_accelerators.py", "tests/ops/test_linear.py"]
+OPS = ["tests/ops/test_accelerators.py", "tests/ops/test_special_forms.py", "tests/ops/test_linear.py"]
 CONVOLUTIONS = ["tests/ops/test_conv.py", *OPS]
 CONV = properties("conv2d", "depthwise_conv2d", "conv_transpose2d")
 POOLS = properties("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "lp_pool2d", "global_max_pool2d")
@@ -131,6 +131,11 @@ SAME: list[tuple[str, str, str]] = [
     ("cnnjax/ops/cpu/fusion.py", "", "speed alone"),
     ("cnnjax/*/__init__.py", "", "names alone"),
 ]
+
+# Faults that survived, and why no test can catch them.
+EXPLAINED = {
+    "200e38525a": "The axis has one element, and JAX reads the last one for an index beyond it.",
+}
 
 
 def nearest(path: str) -> list[str]:
