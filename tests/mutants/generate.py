@@ -159,7 +159,7 @@ def _changes(tree: ast.AST, source: bytes, lines: list[int]) -> Iterator[Change]
             second
             and type(first) is type(second)
             and not isinstance(first, SELDOM_ALIKE)
-            and text(node.func) not in BUILTIN
+            and text(node.func) not in BUILTIN | COMMUTATIVE
         ):
             between = source[end(first) : start(second)].decode()
             if not isinstance(getattr(first, "value", None), str):
