@@ -55,9 +55,7 @@ def expected(model, split):
     return losses.mean(), np.trace(confusion) / split.size, confusion
 
 
-@pytest.mark.parametrize(
-    ("mode", "devices", "program"), [("shard_map", 1, False), ("shard_map", 2, True), ("pmap", 2, False)]
-)
+@pytest.mark.parametrize(("mode", "devices", "program"), [("pmap", 1, False), ("shard_map", 2, True)])
 def test_an_evaluation_counts_every_image_of_every_batch_once(split, monkeypatch, mode, devices, program):
     monkeypatch.setattr(evaluation, "EVAL_BATCH", 8)
     network, state = train.split_model(Plain(nnx.Rngs(0)), train.make_optimizer(train.Recipe(), 1, 1))
@@ -84,12 +82,11 @@ def test_a_training_s_figures_count_every_image_once_though_its_last_batch_is_fi
     assert history["validation/accuracy"] == pytest.approx([accuracy], rel=1e-6)
 
 
-@pytest.mark.parametrize("mode", train.MODES)
-def test_running_statistics_are_the_mean_of_every_replica_s_own(mode):
+def test_running_statistics_are_the_mean_of_every_replica_s_own():
     """Each replica's images are brighter than those before, so that none has the statistics of another."""
     pictures = images(16).images // 4 + np.repeat(np.arange(4, dtype=np.uint8) * 40, 4)[:, None, None, None]
     seen = (pictures / 255).reshape(4, -1, 3)
-    parallel = train.Parallel(mode, jax.local_devices()[:4])
+    parallel = train.Parallel(devices=jax.local_devices()[:4])
     step = train.compile_step(Normed(nnx.Rngs(0)), TASK, train.Recipe(optimizer="sgd", batch_size=16), parallel)
     batch = Split(pictures, images(16).labels).take(slice(None), np.ones(16, np.float32))
     state = parallel.one_copy(step(step.start(), parallel.split(batch)))
