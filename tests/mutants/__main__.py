@@ -107,7 +107,8 @@ class Copy:
 
     def try_fault(self, fault: Mutant, seconds: float) -> tuple[str, str]:
         """As `run`, with the fault."""
-        path, source = self.folder / fault.path, (ROOT / fault.path).read_bytes()
+        path = self.folder / fault.path
+        source = path.read_bytes()
         path.write_bytes(fault.applied(source) or source)
         try:
             outcome, by = self.run(nearest(fault.path), seconds)
@@ -121,9 +122,9 @@ class Copy:
         return outcome, by
 
 
-def fingerprint(*paths: str) -> str:
-    """Return a short hash of files, of tests without what stands after "::"."""
-    files = [path for name in paths for path in _files(ROOT / name.split("::")[0])]
+def fingerprint(root: Path, *paths: str) -> str:
+    """Return a short hash of files below `root`, of tests without what stands after "::"."""
+    files = [path for name in paths for path in _files(root / name.split("::")[0])]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -133,9 +134,9 @@ def _files(path: Path) -> list[Path]:
 
 def known(record: dict[str, Any] | None, fault: Mutant) -> bool:
     """Return whether a fault need not be tried again: a caught one while its file stays, others with their tests."""
-    if record is None or record["outcome"] == "not run" or record["source"] != fingerprint(fault.path):
+    if record is None or record["outcome"] == "not run" or record["source"] != fingerprint(ROOT, fault.path):
         return False
-    return record["outcome"] == "caught" or record["tests"] == fingerprint(*nearest(fault.path))
+    return record["outcome"] == "caught" or record["tests"] == fingerprint(ROOT, *nearest(fault.path))
 
 
 # ---------------------------------------------------------------- all faults
@@ -163,8 +164,8 @@ def main() -> int:
                 "outcome": outcome,
                 "by": by,
                 "seconds": round(time.monotonic() - began, 1),
-                "source": fingerprint(fault.path),
-                "tests": fingerprint(*nearest(fault.path)),
+                "source": fingerprint(copy.folder, fault.path),
+                "tests": fingerprint(copy.folder, *nearest(fault.path)),
             }
             copies.put(copy)
             print(f"{len(records)}/{len(faults)} {outcome}: {described(fault)}; {by}", flush=True)
