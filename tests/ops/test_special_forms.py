@@ -47,3 +47,14 @@ def test_the_kernel_s_gradient_of_a_depthwise_convolution_sums_over_images_rows_
         only[tap] = 1
         expected[tap][0] = (reference.depthwise_conv2d(x.astype(float), only, **options) * dy).sum((0, 1, 2))
     np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "min_pool2d"])
+def test_a_window_between_others_may_hold_no_pixel(name):
+    """Its taps lie on both sides of the image: the second row and the second column of windows are infinities."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 2)).astype(np.float32)
+    options = {"window": 2, "stride": 1, "padding": 2, "dilation": 4}
+    y = getattr(ops, name)(x, **options)
+    assert np.isinf(y[:, 1]).all()
+    assert np.isinf(y[:, :, 1]).all()
+    np.testing.assert_array_equal(y, getattr(reference_pools, name)(x, **options))
