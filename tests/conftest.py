@@ -70,8 +70,9 @@ def compile_once(tmp_path_factory):
     """Tests compile the same steps again and again: all workers of a run share one cache of programs."""
     own = tmp_path_factory.getbasetemp()
     whole_run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    jax.config.update("jax_compilation_cache_dir", str(whole_run / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # which several runs share, as those of tests.mutants
+        jax.config.update("jax_compilation_cache_dir", str(whole_run / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True)

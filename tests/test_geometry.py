@@ -74,6 +74,19 @@ def test_conv_transpose_output_size_inverts_conv_output_size():
             assert size in back
 
 
+@pytest.mark.parametrize(("stride", "padding", "dilation", "extra"), [(1, 0, 2, 1), (2, 1, 3, 2), (3, 2, 2, 0)])
+def test_conv_transpose_output_size_is_what_conv_transpose2d_gives(stride, padding, dilation, extra):
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": extra}
+    y = jax.eval_shape(
+        lambda x, k: ops.conv_transpose2d(x, k, **options),
+        jax.ShapeDtypeStruct((1, 5, 5, 1), jnp.float32),
+        jax.ShapeDtypeStruct((3, 3, 1, 1), jnp.float32),
+    )
+    expected = (5 - 1) * stride - 2 * padding + dilation * (3 - 1) + extra + 1
+    assert y.shape[1:3] == (expected, expected)
+    assert geometry.conv_transpose_output_size(5, 3, **options) == expected
+
+
 @pytest.mark.parametrize(("groups", "bias"), [(1, True), (1, False), (2, True), (4, False)])
 def test_conv_params_and_macs_count_the_layer(groups, bias):
     layer = nn.Conv(8, 12, (3, 5), groups=groups, bias=bias, rngs=nnx.Rngs(0))

@@ -4,7 +4,11 @@ import copy
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from cnnjax import data, nn, runs, train
+from cnnjax.data import Split
+from cnnjax.train import evaluation
 from experiments import fcn_vs_cnn
 
 LECTURE = fcn_vs_cnn.lecture_curves()
@@ -74,3 +78,43 @@ def test_the_table_sets_the_lecture_s_accuracy_beside_ours():
     table = fcn_vs_cnn.table(summary_of_the_lecture())
     assert "66.5%" in table
     assert "49.6%" in table
+
+
+def test_test_accuracy_is_of_the_test_images_and_the_mean_over_seeds(tmp_path, one_device, monkeypatch):
+    """Of networks as they start: each image of the test split, and no other, by NumPy."""
+    rng = np.random.default_rng(0)
+
+    def split(count):  # of one colour each, so that a network as it starts tells them apart
+        colours = rng.integers(0, 256, (count, 1, 1, 3), np.uint8).repeat(12, 1).repeat(12, 2)
+        return Split(colours, rng.integers(0, 3, count, np.int32))
+
+    class Small(nn.Module):  # compiles in no time
+        def __init__(self, rngs):
+            self.flatten, self.dense = nn.Flatten(), nn.Linear(432, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dense(self.flatten(x))
+
+    dataset, begun = data.Dataset("few", "1", ("a", "b", "c"), split(40), split(24)), []
+
+    def fits(build, task, recipe, training, validation, **_):
+        optimizer = train.make_optimizer(recipe, 1, 1)
+        for seed in range(recipe.seeds):
+            network, state = train.split_model(build(seed), optimizer)
+            curves = {f"{split}/{key}": [0.0] for split in ("train", "validation") for key in ("loss", "accuracy")}
+            curves |= {"train/step_ms": [1.0], "train/seconds": [1.0]}
+            begun.append(network.merge(state.params, state.model_state))
+            yield train.Fit(network, state, curves)
+
+    monkeypatch.setattr(train, "fit_seeds", fits)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 24)
+    monkeypatch.setattr(fcn_vs_cnn, "_build", lambda name, dataset, seed: Small(nnx.Rngs(seed)))
+    monkeypatch.setattr(fcn_vs_cnn, "_draw", lambda *_: None)
+    config = fcn_vs_cnn.Config(data="shapes", seeds=2)
+    found = fcn_vs_cnn.run(config, dataset, runs.Run(tmp_path, "fcn-vs-cnn"), one_device)["models"]
+    pixels = dataset.test.images.astype(np.float32) / 255
+    right = [np.mean(np.asarray(model(pixels)).argmax(1) == dataset.test.labels) for model in begun]
+    assert right[0] != right[1]
+    for name, accuracies in (("lecture-fcn", right[:2]), ("lecture-cnn", right[2:])):
+        assert found[name]["test_accuracy_by_seed"] == pytest.approx(accuracies)
+        assert found[name]["test_accuracy"] == pytest.approx(np.mean(accuracies))

@@ -66,6 +66,13 @@ def test_factors_scale_updates_and_the_first_that_matches_counts():
         np.testing.assert_allclose(scaled[name], factors.get(name, 0.1) * change, rtol=1e-4, atol=1e-7)
 
 
+def test_what_no_factor_names_learns_at_the_rate_itself():
+    moved, _, _ = updates(1, optimizer="sgd", lr=0.5, lr_factors="fc.kernel=10")
+    rates = {name: change.ravel()[-1] for name, change in moved.items()}  # of a gradient that ends in 1
+    assert rates.pop("fc.kernel") == pytest.approx(-5)
+    assert list(rates.values()) == pytest.approx([-0.5] * 4)
+
+
 def test_the_average_covers_frozen_parameters_too():
     _, params, state = updates(ema=0.9, freeze="fc")
     np.testing.assert_array_equal(averaged_params(state, params)["fc"]["kernel"], PARAMS["fc"]["kernel"])
