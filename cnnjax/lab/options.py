@@ -85,15 +85,23 @@ def _cli(parts: Sequence[type], **settings: Any) -> Any:
     registry, specs = ConstructorRegistry(), {part: _spec(part) for part in parts}
     registry.struct_rule(lambda info: specs.get(info.type))
     omit: Any = tyro.conf.OmitArgPrefixes
-    joined: Any = dataclasses.make_dataclass("Options", [(part.__name__.lower(), omit[part]) for part in parts])
+    titles = {"Config": "experiment", "Options": "command"}  # of a group of options in the help
+    names = [titles.get(part.__name__, part.__name__.lower()) for part in parts]
+    joined: Any = dataclasses.make_dataclass(
+        "Options", [(name, omit[part]) for name, part in zip(names, parts, strict=True)]
+    )
     return tyro.cli(joined, registry=registry, **settings)
 
 
 def _spec(part: type) -> StructConstructorSpec:
     texts, defaults = describe(part), part()
+    silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
     fields = [
-        StructFieldSpec(name, kind.annotation, getattr(defaults, name), texts[name])
+        StructFieldSpec(
+            name, Annotated[kind.annotation, silent] if default is None else kind.annotation, default, texts[name]
+        )
         for name, kind in kinds(part).items()
+        for default in (getattr(defaults, name),)
     ]
     # Made here, a UserError would be printed by tyro, with the library's names for the options.
     return StructConstructorSpec(lambda **values: partial(part, **values), tuple(fields))
