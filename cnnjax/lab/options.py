@@ -96,13 +96,13 @@ def _cli(parts: Sequence[type], **settings: Any) -> Any:
 def _spec(part: type) -> StructConstructorSpec:
     texts, defaults = describe(part), part()
     silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
-    fields = [
-        StructFieldSpec(
-            name, Annotated[kind.annotation, silent] if default is None else kind.annotation, default, texts[name]
-        )
-        for name, kind in kinds(part).items()
-        for default in (getattr(defaults, name),)
-    ]
+
+    def field(name: str, annotation: Any) -> StructFieldSpec:
+        default = getattr(defaults, name)
+        hinted: Any = Annotated[annotation, silent] if default is None else annotation
+        return StructFieldSpec(name, hinted, default, texts[name])
+
+    fields = [field(name, kind.annotation) for name, kind in kinds(part).items()]
     # Made here, a UserError would be printed by tyro, with the library's names for the options.
     return StructConstructorSpec(lambda **values: partial(part, **values), tuple(fields))
 

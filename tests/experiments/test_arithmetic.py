@@ -10,9 +10,9 @@ from experiments import arithmetic
 from experiments.arithmetic import RELATIONSHIPS
 
 
-def test_s0_s_formulas_4_5_and_6_are_errata():
+def test_s0_s_formulas_3_to_6_are_errata():
     told = {claim.statement[:14]: claim.reason for claim in arithmetic._errata() if "erratum" in claim.verdict}
-    assert list(told) == ["S0 prints (4) ", "S0 prints (5) ", "S0 prints (6) "]
+    assert list(told) == ["S0 prints (3) ", "S0 prints (4) ", "S0 prints (5) ", "S0 prints (6) "]
     assert told["S0 prints (4) "] == "the lecture says 9; right is 7, by o = i + (k - 1)"
 
 
