@@ -14,6 +14,7 @@ from cnnjax.errors import UserError
 
 TARGETS = ("labels", "boxes", "masks", "keypoints")  # what may be known of an image, as `Sample` has it
 FINGERPRINTED = 16  # examples
+CHUNK = 4096  # examples whose checksum is computed at a time
 Batches = Iterator[Sample]
 
 
@@ -194,5 +195,21 @@ def fingerprint(examples: Examples) -> str:
     """Return a string that distinguishes data sets of one name: their size, and a checksum of the first examples."""
     crc = 0
     for array in examples.first(FINGERPRINTED).arrays.values():
-        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return f"{examples.size} images of {'x'.join(map(str, examples.image_shape))} that begin with {crc:08x}"
+
+
+def checksums(examples: Examples) -> dict[str, str]:
+    """Return checksums of all examples by what they are of: "images" and "labels" in memory, "labels" of a folder.
+
+    What would have to be decoded first, such as the images of a stream, is left out.
+    """
+    if not isinstance(examples, Split):
+        return dict(getattr(examples, "checksums", dict)())
+    crcs = {}
+    for name, array in examples.arrays.items():
+        crc = 0
+        for start in range(0, len(array), CHUNK):  # memory-mapped images are not all read at once
+            crc = zlib.crc32(np.ascontiguousarray(array[start : start + CHUNK]).reshape(-1).view(np.uint8).data, crc)
+        crcs[name] = f"{crc:08x}"
+    return crcs

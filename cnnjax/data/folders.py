@@ -1,5 +1,7 @@
 """Folders of images, one for each class, as they lie on people's disks."""
 
+import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+LARGEST_READ = 256 << 20  # bytes, which takes a fraction of a second
 HELD_OUT = ("test", "validation", "val", "valid")
 # Kept by macOS's archives, Synology, Windows, and ext file systems; other hidden names begin with a point.
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
@@ -28,6 +31,12 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def relative(self) -> list[str]:
+        """The files within their split, with their sizes: "cat/1.png 1234"."""
+        root = os.path.commonpath(self.files)
+        return [f"{printable(os.path.relpath(file, root))} {_size(file)}" for file in self.files]
 
     def name(self, index: int) -> str:
         return printable(self.files[index])
@@ -98,6 +107,36 @@ def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]
         log.warning("%s has %s; left out are %s", shown, counts, left)
     sources = {split: FolderSource(*map(tuple, zip(*_mixed(images), strict=True))) for split, images in found.items()}
     return tuple(map(printable, names)), sources
+
+
+def contents(root: str) -> str:
+    """Return a hash of the names of all files below a folder and of what is in them.
+
+    Of more than `LARGEST_READ` bytes, the files' sizes and times of change stand for what is in them.
+    """
+    files, seen = dict[str, os.stat_result](), set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        seen.add(_identity(folder))
+        folders[:] = sorted(name for name in folders if _identity(os.path.join(folder, name)) not in seen)
+        for file in (os.path.join(folder, name) for name in sorted(names)):
+            if os.path.isfile(file):
+                files[file] = os.stat(file)
+    whole, digest = sum(status.st_size for status in files.values()) <= LARGEST_READ, hashlib.sha256()
+    for file, status in files.items():
+        digest.update(os.fsencode(os.path.relpath(file, root)) + b"\n")
+        found = f"{status.st_size} {status.st_mtime_ns}".encode()
+        if whole:
+            with contextlib.suppress(OSError):  # named when it is decoded
+                found = Path(file).read_bytes()
+        digest.update(hashlib.sha256(found).digest())
+    return digest.hexdigest()[:12]
+
+
+def _size(file: str) -> int | None:
+    try:
+        return os.stat(file).st_size
+    except OSError:  # named when it is decoded
+        return None
 
 
 def _mixed(found: Sequence[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from cnnjax.data.bundled import digits
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.decode import VERSION, Deep
-from cnnjax.data.folders import HELD_OUT, FolderSource, folder_splits, printable
+from cnnjax.data.folders import HELD_OUT, FolderSource, contents, folder_splits, printable
 from cnnjax.data.stream import Stream, decode_all
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
@@ -45,6 +45,10 @@ class Source(Checked):
     deep: Deep = "refuse"
     """Grey images of more than 8 bits: type scales 0 to 65,535 to 0 to 255 (floats 0 to 1), image scales each image's
     own least and greatest value; refuse does not read them. Of colours the upper 8 bits are read."""
+
+    def identity(self) -> dict[str, str]:
+        """Return what tells a folder of images from another one that had the same path: a hash of what is in it."""
+        return {"data_version": contents(self.data)} if _is_folder(self.data) else {}
 
     def dataset(self) -> Dataset:
         """Load what the options name."""
@@ -80,7 +84,7 @@ def load(
             what to do.
     """
     source = Source(name, image_size, stream, workers, skip_bad, deep)  # checks the arguments
-    if os.sep in name or Path(name).is_dir():
+    if _is_folder(name):
         return _load_folder(Path(name), source)
     if name in GENERATED:
         if stream == "always" or image_size is not None:
@@ -111,6 +115,10 @@ GENERATED = {
 
 def _is_large(size: int) -> bool:
     return size > LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _is_folder(name: str) -> bool:
+    return os.sep in name or Path(name).is_dir()
 
 
 def _load_folder(root: Path, options: Source) -> Dataset:

@@ -17,6 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec
 
 from cnnjax import runs, train
+from cnnjax.data import Source
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import experiments, workspace
 from cnnjax.options import Checked, Range, kinds, within
@@ -177,6 +178,7 @@ def check_shares(name: str, config: type) -> None:
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:
     """Return the run of an experiment's options; nothing is made or checked."""
     options = runs.as_config(config) | experiments.identity(name)
+    options |= config.identity() if isinstance(config, Source) else {}
     name = experiments.title(name)
     out = directory.out or workspace.find().runs / f"{name}-{runs.config_hash(options)}"
     return runs.Run(out, name, options, execution.profile, execution.save_every, runs.processes.is_first())

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import data
+from cnnjax.data import folders
 from cnnjax.data.cache import cache_dir
 from cnnjax.data.decode import formats, suffixes
 from cnnjax.data.folders import folder_splits, printable
@@ -201,3 +202,26 @@ def test_files_and_classes_are_in_the_order_of_torchvision(tree):
     assert all(
         f"/{names[label]}/" in file for file, label in zip(splits["train"].files, splits["train"].targets, strict=True)
     )
+
+
+def test_what_is_in_a_folder_tells_it_from_another_one_of_its_name(tree, monkeypatch):
+    known = {source(tree)}
+    (tree / "train" / "cat").rename(tree / "aside")
+    (tree / "train" / "dog").rename(tree / "train" / "cat")
+    (tree / "aside").rename(tree / "train" / "dog")
+    known.add(source(tree))
+    save(tree / "train" / "dog" / "2.png")
+    known.add(source(tree))
+    (tree / "again").symlink_to(tree)
+    os.mkfifo(tree / "pipe")  # reading it would wait for ever
+    assert source(tree) in known
+    monkeypatch.setattr(folders, "LARGEST_READ", 0)
+    known |= {source(tree), source(tree)}
+    save(tree / "train" / "dog" / "2.png", 99)
+    assert source(tree) not in known
+    assert len(known) == 4
+    assert data.Source("digits").identity() == {}
+
+
+def source(tree):
+    return data.Source(str(tree)).identity()["data_version"]

@@ -41,6 +41,7 @@ def everything(split, batch_size=4, seed=0, epoch=0):
 
 def arrays(batch):
     """Images, labels and weights of a batch."""
+    assert type(batch.images) is np.ndarray  # Grain's own kind is in shared memory, which it does not free in time
     return batch.images, batch.labels, batch.weights
 
 

@@ -37,6 +37,14 @@ class Small(nn.Module):
         return self.dense(self.dropout(self.flatten(x)))
 
 
+class Lookalike(Small):
+    """Of the same parameters, but another function of them."""
+
+    def __call__(self, x):
+        x = self.pool(nnx.gelu(self.norm(self.conv(x))))
+        return self.dense(self.dropout(self.flatten(x)))
+
+
 class Plain(nn.Module):
     """No randomness and no statistics, so that replicas compute exactly what one device does."""
 
@@ -78,6 +86,13 @@ class Encoded:
         png = io.BytesIO()
         Image.fromarray(self.split.images[index]).save(png, "PNG")
         return png.getvalue(), int(self.split.labels[index])
+
+
+def changed_at(split, name, index):
+    """The same examples, but for one image or label if there are so many."""
+    arrays = {key: array.copy() for key, array in split.arrays.items()}
+    arrays[name][index : index + 1] ^= 1
+    return Split(**arrays)
 
 
 def streamed(split):
@@ -354,7 +369,11 @@ def test_a_trace_that_cannot_be_written_is_reported_and_training_continues(undis
         ({"epochs": 1}, "epochs: 3 there, 1 now"),
         ({"seed": 2}, "seed: 1 there, 2 now"),
         ({"model": lambda rngs: Small(nnx.Rngs(9))}, "initial parameters: .* there"),
+        ({"model": lambda rngs: Lookalike(rngs)}, "code of the network: .* there"),
         ({"source": lambda split: split.slice(0, split.size - 1)}, "training data: '72 images .* there, '71 images"),
+        ({"source": lambda split: changed_at(split, "images", 71)}, "images of all training data: '"),
+        ({"source": lambda split: changed_at(split, "labels", 71)}, "labels of all training data: '"),
+        ({"source": lambda split: streamed(changed_at(split, "images", 0))}, r"\(training data: '72 images"),
         ({"task": tasks.Classification(tasks.ClassificationLoss("mse"))}, "task: .*cross-entropy.* there, .*mse.* now"),
     ],
 )
