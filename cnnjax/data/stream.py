@@ -76,6 +76,7 @@ class Stream:
         workers: processes that decode; 0: threads of this process.
         skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
         deep: what becomes of images with more than 8 bits for each channel; as in `data.load`.
+        ignore_index: a label that is no class; as in `data.load`.
         named: images left out so far, so that each is named once.
     """
 
@@ -87,6 +88,7 @@ class Stream:
     workers: int = 0
     skip_bad: bool = False
     deep: Deep = "refuse"
+    ignore_index: int | None = None
     named: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -154,7 +156,7 @@ class Stream:
         skipped = 0
         for index, weight, batch in zip(indices + self.start, weights, loaded, strict=True):
             images, labels, bad = batch["image"], batch["label"], batch["error"] != ""
-            check_labels(labels, self.classes, map(self.source.name, index))
+            check_labels(labels, self.classes, map(self.source.name, index), self.ignore_index)
             if bad.any():
                 counts = bad & (weight > 0)
                 self._skip(index[counts], batch["error"][counts])

@@ -111,8 +111,8 @@ def augmented(network: Network, task: Task, recipe: Recipe, state: TrainState, k
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Return bytes as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+    """Return images as float32 in [0, 1]: bytes divided by 255, floats as they are."""
+    return images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
 
 
 def with_auxiliary(outputs: Any) -> WithAuxiliary:

@@ -294,6 +294,14 @@ def test_evaluation_counts_every_image_in_the_confusion_matrix(undisturbed, one_
     assert evaluation.figures["accuracy"] == pytest.approx(np.trace(confusion) / 20)
 
 
+def test_floats_reach_a_network_as_they_are():
+    numbers = np.arange(256, dtype=np.uint8)
+    for kind in (np.float32, np.float64):
+        floats = jnp.asarray((numbers / 255).astype(kind))
+        np.testing.assert_allclose(train_step.scale_pixels(floats), numbers / 255, rtol=1e-6)
+    np.testing.assert_allclose(train_step.scale_pixels(jnp.asarray(numbers)), numbers / 255, rtol=1e-6)
+
+
 def test_the_model_given_stays_usable(tmp_path, one_device):
     model = Plain(nnx.Rngs(0))
     fit(tmp_path, one_device, lambda rngs: model, epochs=1)
