@@ -265,6 +265,9 @@ def publish(arguments: list[str]) -> int:
     target = place.results / name
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
+    from cnnjax.lab import published
+
+    published.check_replaces(place.results, name, source, summary)
     left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
     place.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.results) as partial:  # so that nothing is lost if the copy fails

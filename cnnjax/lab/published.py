@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
+from cnnjax.errors import UserError
 from cnnjax.lab import code, experiments, ledger, markdown, site, workspace
 from cnnjax.lab.claims import Claim, Verdict, count, from_json
 from cnnjax.lab.claims import table as claims_table
@@ -251,6 +252,33 @@ def published(results: Path, name: str) -> dict[str, Any] | None:
         UserError: it cannot be read.
     """
     return runs.read_json(_summary_path(results, name))
+
+
+def check_replaces(results: Path, name: str, source: Path, summary: dict[str, Any]) -> None:
+    """Raise a UserError if a run with other options would replace a result that confirms more of the lectures' claims.
+
+    Args:
+        results: where results are published.
+        name: of the experiment.
+        source: the run's directory.
+        summary: the run's.
+    """
+    there = published(results, name)
+    ours, theirs = summary.get("config", {}), (there or {}).get("config", {})
+    other = [f"{option} {ours[option]}" for option in ours if option in theirs and ours[option] != theirs[option]]
+    if there is None or not other:
+        return
+    experiment = experiments.load(name)
+    with reading(source / "summary.json"):
+        lost = {claim.id for claim in experiment.claims(summary) if not claim.ok}
+    with reading(_summary_path(results, name)):
+        lost &= {claim.id for claim in experiment.claims(there) if claim.ok} if lost else set()
+    if lost:
+        raise UserError(
+            f"{source} has other options than the published {name} ({', '.join(other)}) and does not confirm what that "
+            f"does of the lectures ({', '.join(sorted(lost))}): it is not published in its place. Its own report is "
+            f"{source / 'report.md'}"
+        )
 
 
 def _summary_path(results: Path, name: str) -> Path:

@@ -276,6 +276,24 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
         assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", claims, re.MULTILINE), id
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_a_run_of_ones_own_does_not_replace_what_confirms_a_lecture(finished, same, capsys, tmp_path, monkeypatch):
+    folder = at(tmp_path, monkeypatch).results / "fcn-vs-cnn"
+    shutil.copytree(ROOT / "results" / "fcn-vs-cnn", folder)
+    before = json.loads((folder / "summary.json").read_text())
+    if same:  # then it counts that a claim no longer holds
+        own = json.loads((finished[0] / "summary.json").read_text())["config"]
+        (folder / "summary.json").write_text(json.dumps(before | {"config": own}))
+    monkeypatch.setattr(fcn_vs_cnn, "_distance_from_numpy", lambda name: 0.0)
+    status, _, error = call(capsys, "publish", str(finished[0]))
+    published_data = json.loads((folder / "summary.json").read_text())["data"]["name"]
+    assert (status, published_data) == ((0, "digits") if same else (2, "cifar10"))
+    if not same:
+        assert "has other options than the published fcn-vs-cnn (data digits, " in error
+        assert "does not confirm what that does of the lectures (A3, A4, A5, A6)" in error
+        assert str(finished[0] / "report.md") in error
+
+
 @pytest.mark.parametrize("experiment", ["../thesis", "{parent}/thesis", "", None, ["a"]])
 def test_a_run_that_names_another_directory_is_not_published_over_it(experiment, capsys, tmp_path, monkeypatch):
     (tmp_path / "thesis").mkdir()
