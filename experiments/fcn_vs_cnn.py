@@ -17,11 +17,10 @@ import statistics
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 
 from cnnjax import data, models, runs, tasks, train, viz
 from cnnjax.errors import UserError
@@ -29,6 +28,9 @@ from cnnjax.lab import markdown
 from cnnjax.lab.claims import ROUNDING, Claim, check, not_run, stored
 from cnnjax.options import Fraction
 from cnnjax.viz.figures import Curve
+
+if TYPE_CHECKING:  # what --help does not need
+    from matplotlib.figure import Figure
 
 EXPERIMENT = "fcn-vs-cnn"
 MODELS = ("lecture-fcn", "lecture-cnn")
@@ -164,7 +166,7 @@ def _draw(folder: Path, dataset: data.Dataset, trained: dict[str, list[tuple[tra
     viz.save(viz.kernels(np.asarray(first_layer)), folder / "first-layer-kernels.png")
 
 
-def _nine_images(images: np.ndarray, titles: list[str]) -> Figure:
+def _nine_images(images: np.ndarray, titles: list[str]) -> "Figure":
     return viz.image_grid(images, titles, columns=3)
 
 

@@ -152,7 +152,7 @@ def _load_folder(root: Path, options: Source) -> Dataset:
     if not root.is_dir():
         raise UserError(f"{shown} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
     if size is None:
-        raise UserError("`image_size` must be at least 1 for the images of a folder, got None")
+        raise UserError(f"images of a folder, such as {shown}, are resized to one size: add `image_size=64`")
     names, splits = folder_splits(root, options.validation_split)
     fingerprint = _fingerprint(splits)
     how = options.workers, options.skip_bad, options.deep

@@ -119,7 +119,11 @@ def _builder(tfds: ModuleType, name: str) -> Any:
         return tfds.builder(name, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits"}
-        raise unknown_name("data set", name, known) from None
+        error = unknown_name("data set", name, known)
+        raise UserError(
+            f"{error}. Sets without a download are shapes and digits, others TFDS's, such as cifar10; no folder is "
+            "here under that name"
+        ) from None
     except Exception as error:  # the data set's own code and damaged files raise many kinds
         raise UserError(f"data set {name!r} cannot be opened: {_first_line(error)}") from error
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import platform
 import shutil
 import signal
 import sys
@@ -12,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnjax import __version__
 from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.lab import experiments, workspace
 from cnnjax.lab.terminal import give_up_unwritable, in_words, problem, say
@@ -59,8 +62,10 @@ def command(name: str) -> Callable[[list[str]], int]:
     Raises:
         UserError: there is none.
     """
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         return help_page
+    if name == "--version":
+        return version
     if name in COMMANDS:
         if name in OF_A_CHECKOUT and not workspace.find().experiments:
             raise UserError(f"{name} is for a checkout of the cnnjax repository, whose experiments it reads")
@@ -221,6 +226,13 @@ def list_experiments(arguments: list[str]) -> int:
 def help_page(arguments: list[str]) -> int:
     """Print how each command is called."""
     print("Start an experiment, or look at what experiments produced.\n\nusage:\n" + usage())
+    return 0
+
+
+def version(arguments: list[str]) -> int:
+    """Print the version of the package, and of JAX and Python below it."""
+    _no_arguments("--version", arguments)
+    print(f"cnnjax {__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}")
     return 0
 
 

@@ -24,7 +24,7 @@ from cnnjax.runs.hardware import peak_flops
 from cnnjax.runs.metrics import InMemory, Recorder, read_history
 from cnnjax.runs.processes import Wishes
 from cnnjax.runs.progress import Display, Silent, display
-from cnnjax.runs.signals import Interrupted, StopRequest, deferred_signals
+from cnnjax.runs.signals import StopRequest, deferred_signals, interrupted
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
@@ -193,7 +193,8 @@ class Epochs:
                 self.checkpoints.save(one)
             self.wishes.ask(self.stop.signum, save=False, now=True)
             if self.wishes.signum is not None:
-                raise Interrupted(self.wishes.signum, self.checkpoints.have_saved())
+                saved = self.checkpoints.have_saved()
+                raise interrupted(self.wishes.signum, saved, self.checkpoints.how_to_resume(at))
 
     def _look(self, state: TrainState, began: int, steps: int, seconds: float) -> None:
         """Let observers see a step; save the state within an epoch, and show where that stands, when either is due."""

@@ -245,7 +245,7 @@ def test_an_image_size_of_zero_is_refused(tfds_dir):
     ("spoil", "options", "message"),
     [
         (lambda tree: shutil.rmtree(tree / "test" / "circle"), {"image_size": 8}, "tree: test lacks circle; expected"),
-        (lambda tree: None, {}, "`image_size` must be at least 1 for the images of a folder, got None"),
+        (lambda tree: None, {}, "images of a folder, such as .*tree, are resized to one size: add `image_size=64`"),
         (
             lambda tree: None,
             {"image_size": 8, "stream": "sometimes"},

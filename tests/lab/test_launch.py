@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+import cnnjax
 from cnnjax import runs, train
 from cnnjax.lab import app, experiments, heap, published, report, workspace
 from experiments import fcn_vs_cnn
@@ -78,6 +80,15 @@ def test_without_arguments_every_experiment_is_listed(capsys):
         assert name in out
 
 
+def test_the_version_and_the_help_are_commands(capsys):
+    status, out, _ = call(capsys, "--version")
+    assert status == 0
+    assert re.fullmatch(rf"cnnjax {cnnjax.__version__}, jax {jax.__version__}, Python 3\.\d+\.\d+\n", out)
+    assert call(capsys, "help") == call(capsys, "--help")
+    program = subprocess.run([sys.executable, "-m", "cnnjax", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert program.stdout == out
+
+
 def imported(*arguments):
     """The packages that a command imports."""
     command = [sys.executable, "-X", "importtime", str(ROOT / "launch.py"), *arguments]
@@ -120,7 +131,18 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["fcn-vs-cnn", "--epoch", "3"], "--epochs"),
         (["fcn-vs-cnn", "--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
         (["fcn-vs-cnn", "--epochs", "-1"], "--epochs must be an integer of at least 1, got -1"),
-        (["fcn-vs-cnn", "--epochs", "many"], "many"),
+        (["fcn-vs-cnn", "--epochs", "many"], "--epochs: expected an integer of at least 1, got 'many'"),
+        (["fcn-vs-cnn", "--epochs", "1.5"], "--epochs: expected an integer of at least 1, got '1.5'"),
+        (["sweep", "fcn-vs-cnn", "--grid", "lr=a"], "--lr: expected a number larger than 0 and finite, got 'a'"),
+        (
+            ["fcn-vs-cnn", "--data", str(ROOT)],
+            f"images of a folder, such as {ROOT}, are resized to one size: add --image-",
+        ),
+        (
+            ["fcn-vs-cnn", "--data", "nowhere"],
+            "'nowhere': none of the 447 known names is near it. Sets without a download",
+        ),
+        (["--version", "now"], "--version takes no arguments, got now"),
         (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0 and finite, got 0"),
         (["fcn-vs-cnn", "--validation-split", "1"], "--validation-split must be between 0 and 1"),
         (["fcn-vs-cnn", "--seed", "-1"], "--seed must be from 0"),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 import signal
 import time
 
@@ -215,6 +216,21 @@ def test_a_stopped_run_resumes_to_the_same_bits(steps, undisturbed, tmp_path, on
         return [row for row in rows if not row["name"].endswith(("second", "seconds", "step_ms"))]
 
     assert values(tmp_path) == values(path)
+
+
+def test_without_a_command_around_it_a_stop_says_how_to_go_on_and_ends_without_a_trace(tmp_path, one_device, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, one_device, callbacks=[StopAfter(1)], run=None)
+    assert stop.value.code == 143
+    said = capsys.readouterr().err
+    assert re.search(r"stopped; the [12] steps done are lost: give `fit` a run, as in `run=Run\(path\)`", said)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, one_device, callbacks=[StopAfter(1)])
+    said, where = capsys.readouterr().err, re.escape(str(tmp_path / "checkpoints" / "small"))
+    assert re.search(f"stopped; the state after step [12] is saved in {where}. The same training in the same run", said)
+    with runs.raised_signals(), pytest.raises(SystemExit):
+        fit(tmp_path / "other", one_device, callbacks=[StopAfter(1)])
+    assert "stopped;" not in capsys.readouterr().err  # the command says it in its own words
 
 
 def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, one_device):
