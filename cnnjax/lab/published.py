@@ -48,14 +48,18 @@ def verify(results: Path) -> int:
             status.update(f"checking {name} ({number} of {len(names)})")
             checked[name] = _claims(results, name)
     claims = [claim for of_one in checked.values() for claim in of_one]
-    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
+    table = Table("claim", "what", "lecture", "here", "verdict")
     for claim in claims:
-        table.add_row(*map(escape, claim.cells()), style=STYLES[claim.verdict])
-    Console().print(table)
+        if claim.verdict is not Verdict.HOLDS:
+            row = (*claim[:4], ": ".join(part for part in (claim.verdict, claim.reason) if part))
+            table.add_row(*map(escape, row), style=STYLES[claim.verdict])
+    if table.row_count:
+        Console().print(table)
     runs.write_text(results / "CLAIMS.md", _claims_page(claims))
     stored = {name: {"of": _fingerprint(results, name), "claims": of_one} for name, of_one in checked.items()}
     runs.write_json(results / "claims.json", stored)
-    print(f"{count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    page = results / "CLAIMS.md"
+    print(f"{count(claims)}, in {time.perf_counter() - started:.0f} seconds; all of them are in {page}")
     for line in (_openness(claims), _staleness(claims)):
         print(line) if line else None
     return sum(not claim.ok for claim in claims)

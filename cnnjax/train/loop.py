@@ -38,6 +38,7 @@ from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, id
 
 log = logging.getLogger(__name__)
 
+ONLY_WRITTEN = ("seconds", "step_ms", "flop_utilization")  # figures that would make the line of an epoch too long
 SHOWN = 16  # images in TensorBoard
 
 
@@ -319,7 +320,8 @@ def trained(title: str, state: TrainState, epoch: int) -> dict[str, float]:
 
 def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return what an epoch ended with in one line: the figures of the validation have a prefix."""
-    return {**figures["train"], **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
+    shown = {name: value for name, value in figures["train"].items() if name not in ONLY_WRITTEN}
+    return {**shown, **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
 
 
 def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:

@@ -293,6 +293,8 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
     assert status == 1
     assert re.search(r"\d+ hold, 0 fail, 0 are errata, [45] not run", printed)
+    assert f"all of them are in {folder / 'CLAIMS.md'}" in printed
+    assert not re.search(r"\bholds\b", printed)  # only what does not hold is listed
     claims = (folder / "CLAIMS.md").read_text()
     for id, verdict in {"A1": "holds", "A2": "holds", "A3": "**not run**", "A5": "**not run**"}.items():
         assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", claims, re.MULTILINE), id
