@@ -45,8 +45,8 @@ class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Train a fully connected and a convolutional network and compare them."""
 
     data: str = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes")
-    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: cifar10 where it is
-    prepared, else shapes."""
+    """shapes, digits, a TFDS set, or a folder: of train, val and test, each with CLASS/*.jpg, or CLASS/*.jpg alone;
+    default: cifar10 where it is prepared, else shapes."""
     validation_split: Fraction = 0.3
     """Share of the training images held out to validate on, the last ones; of a folder without validation images, by
     the names of the files."""

@@ -96,15 +96,18 @@ def _cli(parts: Sequence[type], **settings: Any) -> Any:
 
 def _spec(part: type) -> StructConstructorSpec:
     texts, defaults = describe(part), part()
-    silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
     fields = [
-        StructFieldSpec(name, Annotated[annotation, silent] if default is None else annotation, default, texts[name])
+        StructFieldSpec(name, _annotation(kind, getattr(defaults, name)), getattr(defaults, name), texts[name])
         for name, kind in kinds(part).items()
-        for default in (getattr(defaults, name),)
-        for annotation in (_number(kind) if kind.type in (int, float) else kind.annotation,)
     ]
     # Made here, a UserError would be printed by tyro, with the library's names for the options.
     return StructConstructorSpec(lambda **values: partial(part, **values), tuple(fields))
+
+
+def _annotation(kind: Kind, default: Any) -> Any:
+    annotation = _number(kind) if kind.type in (int, float) else kind.annotation
+    silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
+    return Annotated[annotation, silent] if default is None else annotation
 
 
 def _number(kind: Kind) -> Any:
