@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection
 
+LONGEST = 1000  # letters of a list of names that a person would still look through
+
 
 class RunError(Exception):
     """A run cannot continue, for a reason that its message gives; it was called correctly."""
@@ -23,4 +25,6 @@ def unknown_name(what: str, name: str, known: Collection[str]) -> UserError:
     near = difflib.get_close_matches(str(name), sorted(known), n=3, cutoff=0.5)
     all_names = ", ".join(sorted({path.partition(".")[0] for path in known} - {""}))
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {all_names}"
+    if len(hint) > LONGEST:
+        hint = f"none of the {len(known)} known names is near it"
     return UserError(f"unknown {what} {name!r}: {hint}")

@@ -29,7 +29,7 @@ from cnnjax.lab.claims import ROUNDING, Claim, check, not_run, stored
 from cnnjax.options import Fraction
 from cnnjax.viz.figures import Curve
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what --help does not need
     from matplotlib.figure import Figure
 
 EXPERIMENT = "fcn-vs-cnn"
@@ -45,10 +45,11 @@ class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Train a fully connected and a convolutional network and compare them."""
 
     data: str = field(default_factory=lambda: "cifar10" if data.is_prepared("cifar10") else "shapes")
-    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: cifar10 where it is
-    prepared, else shapes."""
+    """shapes, digits, a TFDS set, or a folder: of train, val and test, each with CLASS/*.jpg, or CLASS/*.jpg alone;
+    default: cifar10 where it is prepared, else shapes."""
     validation_split: Fraction = 0.3
-    """Share of the training images held out, the last ones."""
+    """Share of the training images held out to validate on, the last ones; of a folder without validation images, by
+    the names of the files."""
 
 
 def load(config: Config) -> data.Dataset:
@@ -59,16 +60,16 @@ def load(config: Config) -> data.Dataset:
         raise UserError(
             f"data set {config.data!r} has {height}x{width} images; expected squares, at least {SMALLEST_IMAGE} pixels"
         )
-    training = data.hold_out(dataset.train, config.validation_split)[0]
     builds = {name: partial(_build, name, dataset) for name in MODELS}
-    train.check_training(builds, _task(config, dataset), config, training)
+    train.check_training(builds, _task(config, dataset), config, dataset.train)
     return dataset
 
 
 def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
     task, trained = _task(config, dataset), {}
-    training, validation = data.hold_out(dataset.train, config.validation_split)
+    training, validation = dataset.train, dataset.validation
+    assert validation is not None  # `validation_split` is never None here
     for name in MODELS:
         build = partial(_build, name, dataset)
         options: Any = {"run": run, "name": name, "parallel": parallel}
@@ -84,7 +85,7 @@ def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Pa
         "data": {
             "name": dataset.name,
             "version": dataset.version,
-            "counts": {"training": dataset.train.size, "test": dataset.test.size},
+            "counts": {"training": training.size + validation.size, "test": dataset.test.size},
             "first_nine": [dataset.class_names[label] for label in dataset.train.first(9).labels],
         },
         "models": {name: _describe(name, dataset, runs) for name, runs in trained.items()},

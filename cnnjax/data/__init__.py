@@ -3,7 +3,7 @@
 from cnnjax.data import augment, shapes
 from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
-from cnnjax.data.dataset import Dataset, Examples, Split, fingerprint, hold_out
+from cnnjax.data.dataset import Dataset, Examples, Split, checksums, fingerprint, hold_out
 from cnnjax.data.order import epoch_order
 from cnnjax.data.sources import Source, load
 from cnnjax.data.stream import Stream
@@ -20,6 +20,7 @@ __all__ = [
     "augment",
     "cache_dir",
     "cached",
+    "checksums",
     "digits",
     "epoch_order",
     "fingerprint",

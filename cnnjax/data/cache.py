@@ -61,17 +61,23 @@ def _read(folder: Path) -> Dataset:
         if found != names:
             raise ValueError(f"arrays of shapes {found}, expected {names}")
         splits[part] = Split(**arrays)
-    return Dataset(meta["name"], meta["version"], tuple(meta["class_names"]), splits["train"], splits["test"])
+    validation = splits.get("validation")
+    test = splits["test"] if "test" in splits or validation is None else validation
+    about = meta["name"], meta["version"], tuple(meta["class_names"])
+    return Dataset(*about, splits["train"], test, validation, meta.get("ignore_index"))
 
 
 def _write(folder: Path, dataset: Dataset) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    parts = {"train": dataset.train, "test": dataset.test}
+    parts = {"train": dataset.train}
+    parts |= {"validation": dataset.validation} if dataset.validation else {}
+    parts |= {"test": dataset.test} if dataset.test is not dataset.validation else {}
     splits = {part: split.first(split.size).arrays for part, split in parts.items()}
     meta = {
         "name": dataset.name,
         "version": dataset.version,
         "class_names": dataset.class_names,
+        "ignore_index": dataset.ignore_index,
         "shapes": {part: {name: array.shape for name, array in arrays.items()} for part, arrays in splits.items()},
     }
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -4,6 +4,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import jax
@@ -14,6 +15,7 @@ from cnnjax.errors import UserError
 
 TARGETS = ("labels", "boxes", "masks", "keypoints")  # what may be known of an image, as `Sample` has it
 FINGERPRINTED = 16  # examples
+CHUNK = 4096  # examples whose checksum is computed at a time
 Batches = Iterator[Sample]
 
 
@@ -57,11 +59,14 @@ class Split:
     """Images in memory with what is known of them; None where nothing is.
 
     Attributes:
-        images: uint8 (size, height, width, channels).
+        images: (size, height, width, channels), uint8, or floats in [0, 1], which reach a network as they are.
         labels: int32 (size,), the class of each image.
         boxes: float32 (size, boxes, 4), as `Sample` has them.
         masks: uint8 (size, height, width), the class of every pixel.
         keypoints: float32 (size, points, 3), as `Sample` has them.
+
+    Raises:
+        UserError: the images are of another type, or floats out of [0, 1].
     """
 
     images: np.ndarray
@@ -69,6 +74,19 @@ class Split:
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
     keypoints: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype == np.uint8:
+            return
+        expected = "expected uint8, or floats from 0 to 1"
+        if self.images.dtype.kind != "f":
+            raise UserError(f"the images are of type {self.images.dtype}; {expected}: convert bytes by astype('uint8')")
+        if self.images.size and not (self.images.min() >= 0 and self.images.max() <= 1):
+            least, most = self.images.min(), self.images.max()
+            raise UserError(
+                f"the images are floats from {least:g} to {most:g}; {expected}: divide values of bytes by 255, and let "
+                "a network that wants other inputs normalise them itself"
+            )
 
     @property
     def size(self) -> int:
@@ -142,7 +160,9 @@ class Dataset:
         version: changes when the images of a name change.
         class_names: name of the class with label k.
         train: images to train on.
-        test: images to evaluate on.
+        test: images to evaluate on; the validation images, where there are no others.
+        validation: images to evaluate on while training, to choose by; None if the data has none of its own.
+        ignore_index: a label that is no class; None: every label is one.
 
     Raises:
         UserError: a label of images in memory is not the number of a class; a stream checks labels as it reads them.
@@ -153,12 +173,14 @@ class Dataset:
     class_names: tuple[str, ...]
     train: Examples
     test: Examples
+    validation: Examples | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
-        for part, split in (("train", self.train), ("test", self.test)):
+        for part, split in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             if isinstance(split, Split) and split.labels is not None:
                 names = (f"image {index} of the {part} images of data set {self.name!r}" for index in itertools.count())
-                check_labels(split.labels, len(self.class_names), names)
+                check_labels(split.labels, len(self.class_names), names, self.ignore_index)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -166,17 +188,19 @@ class Dataset:
         return self.train.image_shape
 
 
-def check_labels(labels: np.ndarray, classes: int, names: Iterable[str]) -> None:
+def check_labels(labels: np.ndarray, classes: int, names: Iterable[str], ignore_index: int | None = None) -> None:
     """Raise a UserError if a label is not the number of a class, 0 to `classes - 1`; `names` are its images'.
 
     JAX would count a negative label from the last class, and drop one that is too large.
     """
     wrong = (labels < 0) | (labels >= classes)
+    wrong &= True if ignore_index is None else labels != ignore_index
     if wrong.any():
         name, label = next(itertools.compress(zip(names, labels, strict=False), wrong))
         raise UserError(
             f"{name} has the label {label}; expected the number of a class, 0 to {classes - 1} (TFDS has -1 where "
-            "there is no label): correct it, or choose data with labels"
+            "there is no label): correct it, choose data with labels, or leave such images out with "
+            f"`ignore_index={label}`"
         )
 
 
@@ -185,8 +209,18 @@ def hold_out(split: Examples, fraction: float) -> tuple[Examples, Examples]:
 
     Returns:
         (train, validation); the train part has `floor(size * (1 - fraction))` images.
+
+    Raises:
+        UserError: the fraction is not between 0 and 1, or leaves one of the parts without images.
     """
+    if not (isinstance(fraction, Real) and 0 < fraction < 1):
+        raise UserError(f"`fraction` must be between 0 and 1, such as 0.1, got {fraction!r}")
     kept = int(split.size * (1 - fraction))
+    if not 0 < kept < split.size:
+        raise UserError(
+            f"`fraction` {fraction:g} of {split.size} images leaves {kept} to train on and {split.size - kept} to "
+            "validate on: expected at least one of each"
+        )
     return split.slice(0, kept), split.slice(kept, split.size)
 
 
@@ -194,5 +228,21 @@ def fingerprint(examples: Examples) -> str:
     """Return a string that distinguishes data sets of one name: their size, and a checksum of the first examples."""
     crc = 0
     for array in examples.first(FINGERPRINTED).arrays.values():
-        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return f"{examples.size} images of {'x'.join(map(str, examples.image_shape))} that begin with {crc:08x}"
+
+
+def checksums(examples: Examples) -> dict[str, str]:
+    """Return checksums of all examples by what they are of: "images" and "labels" in memory, "labels" of a folder.
+
+    What would have to be decoded first, such as the images of a stream, is left out.
+    """
+    if not isinstance(examples, Split):
+        return dict(getattr(examples, "checksums", dict)())
+    crcs = {}
+    for name, array in examples.arrays.items():
+        crc = 0
+        for start in range(0, len(array), CHUNK):  # memory-mapped images are not all read at once
+            crc = zlib.crc32(np.ascontiguousarray(array[start : start + CHUNK]).reshape(-1).view(np.uint8).data, crc)
+        crcs[name] = f"{crc:08x}"
+    return crcs

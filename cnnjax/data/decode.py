@@ -10,7 +10,8 @@ import numpy as np
 # read where Pillow was built with them.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
-VERSION = 2  # increased when `decode` makes other pixels of a file: what caches hold is then decoded again
+BACKGROUND = "white"  # of transparent images, unless their transparency is kept
+VERSION = 3  # increased when `decode` makes other pixels of a file: what caches hold is then decoded again
 Deep = Literal["refuse", "type", "image"]
 _ORIENTATION = 0x0112  # the tag of EXIF
 
@@ -37,7 +38,8 @@ def decode(encoded: bytes, shape: tuple[int, int, int], deep: Deep = "refuse") -
     """Return an image file as uint8 (height, width, channels): 1 of grey, 3 of colour, 4 with transparency.
 
     It is turned as its EXIF orientation says, scaled (Pillow's bilinear filter with antialiasing) until it just covers
-    `shape`, and cropped to its middle, as is usual for evaluation on ImageNet.
+    `shape`, and cropped to its middle, as is usual for evaluation on ImageNet. Without a channel for transparency, a
+    transparent image is shown before a white background.
 
     Args:
         encoded: the file.
@@ -98,8 +100,10 @@ def _converted(image: Any, mode: str, deep: Deep) -> Any:
 
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_scaled(np.asarray(image), deep)).convert(mode)
-    if image.mode == "P" and "transparency" in image.info:  # Pillow warns of other conversions
+    if image.has_transparency_data:
         image = image.convert("RGBA")
+        if mode != "RGBA":  # the colours of transparent pixels are whatever a program left there
+            image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
     if image.mode == "LAB":  # which has no direct way to grey
         image = image.convert("RGB")
     return image.convert(mode)

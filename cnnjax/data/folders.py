@@ -1,5 +1,7 @@
 """Folders of images, one for each class, as they lie on people's disks."""
 
+import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -14,9 +16,18 @@ from cnnjax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = ("test", "validation", "val", "valid")
+LARGEST_READ = 256 << 20  # bytes, which takes a fraction of a second
+VALIDATION = ("validation", "val", "valid")  # names of the folder of images to validate on
+DEFAULT_SPLIT = 0.2  # of the images, held out where there are neither test nor validation images
 # Kept by macOS's archives, Synology, Windows, and ext file systems; other hidden names begin with a point.
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+
+
+# Endings of images that Pillow does not read by itself, or reads only by starting programs.
+UNREAD = (
+    *(".heic", ".heif", ".hif", ".jxl", ".avif", ".webp", ".svg", ".svgz", ".eps", ".ai", ".pdf", ".psd", ".xcf"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".dcm", ".nii", ".tga"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,12 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def relative(self) -> list[str]:
+        """The files within their split, with their sizes: "cat/1.png 1234"."""
+        root = os.path.commonpath(self.files)
+        return [f"{printable(os.path.relpath(file, root))} {_size(file)}" for file in self.files]
 
     def name(self, index: int) -> str:
         return printable(self.files[index])
@@ -58,29 +75,33 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
-    """Return the class names and the sources of `root/SPLIT/CLASS/*.jpg`, by split: train and those of `HELD_OUT`.
+def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
+    """Return the class names and the sources "train", "validation" and "test" of a tree, as far as it has them.
+
+    The tree is `root/SPLIT/CLASS/*.jpg` with folders train, test, and val, valid or validation; or `root/CLASS/*.jpg`,
+    all to train on. Where there are no validation images, a part of those to train on is taken: the files whose hash,
+    of class and name, is below a limit, so that files added later move none; but at least one file of a class, unless
+    it has no other.
 
     Images also lie in folders within a class; links are followed, as torchvision's `ImageFolder` does. What is hidden,
     is no image by its name, or leads back to a folder around it is left out, and one warning counts it by the reason.
     Classes are sorted by name. Images are shuffled, always in the same order, so that any part has every class.
 
+    Args:
+        root: the folder.
+        validation_split: the part; None takes 0.2 where there are no test images either, and else nothing.
+
     Raises:
-        UserError: no split named train, a split without classes, an empty class, or splits of different classes.
+        UserError: no images to train on, two folders for validation, no classes, an empty class, or splits of different
+            classes.
     """
     left = LeftOut()
-    splits = {os.path.basename(path): path for path in _folders(str(root), left, "beside the splits")}
-    for name in splits.keys() - {"train", *HELD_OUT}:
-        left.add("folders that are no split", splits.pop(name))
+    splits = _splits(root, left)
     shown = printable(root)
-    if "train" not in splits:
-        raise UserError(
-            f"{shown} has no folder train: expected {shown}/train/CLASS/*.jpg, and test or validation beside"
-        )
     folders = {split: sorted(_folders(path, left, "beside the classes")) for split, path in splits.items()}
     names = [os.path.basename(folder) for folder in folders["train"]]
     if not names:
-        raise UserError(f"{shown}/train has no folders: expected one for every class, with its images")
+        raise UserError(f"{printable(splits['train'])} has no folders: expected one for every class, with its images")
     found = {
         split: [
             (file, label)
@@ -90,14 +111,98 @@ def folder_splits(root: Path) -> tuple[tuple[str, ...], dict[str, FolderSource]]
         for split, classes in folders.items()
     }
     for split, classes in folders.items():
-        if odd := {os.path.basename(folder) for folder in classes} ^ set(names):
-            listed = ", ".join(sorted(map(printable, odd)))
-            raise UserError(f"{shown}/{split} has other classes than {shown}/train: {listed}")
+        _check_classes(shown, os.path.basename(splits[split]), [os.path.basename(folder) for folder in classes], names)
     if left.paths:
-        counts = ", ".join(f"{len(images)} images in {split}" for split, images in found.items())
+        counts = ", ".join(f"{len(found[split])} images in {os.path.basename(splits[split])}" for split in splits)
         log.warning("%s has %s; left out are %s", shown, counts, left)
+    part = validation_split or (None if "test" in found else DEFAULT_SPLIT)
+    if "validation" not in found and part:
+        found["train"], found["validation"] = _held_out(found["train"], splits["train"], part)
+        if not found["validation"] or not found["train"]:
+            raise UserError(f"{shown} has {len(names)} images, one of each class: expected some more to validate on")
     sources = {split: FolderSource(*map(tuple, zip(*_mixed(images), strict=True))) for split, images in found.items()}
     return tuple(map(printable, names)), sources
+
+
+def _splits(root: Path, left: LeftOut) -> dict[str, str]:
+    """Return the folders of "train", "validation" and "test"; the root itself where classes lie in it."""
+    shown, inside = printable(root), LeftOut()
+    there = {os.path.basename(path): path for path in _folders(str(root), inside, "beside the splits")}
+    validation = [name for name in VALIDATION if name in there]
+    if not {"train", "test", *validation} & there.keys():
+        return {"train": str(root)}
+    if len(validation) > 1:
+        raise UserError(f"{shown} has folders {' and '.join(validation)}, both for validation: keep one of them")
+    if "train" not in there:
+        raise UserError(
+            f"{shown} has no folder train: expected {shown}/train/CLASS/*.jpg, and test or validation beside"
+        )
+    for reason, paths in inside.paths.items():
+        for path in paths:
+            left.add(reason, path)
+    splits = {"train": there.pop("train")}
+    splits |= {"validation": there.pop(validation[0])} if validation else {}
+    splits |= {"test": there.pop("test")} if "test" in there else {}
+    for path in there.values():
+        left.add("folders that are no split", path)
+    return splits
+
+
+def _check_classes(root: str, split: str, classes: Sequence[str], names: Sequence[str]) -> None:
+    """Raise a UserError if a split has not the classes of the images to train on, its `names`."""
+    lacking, more = (sorted(map(printable, odd)) for odd in (set(names) - set(classes), set(classes) - set(names)))
+    said = [f"lacks {', '.join(lacking)}"] if lacking else []
+    said += [f"has {', '.join(more)}, which train lacks"] if more else []
+    if said:
+        raise UserError(f"{root}: {split} {' and '.join(said)}; expected a folder for every class in both")
+
+
+def _held_out(files: Sequence[Any], root: str, part: float) -> tuple[list[Any], list[Any]]:
+    """Split (file, label) pairs into those that stay and those that are held out."""
+    kept, held = list[Any](), list[Any]()
+    for label in dict.fromkeys(label for _, label in files):
+        ordered = sorted((_position(file, root), file, label) for file, own in files if own == label)
+        count = sum(position < part for position, *_ in ordered)
+        count = min(max(count, 1), len(ordered) - 1)
+        held += [(file, label) for _, file, label in ordered[:count]]
+        kept += [(file, label) for _, file, label in ordered[count:]]
+    return sorted(kept), sorted(held)
+
+
+def _position(file: str, root: str) -> float:
+    """A number from 0 to 1 that the file's name and class decide."""
+    name = os.fsencode(os.path.relpath(file, root).replace(os.sep, "/"))
+    return int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
+
+
+def contents(root: str) -> str:
+    """Return a hash of the names of all files below a folder and of what is in them.
+
+    Of more than `LARGEST_READ` bytes, the files' sizes and times of change stand for what is in them.
+    """
+    files, seen = dict[str, os.stat_result](), set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        seen.add(_identity(folder))
+        folders[:] = sorted(name for name in folders if _identity(os.path.join(folder, name)) not in seen)
+        for file in (os.path.join(folder, name) for name in sorted(names)):
+            if os.path.isfile(file):
+                files[file] = os.stat(file)
+    whole, digest = sum(status.st_size for status in files.values()) <= LARGEST_READ, hashlib.sha256()
+    for file, status in files.items():
+        digest.update(os.fsencode(os.path.relpath(file, root)) + b"\n")
+        found = f"{status.st_size} {status.st_mtime_ns}".encode()
+        if whole:
+            with contextlib.suppress(OSError):  # named when it is decoded
+                found = Path(file).read_bytes()
+        digest.update(hashlib.sha256(found).digest())
+    return digest.hexdigest()[:12]
+
+
+def _size(file: str) -> int | None:
+    try:
+        return os.stat(file).st_size
+    except OSError:  # named when it is decoded
+        return None
 
 
 def _mixed(found: Sequence[Any]) -> list[Any]:
@@ -169,6 +274,8 @@ def _walk(folder: str, left: LeftOut, above: tuple[Any, ...]) -> Iterator[str]:
             yield from _walk(entry.path, left, here)
         elif is_image and (is_file or not os.path.exists(entry.path)):
             yield entry.path  # a broken link is an image that cannot be read: an error, unless such are to be left out
+        elif is_file and (end := os.path.splitext(entry.name)[1].lower()) in UNREAD:
+            left.add(f"images of a kind that is not read ({end}: save them as PNG or JPEG)", entry.path)
         elif is_file:
             left.add("files that are no images by their names", entry.path)
         else:

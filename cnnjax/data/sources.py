@@ -4,22 +4,24 @@ import contextlib
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cnnjax.data import shapes
 from cnnjax.data.bundled import digits
 from cnnjax.data.cache import cached
-from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.dataset import Dataset, Examples, Split, hold_out
 from cnnjax.data.decode import VERSION, Deep
-from cnnjax.data.folders import HELD_OUT, FolderSource, folder_splits, printable
+from cnnjax.data.folders import FolderSource, contents, folder_splits, printable
 from cnnjax.data.stream import Stream, decode_all
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
-from cnnjax.options import Checked, Count, CountOrZero
+from cnnjax.options import Checked, Count, CountOrZero, Fraction
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Source(Checked):
     """Where labelled images come from, as options; see `load`."""
 
     data: str = "shapes"
-    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg."""
+    """shapes, digits, a TFDS set, or a folder: of train, val and test, each with CLASS/*.jpg, or CLASS/*.jpg alone."""
     image_size: Count | None = None
     """Height and width that images of a folder or a stream are resized to."""
     stream: Streaming = "auto"
@@ -46,10 +48,19 @@ class Source(Checked):
     """Grey images of more than 8 bits: type scales 0 to 65,535 to 0 to 255 (floats 0 to 1), image scales each image's
     own least and greatest value; refuse does not read them. Of colours the upper 8 bits are read."""
 
+    validation_split: Fraction | None = None
+    """Share of the training images held out to validate on, where there are no validation images; default: 0.2 of a
+    folder that has no test images either, else none."""
+
+    def identity(self) -> dict[str, str]:
+        """Return what tells a folder of images from another one that had the same path: a hash of what is in it."""
+        return {"data_version": contents(self.data)} if _is_folder(self.data) else {}
+
     def dataset(self) -> Dataset:
         """Load what the options name."""
-        names = ("image_size", "stream", "workers", "skip_bad", "deep")
-        return load(self.data, **{name: getattr(self, name) for name in names})
+        names = ("image_size", "stream", "workers", "skip_bad", "deep", "validation_split")
+        ignored = getattr(self, "ignore_index", None)  # of a loss whose options stand beside these
+        return load(self.data, **{name: getattr(self, name) for name in names}, ignore_index=ignored)
 
 
 def load(
@@ -60,12 +71,16 @@ def load(
     workers: int = 0,
     skip_bad: bool = False,
     deep: Deep = "refuse",
+    validation_split: float | None = None,
+    ignore_index: int | None = None,
 ) -> Dataset:
     """Load a classification data set.
 
     Args:
         name: "shapes" (generated) or "digits" (scikit-learn's), which need no network; any TFDS classification set:
-            "cifar10", "mnist", ...; or the folder of a tree `train/CLASS/*.jpg`, `test/CLASS/*.jpg`.
+            "cifar10", "mnist", ...; or the folder of a tree: `train/CLASS/*.jpg`, and beside it `val/CLASS/*.jpg` to
+            validate on (also valid or validation) and `test/CLASS/*.jpg`, one of them or both or none; or
+            `CLASS/*.jpg`. Without test images the validation images take their place, which a message says.
         image_size: height and width of the images of a stream or a folder; needed where they have different sizes.
         stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams data that would
             take more than a quarter of the memory.
@@ -74,23 +89,38 @@ def load(
         deep: what becomes of grey images of a folder with more than 8 bits: "type" scales 0 to 65,535, or floats from 0
             to 1, to bytes; "image" scales each image's own least and greatest value; "refuse" treats them as images
             that cannot be decoded. Of 16 bits for each colour, the upper 8 are read.
+        validation_split: the share of the training images held out as `Dataset.validation`, where there are no
+            validation images. Of a folder about this share of every class, chosen by a hash of the files' names, so
+            that files added later move none; elsewhere the last images, as `hold_out`. None: 0.2 of a folder that has
+            no test images either, else nothing.
+        ignore_index: a label that is no class, such as TFDS's -1 where there is none: such images are kept, for a task
+            that neither learns from nor counts them.
 
     Raises:
         UserError: an argument is out of range, or there is no such data set, or it cannot be loaded; the message says
             what to do.
     """
-    source = Source(name, image_size, stream, workers, skip_bad, deep)  # checks the arguments
-    if os.sep in name or Path(name).is_dir():
+    source = Source(name, image_size, stream, workers, skip_bad, deep, validation_split)  # checks the arguments
+    if _is_folder(name):
         return _load_folder(Path(name), source)
+    dataset = _load_named(name, source, ignore_index)
+    if validation_split is None:
+        return dataset
+    train, validation = hold_out(dataset.train, validation_split)
+    return replace(dataset, train=train, validation=validation)
+
+
+def _load_named(name: str, options: Source, ignore_index: int | None) -> Dataset:
+    stream, size = options.stream, options.image_size
     if name in GENERATED:
-        if stream == "always" or image_size is not None:
+        if stream == "always" or size is not None:
             raise UserError(f"{name} is made in memory at one size: leave out `stream='always'` and `image_size`")
         return GENERATED[name]()
-    if stream == "always" or (stream == "auto" and _is_large(decoded_bytes(name, image_size))):
-        return stream_tfds(name, image_size, workers, skip_bad)
-    if image_size is not None:
+    if stream == "always" or (stream == "auto" and _is_large(decoded_bytes(name, size))):
+        return stream_tfds(name, size, options.workers, options.skip_bad, ignore_index)
+    if size is not None:
         raise UserError("`image_size` is for streams and folders: add `stream='always'`")
-    return load_tfds(name, skip_bad)
+    return load_tfds(name, options.skip_bad, ignore_index)
 
 
 def _shapes() -> Dataset:
@@ -113,33 +143,53 @@ def _is_large(size: int) -> bool:
     return size > LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _is_folder(name: str) -> bool:
+    return os.sep in name or Path(name).is_dir()
+
+
 def _load_folder(root: Path, options: Source) -> Dataset:
     shown, size, stream = printable(root), options.image_size, options.stream
     if not root.is_dir():
         raise UserError(f"{shown} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
     if size is None:
-        raise UserError("`image_size` must be at least 1 for the images of a folder, got None")
-    names, splits = folder_splits(root)
-    held_out = next((split for split in HELD_OUT if split in splits), None)
-    if held_out is None:
-        raise UserError(f"{shown} has no folder of test images: expected one of {', '.join(HELD_OUT)}")
-    fingerprint = _fingerprint(splits["train"], splits[held_out])
-    parts = [
-        Stream(source, (size, size, 3), len(names), 0, len(source), options.workers, options.skip_bad, options.deep)
-        for source in (splits["train"], splits[held_out])
-    ]
-    dataset = Dataset(shown, fingerprint, names, *parts)
-    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts) * 3 * size**2)):
-        return dataset
+        raise UserError(f"images of a folder, such as {shown}, are resized to one size: add `image_size=64`")
+    names, splits = folder_splits(root, options.validation_split)
+    fingerprint = _fingerprint(splits)
+    how = options.workers, options.skip_bad, options.deep
+    parts = {
+        split: Stream(source, (size, size, 3), len(names), 0, len(source), *how) for split, source in splits.items()
+    }
+    if "validation" in parts:
+        _say_which(shown, parts)
+    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts.values()) * 3 * size**2)):
+        return _dataset(shown, fingerprint, names, parts)
     # With skip_bad there may be fewer images.
     key = f"folder-{fingerprint}-{size}{'-skip-bad' if options.skip_bad else ''}-{options.deep}"
-    return cached(key, lambda: Dataset(shown, fingerprint, names, *map(decode_all, parts)))
+    decoded = {split: partial(decode_all, part) for split, part in parts.items()}
+    return cached(key, lambda: _dataset(shown, fingerprint, names, {split: make() for split, make in decoded.items()}))
 
 
-def _fingerprint(*sources: FolderSource) -> str:
+def _dataset(name: str, version: str, class_names: tuple[str, ...], parts: Mapping[str, Examples]) -> Dataset:
+    """Return the data set; validation images are also those of the test where it has none."""
+    validation = parts.get("validation")
+    test: Any = parts.get("test", validation)  # a folder without both has a part of its own held out
+    return Dataset(name, version, class_names, parts["train"], test, validation)
+
+
+def _say_which(name: str, parts: Mapping[str, Examples]) -> None:
+    """Say which images are for what, where a folder has validation images or lacks others."""
+    counts = f"{parts['train'].size} images to train on, {parts['validation'].size} to validate on"
+    test = (
+        f"{parts['test'].size} to test on" if "test" in parts else "which are also those of the test: it has no others"
+    )
+    log.warning("%s: %s, %s", name, counts, test)
+
+
+def _fingerprint(splits: Mapping[str, FolderSource]) -> str:
     """A hash of the files' names, sizes and times, and of how they are decoded."""
     digest = hashlib.sha256(f"{VERSION}\n".encode())
-    for source in sources:
+    for split, source in splits.items():
+        digest.update(f"{split} {len(source)}\n".encode())
         for file in source.files:
             digest.update(os.fsencode(file) + b"\n")
             with contextlib.suppress(OSError):  # a file that cannot be read is named when it is decoded

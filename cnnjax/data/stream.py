@@ -8,8 +8,10 @@ resize images ahead of the steps.
 import functools
 import logging
 import re
+import sys
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import jax
@@ -74,6 +76,7 @@ class Stream:
         workers: processes that decode; 0: threads of this process.
         skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
         deep: what becomes of images with more than 8 bits for each channel; as in `data.load`.
+        ignore_index: a label that is no class; as in `data.load`.
         named: images left out so far, so that each is named once.
     """
 
@@ -85,6 +88,7 @@ class Stream:
     workers: int = 0
     skip_bad: bool = False
     deep: Deep = "refuse"
+    ignore_index: int | None = None
     named: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -111,6 +115,13 @@ class Stream:
     def slice(self, start: int, stop: int) -> "Stream":
         """Return images `start` to `stop`."""
         return replace(self, start=self.start + start, stop=min(self.start + stop, self.stop))
+
+    def checksums(self) -> dict[str, str]:
+        """Return checksums of what is known without decoding: the labels and the files of a folder."""
+        listed = {name: getattr(self.source, name, ())[self.start : self.stop] for name in ("targets", "relative")}
+        labels, files = np.array(listed["targets"], np.int32), "\n".join(listed["relative"]).encode()
+        found = {"labels": labels.tobytes(), "files": files}
+        return {name: f"{zlib.crc32(content):08x}" for name, content in found.items() if content}
 
     def first(self, count: int) -> Split:
         """Return the first images, decoded."""
@@ -139,11 +150,13 @@ class Stream:
         if self.workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags
-            loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(min(self.workers, steps), BATCHES_AHEAD))
+            loaded = _through_pipes(loaded).mp_prefetch(
+                grain.MultiprocessingOptions(min(self.workers, steps), BATCHES_AHEAD)
+            )
         skipped = 0
         for index, weight, batch in zip(indices + self.start, weights, loaded, strict=True):
             images, labels, bad = batch["image"], batch["label"], batch["error"] != ""
-            check_labels(labels, self.classes, map(self.source.name, index))
+            check_labels(labels, self.classes, map(self.source.name, index), self.ignore_index)
             if bad.any():
                 counts = bad & (weight > 0)
                 self._skip(index[counts], batch["error"][counts])
@@ -165,6 +178,19 @@ class Stream:
             if number not in self.named:
                 log.warning("skipped: %s", error)
             self.named.add(number)
+
+
+def _through_pipes(dataset: Any) -> Any:
+    """Return a Grain dataset whose worker processes send arrays through pipes, not in shared memory.
+
+    Grain unlinks shared memory in a thread that Python does not wait for as it ends, and not what a worker sends while
+    it is stopped: Python then warns of leaked memory, and after SIGKILL it would stay until the machine starts anew.
+    """
+    from grain.experimental import DatasetOptions, WithOptionsIterDataset
+
+    if "min_shm_size" not in {option.name for option in fields(DatasetOptions)}:  # an older Grain
+        return dataset
+    return WithOptionsIterDataset(dataset, DatasetOptions(min_shm_size=sys.maxsize))
 
 
 class _Numbers:

@@ -27,7 +27,7 @@ _CHUNK = 2048  # images decoded at a time
 _HELD_OUT = ("test", "validation")
 
 
-def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
+def load_tfds(name: str, skip_bad: bool = False, ignore_index: int | None = None) -> Dataset:
     """Load a TFDS classification data set into memory, downloading it first where it is not prepared.
 
     TFDS decides where it lies: in `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`. The decoded arrays are cached.
@@ -46,9 +46,10 @@ def load_tfds(name: str, skip_bad: bool = False) -> Dataset:
     # Two copies of one version may differ in their pixels: the folder and its own description decide, too.
     fingerprint = hashlib.sha256(bytes(folder.resolve()) + info + bytes([VERSION])).hexdigest()[:12]
     key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
+    key += "" if ignore_index is None else f"-ignore{ignore_index}"
     if skip_bad:
-        return cached(f"{key}-skip-bad", lambda: _decode_good(name))
-    return cached(key, lambda: _decode(builder, name))
+        return cached(f"{key}-skip-bad", lambda: _decode_good(name, ignore_index))
+    return cached(key, lambda: _decode(builder, name, ignore_index))
 
 
 def decoded_bytes(name: str, image_size: int | None) -> int:
@@ -60,7 +61,9 @@ def decoded_bytes(name: str, image_size: int | None) -> int:
     return 0 if None in shape else examples * math.prod(shape)
 
 
-def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool) -> Dataset:
+def stream_tfds(
+    name: str, image_size: int | None, workers: int, skip_bad: bool, ignore_index: int | None = None
+) -> Dataset:
     """Open a TFDS set as a stream: nothing is decoded yet.
 
     Args:
@@ -68,6 +71,7 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
         image_size: height and width that images are resized to; default: their own size, if all have the same.
         workers: as in `Stream`.
         skip_bad: as in `Stream`.
+        ignore_index: as in `data.load`.
 
     Raises:
         UserError: as in `load_tfds`, or the images differ in size and `image_size` is None, or their number of channels
@@ -87,8 +91,11 @@ def stream_tfds(name: str, image_size: int | None, workers: int, skip_bad: bool)
             TfdsSource(builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}")
             for split in ("train", held_out)
         ]
-    train, test = (Stream(source, shape, len(names), 0, len(source), workers, skip_bad) for source in sources)
-    return Dataset(name, str(builder.version), names, train, test)
+    train, test = (
+        Stream(source, shape, len(names), 0, len(source), workers, skip_bad, ignore_index=ignore_index)
+        for source in sources
+    )
+    return Dataset(name, str(builder.version), names, train, test, ignore_index=ignore_index)
 
 
 def is_prepared(name: str) -> bool:
@@ -112,7 +119,11 @@ def _builder(tfds: ModuleType, name: str) -> Any:
         return tfds.builder(name, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits"}
-        raise unknown_name("data set", name, known) from None
+        error = unknown_name("data set", name, known)
+        raise UserError(
+            f"{error}. Sets without a download are shapes and digits, others TFDS's, such as cifar10; no folder is "
+            "here under that name"
+        ) from None
     except Exception as error:  # the data set's own code and damaged files raise many kinds
         raise UserError(f"data set {name!r} cannot be opened: {_first_line(error)}") from error
 
@@ -154,7 +165,7 @@ def _check_reachable(builder: Any) -> None:
         requests.head(url, timeout=10)
 
 
-def _decode(builder: Any, name: str) -> Dataset:
+def _decode(builder: Any, name: str, ignore_index: int | None) -> Dataset:
     features, held_out = builder.info.features, _check_features(builder, name)
     if None in features["image"].shape:
         raise UserError(
@@ -163,11 +174,12 @@ def _decode(builder: Any, name: str) -> Dataset:
         )
     with _reading(builder, name):
         train, test = (_decode_split(builder, split) for split in ("train", held_out))
-    return Dataset(name, str(builder.version), tuple(features["label"].names), train, test)
+    names = tuple(features["label"].names)
+    return Dataset(name, str(builder.version), names, train, test, ignore_index=ignore_index)
 
 
-def _decode_good(name: str) -> Dataset:
-    stream = stream_tfds(name, None, 0, True)
+def _decode_good(name: str, ignore_index: int | None) -> Dataset:
+    stream = stream_tfds(name, None, 0, True, ignore_index)
     return replace(stream, train=decode_all(stream.train), test=decode_all(stream.test))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import platform
 import shutil
 import signal
 import sys
@@ -12,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnjax import __version__
 from cnnjax.errors import RunError, UserError, unknown_name
 from cnnjax.lab import experiments, workspace
 from cnnjax.lab.terminal import give_up_unwritable, in_words, problem, say
@@ -59,8 +62,10 @@ def command(name: str) -> Callable[[list[str]], int]:
     Raises:
         UserError: there is none.
     """
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         return help_page
+    if name == "--version":
+        return version
     if name in COMMANDS:
         if name in OF_A_CHECKOUT and not workspace.find().experiments:
             raise UserError(f"{name} is for a checkout of the cnnjax repository, whose experiments it reads")
@@ -224,6 +229,13 @@ def help_page(arguments: list[str]) -> int:
     return 0
 
 
+def version(arguments: list[str]) -> int:
+    """Print the version of the package, and of JAX and Python below it."""
+    _no_arguments("--version", arguments)
+    print(f"cnnjax {__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}")
+    return 0
+
+
 def verify(arguments: list[str]) -> int:
     """Check the lectures' claims and write results/CLAIMS.md; exit with 1 if one fails."""
     from cnnjax.lab import again, published
@@ -265,6 +277,9 @@ def publish(arguments: list[str]) -> int:
     target = place.results / name
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
+    from cnnjax.lab import published
+
+    published.check_replaces(place.results, name, source, summary)
     left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
     place.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.results) as partial:  # so that nothing is lost if the copy fails

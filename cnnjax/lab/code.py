@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cnnjax.lab.workspace import CHECKOUT
 from cnnjax.models.registry import list_models, lookup
+from cnnjax.runs.code import shape
 
 MEASURES = ("run", "load", "Config")  # what an experiment measures with; its table and claims only read the summary
 # What draws, stores and judges values, but decides none.
@@ -83,7 +84,7 @@ def _read(file: Path, mtime: int, wanted: tuple[str, ...]) -> _Source:
                 imports += [module, *(f"{module}.{name.name}" for name in names)]
             case ast.Constant(value=str(text)):
                 texts.append(text)
-    digest = hashlib.sha256(repr(_shape(nodes)).encode()).hexdigest()
+    digest = hashlib.sha256(repr(shape(nodes)).encode()).hexdigest()
     return _Source(digest[:DIGITS], tuple(imports), tuple(texts))
 
 
@@ -113,22 +114,6 @@ def _names_of(statement: ast.stmt) -> list[str]:
         return [statement.name]
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     return [node.id for target in targets if target for node in ast.walk(target) if isinstance(node, ast.Name)]
-
-
-def _shape(node: Any) -> Any:
-    """Return a syntax tree as nested tuples, the same in every version of Python, without docstrings."""
-    if isinstance(node, list):
-        return tuple(_shape(one) for one in node if not _is_text(one))
-    if isinstance(node, ast.JoinedStr):  # to which Python 3.12 adds empty parts
-        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
-    if isinstance(node, ast.AST):
-        fields = ((name, _shape(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return (type(node).__name__, *fields)
-    return node
-
-
-def _is_text(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _files_of(module: str, path: Path) -> Iterator[Path]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
 
 from cnnjax import runs, train
+from cnnjax.data import Source
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import experiments, workspace
-from cnnjax.options import Checked, Range, kinds, within
+from cnnjax.options import Checked, Kind, Range, kinds, within
 from cnnjax.train.parallel import Mode
 
 QUOTES = "\"'"
@@ -95,16 +96,44 @@ def _cli(parts: Sequence[type], **settings: Any) -> Any:
 
 def _spec(part: type) -> StructConstructorSpec:
     texts, defaults = describe(part), part()
-    silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
-
-    def field(name: str, annotation: Any) -> StructFieldSpec:
-        default = getattr(defaults, name)
-        hinted: Any = Annotated[annotation, silent] if default is None else annotation
-        return StructFieldSpec(name, hinted, default, texts[name])
-
-    fields = [field(name, kind.annotation) for name, kind in kinds(part).items()]
+    fields = [
+        StructFieldSpec(name, _annotation(kind, getattr(defaults, name)), getattr(defaults, name), texts[name])
+        for name, kind in kinds(part).items()
+    ]
     # Made here, a UserError would be printed by tyro, with the library's names for the options.
     return StructConstructorSpec(lambda **values: partial(part, **values), tuple(fields))
+
+
+def _annotation(kind: Kind, default: Any) -> Any:
+    annotation = _number(kind) if kind.type in (int, float) else kind.annotation
+    silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
+    return Annotated[annotation, silent] if default is None else annotation
+
+
+def _number(kind: Kind) -> Any:
+    """Return the annotation of a number whose range says what is expected: tyro would name Python's types."""
+    what = "an integer" if kind.type is int else "a number"
+    text = kind.range.text if kind.range else ""
+    expected = text if text.startswith(what) else f"{what} {text}".strip()
+
+    def parsed_as(words: list[str]) -> Any:
+        if kind.optional and words == ["None"]:
+            return None
+        try:
+            return kind.type(words[0])
+        except ValueError:
+            raise ValueError(f"expected {expected}, got {words[0]!r}") from None
+
+    return Annotated[
+        kind.annotation,
+        PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{'{None}|' * kind.optional}{kind.type.__name__.upper()}",
+            instance_from_str=parsed_as,
+            is_instance=lambda value: value is None or isinstance(value, int | float),
+            str_from_instance=lambda value: [str(value)],
+        ),
+    ]
 
 
 def _instances(options: Any) -> tuple[Any, ...]:
@@ -177,6 +206,7 @@ def check_shares(name: str, config: type) -> None:
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:
     """Return the run of an experiment's options; nothing is made or checked."""
     options = runs.as_config(config) | experiments.identity(name)
+    options |= config.identity() if isinstance(config, Source) else {}
     name = experiments.title(name)
     out = directory.out or workspace.find().runs / f"{name}-{runs.config_hash(options)}"
     return runs.Run(out, name, options, execution.profile, execution.save_every, runs.processes.is_first())

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
+from cnnjax.errors import UserError
 from cnnjax.lab import code, experiments, ledger, markdown, site, workspace
 from cnnjax.lab.claims import Claim, Verdict, count, from_json
 from cnnjax.lab.claims import table as claims_table
@@ -47,14 +48,18 @@ def verify(results: Path) -> int:
             status.update(f"checking {name} ({number} of {len(names)})")
             checked[name] = _claims(results, name)
     claims = [claim for of_one in checked.values() for claim in of_one]
-    table = Table("claim", "what", "lecture", "here", "tolerance", "verdict")
+    table = Table("claim", "what", "lecture", "here", "verdict")
     for claim in claims:
-        table.add_row(*map(escape, claim.cells()), style=STYLES[claim.verdict])
-    Console().print(table)
+        if claim.verdict is not Verdict.HOLDS:
+            row = (*claim[:4], ": ".join(part for part in (claim.verdict, claim.reason) if part))
+            table.add_row(*map(escape, row), style=STYLES[claim.verdict])
+    if table.row_count:
+        Console().print(table)
     runs.write_text(results / "CLAIMS.md", _claims_page(claims))
     stored = {name: {"of": _fingerprint(results, name), "claims": of_one} for name, of_one in checked.items()}
     runs.write_json(results / "claims.json", stored)
-    print(f"{count(claims)}, in {time.perf_counter() - started:.0f} seconds")
+    page = results / "CLAIMS.md"
+    print(f"{count(claims)}, in {time.perf_counter() - started:.0f} seconds; all of them are in {page}")
     for line in (_openness(claims), _staleness(claims)):
         print(line) if line else None
     return sum(not claim.ok for claim in claims)
@@ -251,6 +256,33 @@ def published(results: Path, name: str) -> dict[str, Any] | None:
         UserError: it cannot be read.
     """
     return runs.read_json(_summary_path(results, name))
+
+
+def check_replaces(results: Path, name: str, source: Path, summary: dict[str, Any]) -> None:
+    """Raise a UserError if a run with other options would replace a result that confirms more of the lectures' claims.
+
+    Args:
+        results: where results are published.
+        name: of the experiment.
+        source: the run's directory.
+        summary: the run's.
+    """
+    there = published(results, name)
+    ours, theirs = summary.get("config", {}), (there or {}).get("config", {})
+    other = [f"{option} {ours[option]}" for option in ours if option in theirs and ours[option] != theirs[option]]
+    if there is None or not other:
+        return
+    experiment = experiments.load(name)
+    with reading(source / "summary.json"):
+        lost = {claim.id for claim in experiment.claims(summary) if not claim.ok}
+    with reading(_summary_path(results, name)):
+        lost &= {claim.id for claim in experiment.claims(there) if claim.ok} if lost else set()
+    if lost:
+        raise UserError(
+            f"{source} has other options than the published {name} ({', '.join(other)}) and does not confirm what that "
+            f"does of the lectures ({', '.join(sorted(lost))}): it is not published in its place. Its own report is "
+            f"{source / 'report.md'}"
+        )
 
 
 def _summary_path(results: Path, name: str) -> Path:

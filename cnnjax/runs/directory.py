@@ -142,14 +142,15 @@ class Run:
         """Raise a UserError if another training has this part of the run; else note that this one has it.
 
         Args:
-            identity: everything that decides the training's result, as JSON holds it.
+            identity: everything that decides the training's result, as JSON holds it. Of a dictionary in it, what is
+                known both there and now must be the same: data in memory is known better than a stream of it.
         """
         file = self.path / "trainings" / f"{self.tag or 'training'}.json"
         there = read_json(file)
         if there is None and self.writes:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, identity)
-        differences = _differences(there, identity) if there else []
+        differences = _differences(_flat(there, identity), _flat(identity, there)) if there else []
         if differences:
             raise UserError(
                 f"{self.path} holds another training as {file.stem!r} ({'; '.join(differences)}): choose another "
@@ -209,6 +210,15 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         return {"experiment": self.experiment, **self.config}
+
+
+def _flat(config: Config, other: Config) -> dict[str, Any]:
+    """Return a training's identity as far as another one, perhaps of an earlier version, knows the same of itself."""
+    flat = {name: value for name, value in config.items() if name in other and not isinstance(value, Mapping)}
+    for name, values in config.items():
+        if isinstance(values, Mapping) and isinstance(known := other.get(name), Mapping):
+            flat |= {f"{part} of {name}": values[part] for part in sorted(values.keys() & known.keys())}
+    return flat
 
 
 def _differences(there: Config, now: Config) -> list[str]:

@@ -4,12 +4,19 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 REFRESH_SECONDS = 0.5
+
+
+def number(value: float) -> str:
+    """Return a figure with four digits, in full: "12340", not "1.234e+04"."""
+    text = f"{value:.4g}"
+    return f"{Decimal(text):f}" if "e" in text else text
 
 
 class Display(Protocol):
@@ -65,7 +72,7 @@ class Plain(Silent):
 
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print the epoch's values."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         with contextlib.suppress(OSError):  # a full disk, or a reader that left: training continues
             print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", file=sys.stderr, flush=True)
 
@@ -75,14 +82,15 @@ class Live:
 
     def __init__(self, console: "Console", title: str, epochs: int, steps: int, first_step: int):
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self.title, self.epochs, self.steps = title, epochs, steps
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             TaskProgressColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         )
         self._progress = Progress(*columns, console=console)
         self._task = self._progress.add_task(title, total=epochs * steps, completed=first_step, status="compiling")
@@ -102,7 +110,7 @@ class Live:
 
     def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print the epoch's values above the bar."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         self._progress.console.print(f"{self.title}  epoch {epoch}/{self.epochs}  {text}", highlight=False)
         self._progress.update(self._task, completed=epoch * self.steps)
 

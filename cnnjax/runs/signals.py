@@ -13,8 +13,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 ONE_REQUEST = 1.0  # seconds in which signals are one request: some senders signal a process, and then its group
 
 
-class Interrupted(BaseException):
-    """A signal asked the run to stop.
+class Interrupted(SystemExit):
+    """A signal asked the run to stop: where nobody catches this, Python ends with 128 + the signal's number, no trace.
 
     Args:
         signum: number of the signal.
@@ -22,8 +22,22 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, signum: int, saved: bool = True):
-        super().__init__(signum)
+        super().__init__(128 + signum)
         self.signum, self.saved = signum, saved
+
+
+def interrupted(signum: int, saved: bool, how: str) -> Interrupted:
+    """Return the exception that ends a training, and say how to go on unless the command around it says that itself.
+
+    Args:
+        signum: number of the signal.
+        saved: whether the training up to then is on disk.
+        how: what is saved, and how to resume from there.
+    """
+    if not _commands:
+        with suppress(OSError):  # the process ends anyway
+            print(f"\nstopped; {how}", file=sys.stderr, flush=True)
+    return Interrupted(signum, saved)
 
 
 class StopRequest:
@@ -33,6 +47,7 @@ class StopRequest:
     since = 0.0
 
 
+_commands: list[None] = []  # one for each `raised_signals` block around: the command says how to resume
 _raised = StopRequest()  # Python swallows what is raised in callbacks, such as those of garbage collection
 
 
@@ -61,11 +76,13 @@ def raised_signals() -> Iterator[None]:
         raise Interrupted(signum)
 
     _raised.signum = None
+    _commands.append(None)
     try:
         with _handlers(stop), _watched():
             yield
     finally:
         _raised.signum = None
+        _commands.pop()
 
 
 @contextmanager

@@ -71,6 +71,13 @@ class Classification(Task):
     best: ClassVar[str] = "accuracy"
     highest: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if len(self.class_names) == 1:
+            only = repr(self.class_names[0])
+            raise UserError(
+                f"the data has one class only, {only}: expected at least two, in a folder each, to tell apart"
+            )
+
     def check(self, examples: Examples, outputs: Outputs) -> None:
         if jnp.ndim(outputs) != 2:
             return  # `losses` says what is wrong

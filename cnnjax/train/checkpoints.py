@@ -225,6 +225,11 @@ class Checkpoints:
         self.wait()
         return not self._failed
 
+    def how_to_resume(self, step: int) -> str:
+        """Return what is on disk after a stop at a step, in words."""
+        there = f"is saved in {self._folder}" if self.have_saved() else "could not be saved"
+        return f"the state after step {step} {there}. The same training in the same run resumes from its newest state"
+
 
 class Kept:
     """The newest finite state of a training that keeps nothing on disk; stands in the place of `Checkpoints`."""
@@ -251,6 +256,10 @@ class Kept:
     def have_saved(self) -> bool:
         """Return False: nothing outlives the process."""
         return False
+
+    def how_to_resume(self, step: int) -> str:
+        """Return what is lost after a stop at a step, in words."""
+        return f"the {step} steps done are lost: give `fit` a run, as in `run=Run(path)`, and it resumes from there"
 
     def close(self) -> None:
         """Do nothing."""

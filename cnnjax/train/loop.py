@@ -24,7 +24,7 @@ from cnnjax.runs.hardware import peak_flops
 from cnnjax.runs.metrics import InMemory, Recorder, read_history
 from cnnjax.runs.processes import Wishes
 from cnnjax.runs.progress import Display, Silent, display
-from cnnjax.runs.signals import Interrupted, StopRequest, deferred_signals
+from cnnjax.runs.signals import StopRequest, deferred_signals, interrupted
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
@@ -38,6 +38,7 @@ from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, id
 
 log = logging.getLogger(__name__)
 
+ONLY_WRITTEN = ("seconds", "step_ms", "flop_utilization")  # figures that would make the line of an epoch too long
 SHOWN = 16  # images in TensorBoard
 
 
@@ -193,7 +194,8 @@ class Epochs:
                 self.checkpoints.save(one)
             self.wishes.ask(self.stop.signum, save=False, now=True)
             if self.wishes.signum is not None:
-                raise Interrupted(self.wishes.signum, self.checkpoints.have_saved())
+                saved = self.checkpoints.have_saved()
+                raise interrupted(self.wishes.signum, saved, self.checkpoints.how_to_resume(at))
 
     def _look(self, state: TrainState, began: int, steps: int, seconds: float) -> None:
         """Let observers see a step; save the state within an epoch, and show where that stands, when either is due."""
@@ -318,7 +320,8 @@ def trained(title: str, state: TrainState, epoch: int) -> dict[str, float]:
 
 def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return what an epoch ended with in one line: the figures of the validation have a prefix."""
-    return {**figures["train"], **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
+    shown = {name: value for name, value in figures["train"].items() if name not in ONLY_WRITTEN}
+    return {**shown, **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
 
 
 def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:

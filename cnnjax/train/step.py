@@ -12,11 +12,13 @@ import optax
 from flax import nnx
 from jax import lax
 
-from cnnjax.data import Examples, Split, augment, fingerprint
+from cnnjax import __version__
+from cnnjax.data import Examples, Split, augment, checksums, fingerprint
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.models import WithAuxiliary
 from cnnjax.nn import Module, share_batch_statistics
+from cnnjax.runs.code import digest
 from cnnjax.runs.directory import as_config
 from cnnjax.tasks import Task
 from cnnjax.train.groups import Frozen, kept, penalty
@@ -109,8 +111,8 @@ def augmented(network: Network, task: Task, recipe: Recipe, state: TrainState, k
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Return bytes as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+    """Return images as float32 in [0, 1]: bytes divided by 255, floats as they are."""
+    return images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
 
 
 def with_auxiliary(outputs: Any) -> WithAuxiliary:
@@ -228,11 +230,18 @@ def identity_of(
     step: CompiledStep, task: Task, recipe: Recipe, train: Examples, validation: Examples | None
 ) -> dict[str, Any]:
     """Return everything that decides a training's result, as JSON holds it."""
+    model = step.network.merge(step.initial.params, step.initial.model_state)
+    parts = {type(node) for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)}
     return {
+        "cnnjax": __version__,
+        "code of the network": digest(parts),
+        "code of the task": digest([type(task)]),
         "task": repr(task) if is_dataclass(task) else type(task).__qualname__,
         "initial parameters": tree_sha256(step.initial.params)[:16],
         "training data": fingerprint(train),
+        "all training data": checksums(train),
         "validation data": validation and fingerprint(validation),
+        "all validation data": checksums(validation) if validation else {},
         **{name: value for name, value in as_config(recipe).items() if name != "vmap_seeds"},
     }
 

@@ -151,7 +151,8 @@ def _take_turns(
     with tempfile.TemporaryDirectory(prefix="cnnjax-bench-") as temporary:
         arrays = Path(temporary) / "arrays"
         arrays.mkdir()
-        training, validation = data.hold_out(dataset.train, config.validation_split)
+        training, validation = dataset.train, dataset.validation
+        assert validation is not None  # fcn-vs-cnn always holds some out
         splits = zip(peers.SPLITS, (training, validation, dataset.test), strict=True)
         peers.save_arrays(
             arrays, {name: (split.first(split.size).images, split.first(split.size).labels) for name, split in splits}
@@ -246,7 +247,7 @@ def measure_overhead(config: fcn_vs_cnn.Config, dataset: data.Dataset, epochs: i
         dataset: what to train on.
         epochs: how many to time, each after as many steps alone.
     """
-    training, validation = data.hold_out(dataset.train, fcn_vs_cnn.Config.validation_split)
+    training, validation = dataset.train, dataset.validation
     height, _, channels = dataset.image_shape
     model = models.create_model(
         OVERHEAD_NETWORK, num_classes=len(dataset.class_names), in_channels=channels, image_size=height

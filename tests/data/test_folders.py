@@ -1,5 +1,6 @@
 """What lies in people's folders of images is read, or named with the reason why not."""
 
+import hashlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import data
+from cnnjax.data import folders
 from cnnjax.data.cache import cache_dir
 from cnnjax.data.decode import formats, suffixes
 from cnnjax.data.folders import folder_splits, printable
@@ -64,7 +66,7 @@ def test_what_is_hidden_is_left_out_and_named(tree, caplog, path):
     assert size == 4
     first = next(part for part in path.split("/") if part != "inner")
     named = f"/train/cat/{'inner/' * path.startswith('inner')}{first}"
-    assert message == f" has 4 images in test, 4 images in train; left out are hidden files and folders: 1 ({named})"
+    assert message == f" has 4 images in train, 4 images in test; left out are hidden files and folders: 1 ({named})"
 
 
 def test_hidden_classes_and_splits_are_none(tree, caplog):
@@ -87,7 +89,8 @@ def test_files_beside_images_are_counted_by_the_reason(tree, caplog):
     size, message = counted(tree, caplog)
     assert size == 4
     assert set(message.partition("left out are ")[2].split("; ")) == {
-        "files that are no images by their names: 4 (/train/cat/labels.csv, ...)",
+        "images of a kind that is not read (.heic: save them as PNG or JPEG): 1 (/train/cat/x.heic)",
+        "files that are no images by their names: 3 (/train/cat/labels.csv, ...)",
         "files beside the classes: 1 (/train/beside.png)",
         "files beside the splits: 1 (/beside.png)",
         "folders that are no split: 1 (/other)",
@@ -187,8 +190,8 @@ def test_names_that_are_not_utf8_are_read_and_shown(tree, caplog, capsys):
     bad = renamed / "train" / name / f"{name}.jpg"
     bad.unlink()
     assert data.load(str(renamed), image_size=4).name == printable(renamed)
-    (renamed / "test").rename(renamed / "later")
-    with pytest.raises(UserError, match=r"caf\\xe9 has no folder of test images"):
+    (renamed / "train").rename(renamed / "later")
+    with pytest.raises(UserError, match=r"caf\\xe9 has no folder train"):
         data.load(str(renamed), image_size=4)
 
 
@@ -200,4 +203,126 @@ def test_files_and_classes_are_in_the_order_of_torchvision(tree):
     assert names == ("10", "9", "Zebra", "ant", "cat", "dog")  # sorted(os.listdir)
     assert all(
         f"/{names[label]}/" in file for file, label in zip(splits["train"].files, splits["train"].targets, strict=True)
+    )
+
+
+def test_what_is_in_a_folder_tells_it_from_another_one_of_its_name(tree, monkeypatch):
+    known = {source(tree)}
+    (tree / "train" / "cat").rename(tree / "aside")
+    (tree / "train" / "dog").rename(tree / "train" / "cat")
+    (tree / "aside").rename(tree / "train" / "dog")
+    known.add(source(tree))
+    save(tree / "train" / "dog" / "2.png")
+    known.add(source(tree))
+    (tree / "again").symlink_to(tree)
+    os.mkfifo(tree / "pipe")  # reading it would wait for ever
+    assert source(tree) in known
+    monkeypatch.setattr(folders, "LARGEST_READ", 0)
+    known |= {source(tree), source(tree)}
+    save(tree / "train" / "dog" / "2.png", 99)
+    assert source(tree) not in known
+    assert len(known) == 4
+    assert data.Source("digits").identity() == {}
+
+
+def source(tree):
+    return data.Source(str(tree)).identity()["data_version"]
+
+
+def said_which(caplog):
+    return [record.getMessage().partition(": ")[2] for record in caplog.records if record.name == "cnnjax.data.sources"]
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images_beside_those_of_the_test_are_for_validation(tree, caplog, name, stream):
+    for label, kind in enumerate(("cat", "dog")):
+        save(tree / name / kind / "0.png", 7 + label)
+    loaded = data.load(str(tree), image_size=4, stream=stream, validation_split=0.4)
+    sizes = [part.size for part in (loaded.train, loaded.validation, loaded.test)]
+    assert sizes == [4, 2, 4]
+    assert set(loaded.validation.first(2).images.ravel()) == {7, 8}
+    assert set(loaded.test.first(4).images.ravel()) == {0, 50, 100, 150}
+    assert said_which(caplog) == ["4 images to train on, 2 to validate on, 4 to test on"]
+
+
+def test_without_test_images_those_of_the_validation_take_their_place(tree, caplog):
+    (tree / "test").rename(tree / "val")
+    for _ in range(2):  # and from the cache
+        loaded = data.load(str(tree), image_size=4)
+        assert loaded.test is loaded.validation
+        assert (loaded.train.size, loaded.test.size) == (4, 4)
+    (said,) = set(said_which(caplog))
+    assert said == "4 images to train on, 4 to validate on, which are also those of the test: it has no others"
+
+
+def many(folder, counts, first=0):
+    for name, count in counts.items():
+        for number in range(first, first + count):
+            save(folder / name / f"{number}.png", number % 256)
+
+
+def parts_of(folder, **options):
+    """The files of the training and of the validation part."""
+    loaded = data.load(str(folder), image_size=4, stream="always", **options)
+    parts = [
+        {os.path.relpath(file, folder) for file in part.source.files} for part in (loaded.train, loaded.validation)
+    ]
+    assert not parts[0] & parts[1]
+    return parts
+
+
+@pytest.mark.parametrize("inside", [".", "train"])
+def test_a_part_of_every_class_is_held_out_by_name_and_stays_when_files_are_added(tmp_path, inside):
+    many(tmp_path / "tree" / inside, {"cat": 100, "dog": 50, "two": 2})
+    train, validation = parts_of(tmp_path / "tree")
+    assert len(train | validation) == 152
+    for name, fewest, most in (("cat", 10, 30), ("dog", 4, 16), ("two", 1, 1)):  # 0.2 of them, give or take 2.5 sigma
+        assert fewest <= sum(f"{name}/" in file for file in validation) <= most
+    many(tmp_path / "tree" / inside, {"cat": 40, "dog": 3}, first=1000)
+    later = parts_of(tmp_path / "tree")
+    assert train <= later[0]
+    assert validation <= later[1]
+    half = parts_of(tmp_path / "tree", validation_split=0.5)
+    assert later[1] < half[1]
+    assert abs(len(half[1]) - 97) < 20
+
+
+def test_the_part_is_that_of_the_hash_of_class_and_name(tmp_path):
+    many(tmp_path / "tree", {"cat": 30, "dog": 30})
+    expected = {
+        f"{kind}/{number}.png"
+        for kind in ("cat", "dog")
+        for number in range(30)
+        if int(hashlib.sha256(f"{kind}/{number}.png".encode()).hexdigest()[:16], 16) < 0.2 * 2**64
+    }
+    assert parts_of(tmp_path / "tree")[1] == expected
+
+
+def test_a_part_in_memory_is_that_of_a_stream(tmp_path):
+    many(tmp_path / "tree", {"cat": 9, "dog": 9})
+    stream, memory = (data.load(str(tmp_path / "tree"), image_size=4, stream=how) for how in ("always", "never"))
+    for ours, theirs in ((stream.train, memory.train), (stream.validation, memory.validation)):
+        np.testing.assert_array_equal(ours.first(99).images, theirs.images)
+
+
+def test_one_image_of_each_class_is_too_few(tmp_path):
+    many(tmp_path / "tree", {"cat": 1, "dog": 1})
+    with pytest.raises(UserError, match="has 2 images, one of each class: expected some more to validate on"):
+        data.load(str(tmp_path / "tree"), image_size=4)
+
+
+def test_two_folders_for_validation_are_refused(tree):
+    for name in ("val", "valid"):
+        save(tree / name / "cat" / "0.png")
+    with pytest.raises(UserError, match="has folders val and valid, both for validation: keep one of them"):
+        data.load(str(tree), image_size=4)
+
+
+def test_images_of_kinds_that_are_not_read_are_named(tree, caplog):
+    (tree / "train" / "cat" / "phone.HEIC").write_bytes(b"")
+    size, message = counted(tree, caplog)
+    assert size == 4
+    assert message.endswith(
+        "images of a kind that is not read (.heic: save them as PNG or JPEG): 1 (/train/cat/phone.HEIC)"
     )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import re
 
 import numpy as np
 import pytest
@@ -83,6 +85,17 @@ def test_a_missing_label_is_named_with_its_split(tfds_dir, stream):
     edit_splits(tfds_dir.parent.parent / "tiny_grey" / "1.0.0", remove="validation")
     with pytest.raises(UserError, match=r"test.* of data set 'tiny_grey' has the label -1; .* 0 to 3"):
         data.load("tiny_grey", stream=stream).test.first(8)
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_images_without_a_label_are_kept_for_a_task_that_leaves_them_out(tfds_dir, stream, skip_bad):
+    edit_splits(tfds_dir.parent.parent / "tiny_grey" / "1.0.0", remove="validation")
+    for _ in range(2):  # and from the cache
+        test = data.load("tiny_grey", stream=stream, skip_bad=skip_bad, ignore_index=-1).test
+        assert -1 in test.first(8).labels
+    with pytest.raises(UserError, match="has the label -1"):
+        data.load("tiny_grey", stream=stream, skip_bad=skip_bad, ignore_index=255).test.first(8)
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
@@ -201,10 +214,41 @@ def test_shapes_are_split_without_overlap(monkeypatch):
 
 
 def test_hold_out_takes_the_last_images():
-    split = data.Split(np.arange(50_000), np.arange(50_000))
+    split = data.Split(np.zeros(50_000, np.uint8), np.arange(50_000))
     train, validation = data.hold_out(split, 0.3)
     assert (train.size, validation.size) == (35_000, 15_000)
     assert validation.labels[0] == 35_000
+
+
+@pytest.mark.parametrize("fraction", [2, -1, 0, 1, math.nan, None, "0.1"])
+def test_only_a_fraction_can_be_held_out(fraction):
+    with pytest.raises(
+        UserError, match=re.escape(f"`fraction` must be between 0 and 1, such as 0.1, got {fraction!r}")
+    ):
+        data.hold_out(data.Split(np.zeros(10, np.uint8)), fraction)
+
+
+def test_both_parts_have_an_image():
+    with pytest.raises(UserError, match=r"`fraction` 0\.9 of 2 images leaves 0 to train on and 2 to validate on"):
+        data.hold_out(data.Split(np.zeros(2, np.uint8)), 0.9)
+
+
+def test_a_named_set_holds_its_last_images_out_where_that_is_asked():
+    whole, split = data.load("digits"), data.load("digits", validation_split=0.25)
+    assert whole.validation is None
+    train, validation = data.hold_out(whole.train, 0.25)
+    np.testing.assert_array_equal(split.train.images, train.images)
+    np.testing.assert_array_equal(split.validation.images, validation.images)
+
+
+def test_floats_from_0_to_1_are_images_and_others_are_refused():
+    floats = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 2, 2, 3)
+    assert data.Split(floats).images is floats
+    for wrong in (floats * 255, floats - 0.5, floats * np.nan):
+        with pytest.raises(UserError, match=r"images are floats from .* to .*; expected uint8, or floats from 0 to 1"):
+            data.Split(wrong)
+    with pytest.raises(UserError, match="the images are of type int64; expected uint8, or floats"):
+        data.Split(np.zeros((1, 2, 2, 3), np.int64))
 
 
 def test_a_photograph_is_one_of_scikit_learn_s_or_any_image_file(tmp_path):

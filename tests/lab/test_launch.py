@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+import cnnjax
 from cnnjax import runs, train
 from cnnjax.lab import app, experiments, heap, published, report, workspace
 from experiments import fcn_vs_cnn
@@ -78,6 +80,15 @@ def test_without_arguments_every_experiment_is_listed(capsys):
         assert name in out
 
 
+def test_the_version_and_the_help_are_commands(capsys):
+    status, out, _ = call(capsys, "--version")
+    assert status == 0
+    assert re.fullmatch(rf"cnnjax {cnnjax.__version__}, jax {jax.__version__}, Python 3\.\d+\.\d+\n", out)
+    assert call(capsys, "help") == call(capsys, "--help")
+    program = subprocess.run([sys.executable, "-m", "cnnjax", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert program.stdout == out
+
+
 def imported(*arguments):
     """The packages that a command imports."""
     command = [sys.executable, "-X", "importtime", str(ROOT / "launch.py"), *arguments]
@@ -120,7 +131,18 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["fcn-vs-cnn", "--epoch", "3"], "--epochs"),
         (["fcn-vs-cnn", "--epochs", "0"], "--epochs must be an integer of at least 1, got 0"),
         (["fcn-vs-cnn", "--epochs", "-1"], "--epochs must be an integer of at least 1, got -1"),
-        (["fcn-vs-cnn", "--epochs", "many"], "many"),
+        (["fcn-vs-cnn", "--epochs", "many"], "--epochs: expected an integer of at least 1, got 'many'"),
+        (["fcn-vs-cnn", "--epochs", "1.5"], "--epochs: expected an integer of at least 1, got '1.5'"),
+        (["sweep", "fcn-vs-cnn", "--grid", "lr=a"], "--lr: expected a number larger than 0 and finite, got 'a'"),
+        (
+            ["fcn-vs-cnn", "--data", str(ROOT)],
+            f"images of a folder, such as {ROOT}, are resized to one size: add --image-",
+        ),
+        (
+            ["fcn-vs-cnn", "--data", "nowhere"],
+            "'nowhere': none of the 447 known names is near it. Sets without a download",
+        ),
+        (["--version", "now"], "--version takes no arguments, got now"),
         (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0 and finite, got 0"),
         (["fcn-vs-cnn", "--validation-split", "1"], "--validation-split must be between 0 and 1"),
         (["fcn-vs-cnn", "--seed", "-1"], "--seed must be from 0"),
@@ -271,9 +293,29 @@ def test_a_finished_run_is_published_without_checkpoints(finished, capsys, tmp_p
     status, printed, _ = call(capsys, "verify")  # digits are not CIFAR-10: the measured claims cannot hold
     assert status == 1
     assert re.search(r"\d+ hold, 0 fail, 0 are errata, [45] not run", printed)
+    assert f"all of them are in {folder / 'CLAIMS.md'}" in printed
+    assert not re.search(r"\bholds\b", printed)  # only what does not hold is listed
     claims = (folder / "CLAIMS.md").read_text()
     for id, verdict in {"A1": "holds", "A2": "holds", "A3": "**not run**", "A5": "**not run**"}.items():
         assert re.search(rf"^\| {id} \|.*\| {re.escape(verdict)}", claims, re.MULTILINE), id
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_run_of_ones_own_does_not_replace_what_confirms_a_lecture(finished, same, capsys, tmp_path, monkeypatch):
+    folder = at(tmp_path, monkeypatch).results / "fcn-vs-cnn"
+    shutil.copytree(ROOT / "results" / "fcn-vs-cnn", folder)
+    before = json.loads((folder / "summary.json").read_text())
+    if same:  # then it counts that a claim no longer holds
+        own = json.loads((finished[0] / "summary.json").read_text())["config"]
+        (folder / "summary.json").write_text(json.dumps(before | {"config": own}))
+    monkeypatch.setattr(fcn_vs_cnn, "_distance_from_numpy", lambda name: 0.0)
+    status, _, error = call(capsys, "publish", str(finished[0]))
+    published_data = json.loads((folder / "summary.json").read_text())["data"]["name"]
+    assert (status, published_data) == ((0, "digits") if same else (2, "cifar10"))
+    if not same:
+        assert "has other options than the published fcn-vs-cnn (data digits, " in error
+        assert "does not confirm what that does of the lectures (A3, A4, A5, A6)" in error
+        assert str(finished[0] / "report.md") in error
 
 
 @pytest.mark.parametrize("experiment", ["../thesis", "{parent}/thesis", "", None, ["a"]])

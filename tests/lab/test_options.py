@@ -11,7 +11,7 @@ from cnnjax import data, options, tasks, train
 from cnnjax.errors import UserError
 from cnnjax.lab import experiments
 from cnnjax.lab.app import benches
-from cnnjax.lab.options import Directory, Execution, describe, parse, with_flags
+from cnnjax.lab.options import Directory, Execution, describe, find_run, parse, with_flags
 from cnnjax.lab.slurm import Slurm
 from cnnjax.lab.sweep import Sweep
 from cnnjax.options import Checked, Count, kinds
@@ -149,3 +149,13 @@ def test_a_command_line_makes_the_dataclasses():
 def test_a_message_names_the_options_of_the_command_as_flags(message, translated):
     names = {**kinds(train.Recipe), **kinds(Directory), **kinds(Execution)}
     assert with_flags(message, names) == translated
+
+
+def test_another_folder_of_the_same_name_is_another_run(tmp_path):
+    (tmp_path / "train").mkdir()
+    paths = set()
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).touch()
+        config = COMMANDS["fcn-vs-cnn"](data=str(tmp_path))
+        paths.add(find_run("fcn-vs-cnn", config, Directory(), Execution()).path)
+    assert len(paths) == 2

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from cnnjax.runs import progress
@@ -39,3 +40,22 @@ def test_a_line_that_nobody_takes_ends_nothing(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     progress.Plain("net", 4).epoch_done(2, {"loss": 1.25})
     assert progress.sys.stderr.getvalue() == "net  epoch 2/4  loss 1.25\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(12345.6, "12350"), (1e-05, "0.00001"), (0.000123456, "0.0001235"), (0, "0"), (float("nan"), "nan"), (1.5, "1.5")],
+)
+def test_figures_are_written_in_full(value, shown):
+    assert progress.number(value) == shown
+
+
+def test_at_80_columns_the_bar_is_one_line():
+    terminal = io.StringIO()
+    live = progress.Live(Console(file=terminal, force_terminal=True, width=80), "lecture-cnn/seed0", 20, 273, 0)
+    live.update(2, 5, {"loss": 1.25, "accuracy": 0.5}, 1234.0)
+    live._progress.refresh()
+    live.close()
+    last = terminal.getvalue().rstrip().rpartition("\r")[2]
+    assert "epoch 2/20  step 5/273" in last
+    assert last.partition("\x1b[?25h")[0].count("\n") == 1  # the one that ends it

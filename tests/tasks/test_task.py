@@ -197,3 +197,8 @@ def test_a_stream_of_more_classes_than_outputs_and_data_without_any_class_are_re
     none = tasks.Classification(tasks.ClassificationLoss(ignore_index=0))
     with pytest.raises(UserError, match="every label is 0, which `ignore_index` says is no class"):
         train.fit(model, none, recipe, Split(images(2).images, np.zeros(2, np.int32)), None, parallel=one_device)
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(UserError, match="the data has one class only, 'red': expected at least two, in a folder each"):
+        tasks.Classification(class_names=("red",))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 import signal
 import time
 
@@ -34,6 +35,14 @@ class Small(nn.Module):
 
     def __call__(self, x):
         x = self.pool(nnx.relu(self.norm(self.conv(x))))
+        return self.dense(self.dropout(self.flatten(x)))
+
+
+class Lookalike(Small):
+    """Of the same parameters, but another function of them."""
+
+    def __call__(self, x):
+        x = self.pool(nnx.gelu(self.norm(self.conv(x))))
         return self.dense(self.dropout(self.flatten(x)))
 
 
@@ -78,6 +87,13 @@ class Encoded:
         png = io.BytesIO()
         Image.fromarray(self.split.images[index]).save(png, "PNG")
         return png.getvalue(), int(self.split.labels[index])
+
+
+def changed_at(split, name, index):
+    """The same examples, but for one image or label if there are so many."""
+    arrays = {key: array.copy() for key, array in split.arrays.items()}
+    arrays[name][index : index + 1] ^= 1
+    return Split(**arrays)
 
 
 def streamed(split):
@@ -202,6 +218,21 @@ def test_a_stopped_run_resumes_to_the_same_bits(steps, undisturbed, tmp_path, on
     assert values(tmp_path) == values(path)
 
 
+def test_without_a_command_around_it_a_stop_says_how_to_go_on_and_ends_without_a_trace(tmp_path, one_device, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, one_device, callbacks=[StopAfter(1)], run=None)
+    assert stop.value.code == 143
+    said = capsys.readouterr().err
+    assert re.search(r"stopped; the [12] steps done are lost: give `fit` a run, as in `run=Run\(path\)`", said)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, one_device, callbacks=[StopAfter(1)])
+    said, where = capsys.readouterr().err, re.escape(str(tmp_path / "checkpoints" / "small"))
+    assert re.search(f"stopped; the state after step [12] is saved in {where}. The same training in the same run", said)
+    with runs.raised_signals(), pytest.raises(SystemExit):
+        fit(tmp_path / "other", one_device, callbacks=[StopAfter(1)])
+    assert "stopped;" not in capsys.readouterr().err  # the command says it in its own words
+
+
 def test_a_stop_says_that_its_state_could_not_be_saved(monkeypatch, tmp_path, one_device):
     full = OSError(28, "No space left on device")
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", lambda *_, **__: (_ for _ in ()).throw(full))
@@ -279,6 +310,14 @@ def test_evaluation_counts_every_image_in_the_confusion_matrix(undisturbed, one_
     assert evaluation.figures["accuracy"] == pytest.approx(np.trace(confusion) / 20)
 
 
+def test_floats_reach_a_network_as_they_are():
+    numbers = np.arange(256, dtype=np.uint8)
+    for kind in (np.float32, np.float64):
+        floats = jnp.asarray((numbers / 255).astype(kind))
+        np.testing.assert_allclose(train_step.scale_pixels(floats), numbers / 255, rtol=1e-6)
+    np.testing.assert_allclose(train_step.scale_pixels(jnp.asarray(numbers)), numbers / 255, rtol=1e-6)
+
+
 def test_the_model_given_stays_usable(tmp_path, one_device):
     model = Plain(nnx.Rngs(0))
     fit(tmp_path, one_device, lambda rngs: model, epochs=1)
@@ -354,7 +393,11 @@ def test_a_trace_that_cannot_be_written_is_reported_and_training_continues(undis
         ({"epochs": 1}, "epochs: 3 there, 1 now"),
         ({"seed": 2}, "seed: 1 there, 2 now"),
         ({"model": lambda rngs: Small(nnx.Rngs(9))}, "initial parameters: .* there"),
+        ({"model": lambda rngs: Lookalike(rngs)}, "code of the network: .* there"),
         ({"source": lambda split: split.slice(0, split.size - 1)}, "training data: '72 images .* there, '71 images"),
+        ({"source": lambda split: changed_at(split, "images", 71)}, "images of all training data: '"),
+        ({"source": lambda split: changed_at(split, "labels", 71)}, "labels of all training data: '"),
+        ({"source": lambda split: streamed(changed_at(split, "images", 0))}, r"\(training data: '72 images"),
         ({"task": tasks.Classification(tasks.ClassificationLoss("mse"))}, "task: .*cross-entropy.* there, .*mse.* now"),
     ],
 )

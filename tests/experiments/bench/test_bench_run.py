@@ -97,7 +97,8 @@ def test_a_contender_that_fails_is_reported_with_its_last_words(tmp_path):
 
 
 def test_an_epoch_of_the_loop_is_timed_beside_its_steps_alone(digits):
-    dataset = data.Dataset("tiny", "1", tuple("0123456789"), digits["training"], digits["test"])
+    splits = (digits[name] for name in ("training", "test", "validation"))
+    dataset = data.Dataset("tiny", "1", tuple("0123456789"), *splits)
     measured = bench_run.measure_overhead(fcn_vs_cnn.Config(data="digits"), dataset, 1)
     assert {name: len(overhead["overhead_percents"]) for name, overhead in measured.items()} == {
         "loop": 1,
