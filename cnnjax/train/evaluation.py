@@ -27,11 +27,13 @@ class Evaluation(NamedTuple):
         figures: named numbers, "loss" among them.
         sums: the arrays that the task measures, such as "confusion".
         predictions: of all images in their order, where the task gathers them.
+        targets: of the same images, without the images themselves.
     """
 
     figures: dict[str, float]
     sums: dict[str, np.ndarray]
     predictions: Any = None
+    targets: Sample | None = None
 
 
 def evaluate(
@@ -146,4 +148,5 @@ def _gather(
 def _summarized(task: Task, sums: Mapping[str, jax.Array], predictions: Tree, targets: Sample | None) -> Evaluation:
     numbers = {name: value for name, value in sums.items() if np.ndim(value) == 0}
     arrays = {name: np.asarray(value) for name, value in sums.items() if name not in numbers}
-    return Evaluation(task.summarize(means(numbers), arrays, predictions, targets), arrays, predictions)
+    figures = task.summarize(means(numbers), arrays, predictions, targets)
+    return Evaluation(figures, arrays, predictions, targets)
