@@ -149,15 +149,13 @@ def started_from(config: Config, arguments: Mapping[str, Any]) -> models.Module:
         model = models.create_model(config.model, **{**arguments, "num_classes": count}, seed=config.seed)
         try:
             read(model, file)
-        except UserError:
-            raise
-        except ValueError as error:  # keys or shapes
+        except ValueError as error:  # of the file, or of keys and shapes
             errors.append(str(error))
             continue
         if count != classes:
             models.replace_head(model, classes, seed=config.seed)
         return model
-    raise UserError(f"`pretrained`: {file} has no weights of {config.model} ({errors[-1]})")
+    raise UserError(f"`pretrained` has no weights of {config.model} ({errors[-1]})")
 
 
 def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Network, TrainState, Tree, means
 from cnnjax.train.step import losses_of, psum, run_over, scale_pixels, sum_of
 
-EVAL_BATCH = 512  # images a device
+EVAL_BATCH = 512  # images a device at most
 
 
 class Evaluation(NamedTuple):
@@ -100,7 +100,8 @@ def make_evaluator(
     zeros = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
     advance = run_over(step, examples, parallel)
     predictor = parallel.map_examples(predict) if task.gathers else None
-    order = _in_order(examples.size, EVAL_BATCH * len(parallel.devices))
+    count = len(parallel.devices)
+    order = _in_order(examples.size, count * min(EVAL_BATCH, -(-examples.size // count)))  # few images take no longer
 
     def evaluation(state: TrainState) -> Evaluation:
         averages = averaged_variables(state.opt_state, state.params, state.model_state)

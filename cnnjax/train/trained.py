@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnjax.data.decode import decode
+from cnnjax.data.decode import MODES, decode
 from cnnjax.errors import UserError
 from cnnjax.interop import load_safetensors, save_safetensors
 from cnnjax.interop.preprocess import resize
@@ -133,7 +133,7 @@ class Trained:
 def cover(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Return an array as an image of this shape, float32 in [0, 1]: scaled until it covers it, cropped to its middle.
 
-    Bytes are rounded again after scaling, as `data.decode` does with files.
+    Bytes are scaled as `data.decode` scales files, to the same bits.
 
     Raises:
         UserError: another number of axes or channels, or floats outside [0, 1].
@@ -152,7 +152,14 @@ def cover(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     scale = max(width / image.shape[1], height / image.shape[0])
     tall, wide = max(round(image.shape[0] * scale), height), max(round(image.shape[1] * scale), width)
     top, left = (tall - height) // 2, (wide - width) // 2
-    scaled = np.asarray(resize(jnp.asarray(image[None]), tall, wide, "bilinear"))[0]
+    if image.dtype == np.uint8 and channels in MODES:
+        from PIL import Image
+
+        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+        resized = np.asarray(picture.resize((wide, tall), Image.Resampling.BILINEAR))
+        scaled = resized.reshape(tall, wide, channels) / np.float32(255)
+    else:
+        scaled = np.asarray(resize(jnp.asarray(image[None]), tall, wide, "bilinear"))[0]
     return scaled[top : top + height, left : left + width].astype(np.float32)
 
 
