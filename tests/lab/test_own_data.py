@@ -102,8 +102,9 @@ def test_a_stopped_run_is_used_and_resumed_to_the_same_bits(command, run, folder
     assert app.run_experiment("train", [*command[1:], *out], callbacks=[Stop()]) == 143
     assert json.loads((tmp_path / "run" / "model.json").read_text())["epoch"] == 1
     capsys.readouterr()
-    status, printed, _ = call(capsys, "predict", str(tmp_path / "run"), str(folder / "test" / "red"))
+    status, printed, error = call(capsys, "predict", str(tmp_path / "run"), str(folder / "test" / "red"))
     assert status == 0
+    assert "is not finished: this is its best network so far, of epoch 1" in error
     assert printed.count(".png") == 10
     assert call(capsys, *command, *out)[0] == 0
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (tmp_path / "run", run))
@@ -344,8 +345,8 @@ def other_runs(run, tmp_path):
         (["train", "--data", "digits", "--task", "detection"], "invalid choice 'detection'"),
         (["train", "--data", "digits", "--model", "{autoencoder}"], "is a network for reconstruction: choose"),
         (
-            ["train", "--data", "digits", "--model", "lecture-cnn", "--pretrained", "none.pth"],
-            "there is no file none.pth",
+            ["train", "--data", "digits", "--model", "lecture-cnn", "--pretrained", "none.safetensors"],
+            "there is no file none.safetensors",
         ),
         (
             ["train", "--data", "digits", "--model", "lecture-fcn", "--pretrained", "{run}"],
