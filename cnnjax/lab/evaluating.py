@@ -22,7 +22,7 @@ from cnnjax.data.stream import Stream
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.options import parse
-from cnnjax.lab.training import Reviewed, draw_evaluation
+from cnnjax.lab.training import Config, Reviewed, draw_evaluation, parts_of
 from cnnjax.options import Checked
 
 MOST_NAMED = 5  # classes that a message names
@@ -84,7 +84,9 @@ def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple
     height = trained.image_shape[0]
     is_folder = Path(name).is_dir() or "/" in name
     size = height if is_folder else None
-    source = data.Source(name, size, skip_bad=skip_bad, deep=trained.about.get("deep", "refuse"))
+    share = trained.about["data"]["validation_split"]
+    deep = trained.about.get("deep", "refuse")
+    source = Config(data=name, image_size=size, skip_bad=skip_bad, deep=deep, validation_split=share)
     dataset = source.dataset()
     if isinstance(dataset.train, Stream) and not is_folder and dataset.image_shape != trained.image_shape:
         dataset = dataclasses.replace(source, image_size=height, stream="always").dataset()
@@ -96,8 +98,7 @@ def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple
     if dataset.image_shape != trained.image_shape:
         theirs, ours = ("x".join(map(str, shape)) for shape in (dataset.image_shape, trained.image_shape))
         raise UserError(f"{name} has images of {theirs}, the network was trained on {ours} (height, width, channels)")
-    share = trained.about["data"]["validation_split"]
-    training, validation = data.hold_out(dataset.train, share)
+    training, validation = parts_of(dataset, share)
     return {"train": training, "validation": validation, "test": dataset.test}[split], dataset.class_names
 
 

@@ -98,7 +98,7 @@ def load(config: Config) -> Loaded:
             )
         raise unknown_name("`model`", config.model, models.list_models(task=config.task))
     dataset = config.dataset()
-    training, validation = data.hold_out(dataset.train, config.validation_split)
+    training, validation = parts_of(dataset, config.validation_split)
     if not validation.size:
         raise UserError(
             f"`validation_split={config.validation_split}` of {dataset.train.size} images is none: give a larger share"
@@ -116,6 +116,12 @@ def load(config: Config) -> Loaded:
         raise UserError(f"{config.model} cannot be built for images of {dataset.image_shape} ({error})") from error
     model = started_from(config, arguments) if config.pretrained else build(config.seed)
     return Loaded(dataset, training, validation, model, arguments)
+
+
+def parts_of(dataset: data.Dataset, share: float) -> tuple[data.Examples, data.Examples]:
+    """Return the training and the validation images: the data set's own, or a share of the training images."""
+    own: data.Examples | None = getattr(dataset, "validation", None)
+    return data.hold_out(dataset.train, share) if own is None else (dataset.train, own)
 
 
 def arguments_for(name: str, dataset: data.Dataset) -> dict[str, Any]:

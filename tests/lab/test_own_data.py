@@ -175,7 +175,8 @@ def test_evaluate_counts_the_confusions_of_its_logits(run, folder, tested, tmp_p
     assert (tmp_path / "judged" / "mistakes.png").stat().st_size
     status, printed, _ = call(capsys, "evaluate", str(run), "--split", "validation")
     assert status == 0
-    assert re.search(r"images +9\b", printed)
+    count = json.loads((run / "summary.json").read_text())["images"]["validation"]
+    assert re.search(rf"images +{count}\b", printed)
 
 
 def test_the_mistakes_are_the_most_confident_ones(run, folder, tested):
