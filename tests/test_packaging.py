@@ -34,7 +34,8 @@ OPTIONAL = names(requirement for listed in BY_EXTRA.values() for requirement in 
 # Modules whose distribution need not be installed where this test runs, by the distribution that has them.
 MODULES = {"torch": "torch", "keras": "keras", "h5py": "h5py", "huggingface_hub": "huggingface-hub"}
 REFERENCES = {"torchvision", "timm"}  # installed without their dependencies, which would bring another torch
-UNSEEN = {"array-record", "importlib-resources"}  # what tensorflow-datasets imports without requiring it
+# What tensorflow-datasets and jax.export import without requiring it.
+UNSEEN = {"array-record", "importlib-resources", "flatbuffers"}
 
 
 def imported(folder):

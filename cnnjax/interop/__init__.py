@@ -3,6 +3,7 @@
 from cnnjax.interop.hub import Pretrained, from_pretrained
 from cnnjax.interop.keras import as_keras, keras_preprocess, load_keras
 from cnnjax.interop.preprocess import Preprocess
+from cnnjax.interop.program import save_npz, save_program
 from cnnjax.interop.pth import load_pth
 from cnnjax.interop.safetensors import load_safetensors, save_safetensors
 from cnnjax.interop.state_dict import load_torch, to_torch
@@ -17,6 +18,8 @@ __all__ = [
     "load_pth",
     "load_safetensors",
     "load_torch",
+    "save_npz",
+    "save_program",
     "save_safetensors",
     "to_torch",
 ]

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which launch.py leaves to the system meanwhile
     name, rest = (arguments[0], list(arguments[1:])) if arguments else ("list", [])
     try:
-        if name in COMMANDS and name not in ("sweep", "submit", "bench", "verify") and {"-h", "--help"} & set(rest):
+        if name in ("list", "report", "publish") and {"-h", "--help"} & set(rest):
             name, rest = "--help", []
         status = command(name)(rest)
         sys.stdout.flush()
@@ -308,18 +308,20 @@ def benches() -> list[str]:
     return [path.stem for path in files if f"bench {path.stem}" in path.read_text().partition('"""\n')[0]]
 
 
-def sweep(arguments: list[str]) -> int:
-    """Run every cell of a grid of options; --help says more."""
-    from cnnjax.lab import sweep
-
-    return sweep.main(arguments)
+def train(arguments: list[str]) -> int:
+    """Train a network of the zoo on images of your own, or on any data set."""
+    return run_experiment("train", arguments)
 
 
-def submit(arguments: list[str]) -> int:
-    """Submit an experiment to SLURM; --help says more."""
-    from cnnjax.lab import slurm
+def _of_module(module: str, does: str) -> Callable[[list[str]], int]:
+    """Return a command whose module is imported when it is called."""
 
-    return slurm.main(arguments)
+    def command(arguments: list[str]) -> int:
+        status: int = importlib.import_module(f"cnnjax.lab.{module}").main(arguments)
+        return status
+
+    command.__doc__ = does
+    return command
 
 
 def _no_arguments(command: str, arguments: list[str]) -> None:
@@ -329,13 +331,30 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_experiments,
-    "sweep": sweep,
-    "submit": submit,
+    "train": train,
+    "evaluate": _of_module("evaluating", "Judge the network of a run of train on data."),
+    "predict": _of_module("predicting", "Classify images with the network of a run of train."),
+    "export": _of_module("exporting", "Write the network of a run of train for other programs."),
+    "models": _of_module("zoo", "List the networks."),
+    "summary": _of_module("layers", "Print the layers of a network with their shapes and parameters."),
+    "sweep": _of_module("sweep", "Run every cell of a grid of options; --help says more."),
+    "submit": _of_module("slurm", "Submit an experiment to SLURM; --help says more."),
     "verify": verify,
     "report": report,
     "publish": publish,
     "bench": bench,
 }
 OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
-WORDS = {"sweep": "EXPERIMENT --grid OPTION=VALUE,...", "submit": "EXPERIMENT --time TIME", "publish": "RUN"}
-WORDS |= {"bench": "WHAT", "verify": "[--again ID ...]"}  # what follows a command in the help
+WORDS = {  # what follows a command in the help
+    "train": "--model NAME --data DATA [--OPTION VALUE ...]",
+    "evaluate": "RUN [--data DATA] [--split test]",
+    "predict": "RUN IMAGE ... [--top K] [--out DIR]",
+    "export": "RUN --to FORMAT --out FILE",
+    "models": "[PATTERN] [--task TASK]",
+    "summary": "NAME [--image-size N]",
+    "sweep": "EXPERIMENT --grid OPTION=VALUE,...",
+    "submit": "EXPERIMENT --time TIME",
+    "publish": "RUN",
+    "bench": "WHAT",
+    "verify": "[--again ID ...]",
+}

@@ -21,6 +21,8 @@ from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import workspace
 from cnnjax.lab.claims import Claim
 
+BUILT_IN = {"train": "cnnjax.lab.training"}  # modules of the package that are experiments, by their commands
+
 
 class SummaryError(UserError):
     """A file of results does not hold what was written to it; the message names the file and what is wrong."""
@@ -76,6 +78,8 @@ def load(name: str) -> Experiment:
     """
     if name.endswith(".py"):
         return load_file(Path(name))
+    if name in BUILT_IN:
+        return cast(Experiment, importlib.import_module(BUILT_IN[name]))
     known = files()
     if name not in known:
         raise unknown_name("experiment", name, known)

@@ -187,7 +187,7 @@ def with_flags(message: str, names: Collection[str]) -> str:
 
 def experiment_name(command: str, description: str | None, arguments: Sequence[str], *parts: type) -> str:
     """Return the experiment that a command's arguments begin with; in its place, --help shows the command's options."""
-    known = experiments.files()
+    known = [*experiments.files(), *experiments.BUILT_IN]
     if not arguments:
         raise UserError(f"{command} takes an experiment: {', '.join([*known, 'or the path of your own'])}")
     if arguments[0] in ("-h", "--help"):

@@ -146,6 +146,22 @@ class Checkpoints:
         (step, *_) = processes.exchange(None)
         return None if step is None else self._read(step, like)
 
+    def restore_best(self, like: TrainState) -> TrainState | None:
+        """Return the state with the highest score; None if none has one, or if it is damaged, which is reported.
+
+        Raises:
+            UserError: it is of another network or optimiser.
+        """
+        self.wait()
+        step = processes.from_first(lambda: self._manager.best_step())
+        try:
+            return None if step is None else self._read(step, like)
+        except UserError:
+            raise
+        except Exception as error:  # as in `_newest_whole`
+            log.warning("the best state, %s, is damaged (%s)", self._folder / str(step), _one_line(error))
+            return None
+
     def _newest_whole(self, like: TrainState) -> TrainState | None:
         self.wait()
         damaged: dict[int, str] = {}

@@ -17,7 +17,7 @@ from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Network, TrainState, Tree, means
 from cnnjax.train.step import losses_of, psum, run_over, scale_pixels, sum_of
 
-EVAL_BATCH = 512  # images a device
+EVAL_BATCH = 512  # images a device at most
 
 
 class Evaluation(NamedTuple):
@@ -27,11 +27,13 @@ class Evaluation(NamedTuple):
         figures: named numbers, "loss" among them.
         sums: the arrays that the task measures, such as "confusion".
         predictions: of all images in their order, where the task gathers them.
+        targets: of the same images, without the images themselves.
     """
 
     figures: dict[str, float]
     sums: dict[str, np.ndarray]
     predictions: Any = None
+    targets: Sample | None = None
 
 
 def evaluate(
@@ -98,7 +100,8 @@ def make_evaluator(
     zeros = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
     advance = run_over(step, examples, parallel)
     predictor = parallel.map_examples(predict) if task.gathers else None
-    order = _in_order(examples.size, EVAL_BATCH * len(parallel.devices))
+    count = len(parallel.devices)
+    order = _in_order(examples.size, count * min(EVAL_BATCH, -(-examples.size // count)))  # few images take no longer
 
     def evaluation(state: TrainState) -> Evaluation:
         averages = averaged_variables(state.opt_state, state.params, state.model_state)
@@ -146,4 +149,5 @@ def _gather(
 def _summarized(task: Task, sums: Mapping[str, jax.Array], predictions: Tree, targets: Sample | None) -> Evaluation:
     numbers = {name: value for name, value in sums.items() if np.ndim(value) == 0}
     arrays = {name: np.asarray(value) for name, value in sums.items() if name not in numbers}
-    return Evaluation(task.summarize(means(numbers), arrays, predictions, targets), arrays, predictions)
+    figures = task.summarize(means(numbers), arrays, predictions, targets)
+    return Evaluation(figures, arrays, predictions, targets)

@@ -33,21 +33,13 @@ from cnnjax.train.finite import carefully_over, is_finite
 from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
-from cnnjax.train.state import Network, TrainState, count_steps, means
+from cnnjax.train.state import Fit, TrainState, count_steps, means
 from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, identity_of, scale_pixels
 
 log = logging.getLogger(__name__)
 
 ONLY_WRITTEN = ("seconds", "step_ms", "flop_utilization")  # figures that would make the line of an epoch too long
 SHOWN = 16  # images in TensorBoard
-
-
-class Fit(NamedTuple):
-    """What training ends with: the network, its final state, and a curve for every metric ("train/loss", ...)."""
-
-    network: Network
-    state: TrainState
-    history: dict[str, list[float]]
 
 
 def fit(

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from cnnjax.nn import Module
-from cnnjax.train.averages import with_statistics
+from cnnjax.train.averages import averaged_variables, with_statistics
 
 Tree = Any  # a pytree of arrays
 
@@ -45,6 +45,25 @@ class Network(NamedTuple):
         """Put the module together again, on copies that may be written inside a transformation."""
         module: Module = nnx.merge(self.graphdef, params, model_state, self.rng_state, copy=True)
         return module
+
+
+class Fit(NamedTuple):
+    """What training ends with: the network, its final state, and a curve for every metric ("train/loss", ...)."""
+
+    network: Network
+    state: TrainState
+    history: dict[str, list[float]]
+
+    def model(self) -> Module:
+        """Return the network with its final parameters, in evaluation mode.
+
+        These are the parameters that `evaluate(fit.network, fit.state, ...)` judges: averages if the recipe keeps
+        averages. `best_state` has those of the best epoch.
+        """
+        averages = averaged_variables(self.state.opt_state, self.state.params, self.state.model_state)
+        model = self.network.merge(*averages)
+        model.eval()
+        return model
 
 
 def split_model(

@@ -65,6 +65,21 @@ def test_the_best_is_kept_though_others_go_on(tmp_path):
     assert steps_in(tmp_path) == [1, 4, 5]
 
 
+def test_the_best_is_restored_or_said_to_be_damaged(tmp_path, caplog):
+    def best():
+        checkpoints = train.Checkpoints(tmp_path)
+        state = checkpoints.restore_best(state_at(0))
+        checkpoints.close()
+        return state
+
+    assert best() is None
+    saved(tmp_path, 1, 2, 3, 4, scores=[0.1, 0.9, 0.3, 0.4])
+    assert train.tree_sha256(best()) == train.tree_sha256(state_at(2))
+    shutil.rmtree(tmp_path / "2" / "state")
+    assert best() is None
+    assert "the best state" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"score": "high"}', None])
 def test_a_score_that_cannot_be_read_is_as_none(content, tmp_path):
     saved(tmp_path, 1, 2, 3, scores=[0.9, 0.1, 0.2])

@@ -1,0 +1,90 @@
+"""A network as a program that JAX alone runs, for batches of any size, on CPUs, GPUs and TPUs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import export
+
+from cnnjax.errors import UserError
+from cnnjax.nn import Module, path_name
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+LOADER = """\
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+from PIL import Image, ImageOps
+
+program = export.deserialize(bytearray(Path({file!r}).read_bytes()))
+classes = {classes!r}
+image = ImageOps.fit(Image.open("photo.jpg").convert({mode!r}), ({width}, {height}), Image.Resampling.BILINEAR)
+images = np.asarray(image, np.float32).reshape(1, {height}, {width}, {channels}) / 255  # any number of images at once
+logits = jax.jit(program.call)(images)
+print(classes[int(logits[0].argmax())], logits[0])
+"""
+
+
+def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, int]) -> None:
+    """Write a network in evaluation mode as StableHLO, with its parameters, by `jax.export`.
+
+    `jax.export.deserialize(bytes).call(images)` maps float32 images (batch, height, width, channels) to the network's
+    outputs, for any batch. That needs JAX and flatbuffers, neither this package nor Flax.
+
+    Args:
+        model: the network; its mode is not changed.
+        path: of the file.
+        image_shape: (height, width, channels).
+
+    Raises:
+        UserError: the network cannot be exported for such images, or the file cannot be written.
+    """
+    copy = nnx.clone(model)
+    copy.eval()
+    graphdef, state = nnx.split(copy)
+    (count,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
+    try:
+        exported = export.export(jax.jit(lambda x: nnx.merge(graphdef, state)(x)), platforms=PLATFORMS)(images)
+        content = exported.serialize()
+    except Exception as error:  # of many kinds, where a layer cannot be traced for any batch
+        first = str(error).partition("\n")[0]
+        raise UserError(
+            f"{type(model).__name__} cannot be written as StableHLO for images of {image_shape} and any batch "
+            f"({type(error).__name__}: {first}): choose another format"
+        ) from error
+    _write(path, bytes(content))
+
+
+def save_npz(model: Module, path: str | Path) -> None:
+    """Write parameters and batch statistics as NumPy's .npz, under this package's names, kernels as HWIO.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    arrays: dict[str, Any] = {path_name(key): np.asarray(value[...]) for key, value in nnx.to_flat_state(state)}
+    try:
+        with open(path, "wb") as file:  # to a path without .npz NumPy would add it
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise UserError(f"weights cannot be written to {os.fspath(path)} ({error.strerror})") from error
+
+
+def loader(file: str, classes: list[str], image_shape: tuple[int, int, int]) -> str:
+    """Return a script that classifies photo.jpg with a program that `save_program` has written."""
+    height, width, channels = image_shape
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")
+    return LOADER.format(file=file, classes=classes, mode=mode, height=height, width=width, channels=channels)
+
+
+def _write(path: str | Path, content: bytes) -> None:
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise UserError(f"the program cannot be written to {os.fspath(path)} ({error.strerror})") from error

@@ -1,0 +1,107 @@
+"""Judge the network of a run of train on data.
+
+    python launch.py evaluate results/runs/RUN                           # the test images of the run's own data
+    python launch.py evaluate results/runs/RUN --data path/to/folder --out judged
+    python launch.py evaluate results/runs/RUN --split validation
+
+The data must have the classes that the network has learned. With --out the folder gets confusion.png, confusion.csv,
+mistakes.png (the most confident ones) and metrics.json.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cnnjax import data, runs, train
+from cnnjax.data.stream import Stream
+from cnnjax.errors import UserError
+from cnnjax.lab.finished import show_table, trained_of
+from cnnjax.lab.options import parse
+from cnnjax.lab.training import Config, Reviewed, draw_evaluation, parts_of
+from cnnjax.options import Checked
+
+MOST_NAMED = 5  # classes that a message names
+
+
+@dataclass(frozen=True)
+class Evaluate(Checked):
+    """What is judged on what."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    """Directory of a run of train, its weights.safetensors, or its name in results/runs."""
+    data: str = ""
+    """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: that of the run."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which images: of train and validation, as the run held them out."""
+    out: Path | None = None
+    """Folder for the confusion matrix, the most confident mistakes and the figures."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded; each is named."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluate, and print the figures."""
+    (options,) = parse("evaluate", __doc__, arguments, Evaluate)
+    trained = trained_of("evaluate", options.run)
+    name = options.data or trained.about["data"]["name"]
+    examples, names = load(trained, name, options.split, options.skip_bad)
+    task = Reviewed(trained.task.loss, names)
+    evaluation = train.evaluate(*trained.split(), task, examples)
+    figures = {"images": examples.size, **evaluation.figures}
+    rows = [(key, f"{value:,}" if key == "images" else _shown(key, value)) for key, value in figures.items()]
+    show_table((f"{name}, {options.split}", ""), rows)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        files = draw_evaluation(options.out, examples, names, evaluation)
+        with (options.out / "confusion.csv").open("w", newline="") as file:
+            counts = evaluation.sums["confusion"].astype(int).tolist()
+            csv.writer(file).writerows(
+                [["true", *names], *([one, *row] for one, row in zip(names, counts, strict=True))]
+            )
+        about = {"model": trained.about["model"], "data": name, "split": options.split}
+        runs.write_json(options.out / "metrics.json", {**about, **figures})
+        print(
+            f"\nwrote {', '.join(['confusion.csv', 'metrics.json', *(path.name for path in files)])} to {options.out}"
+        )
+    return 0
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2%}" if name in ("accuracy", "top5") else f"{value:.4f}"
+
+
+def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple[data.Examples, tuple[str, ...]]:
+    """Return a split of a data set, as the network takes it, and the names of the classes.
+
+    Raises:
+        UserError: it has other classes, or images of another size or number of channels.
+    """
+    height = trained.image_shape[0]
+    is_folder = Path(name).is_dir() or "/" in name
+    size = height if is_folder else None
+    share = trained.about["data"]["validation_split"]
+    deep = trained.about.get("deep", "refuse")
+    source = Config(data=name, image_size=size, skip_bad=skip_bad, deep=deep, validation_split=share)
+    dataset = source.dataset()
+    if isinstance(dataset.train, Stream) and not is_folder and dataset.image_shape != trained.image_shape:
+        dataset = dataclasses.replace(source, image_size=height, stream="always").dataset()
+    if dataset.class_names != trained.classes:
+        raise UserError(
+            f"{name} has the classes {_listed(dataset.class_names)}, the network has learned "
+            f"{_listed(trained.classes)}: choose data with the same classes in the same order"
+        )
+    if dataset.image_shape != trained.image_shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (dataset.image_shape, trained.image_shape))
+        raise UserError(f"{name} has images of {theirs}, the network was trained on {ours} (height, width, channels)")
+    training, validation = parts_of(dataset, share)
+    return {"train": training, "validation": validation, "test": dataset.test}[split], dataset.class_names
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"

@@ -1,0 +1,163 @@
+"""Classify images with the network of a run of train.
+
+    python launch.py predict results/runs/RUN photo.jpg
+    python launch.py predict results/runs/RUN photos/ "more/*.png" --top 5 --format csv > predictions.csv
+    python launch.py predict results/runs/RUN photos/ --out sheet    # also a picture of the images with their classes
+
+An image may have any size: it is scaled until it covers the size that the network was trained on, and cropped to its
+middle, as the images of `evaluate` are. Of a run that is not finished the best network so far predicts.
+"""
+
+import csv
+import glob
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from cnnjax import train, viz
+from cnnjax.data.decode import suffixes
+from cnnjax.data.folders import printable
+from cnnjax.errors import UserError
+from cnnjax.lab.finished import show_table, trained_of
+from cnnjax.lab.options import parse
+from cnnjax.options import Checked, Count
+
+log = logging.getLogger(__name__)
+
+SHEET = "predictions.png"
+SHOWN = 48  # images of a contact sheet
+AT_ONCE = 64  # images in memory
+
+
+@dataclass(frozen=True)
+class Predict(Checked):
+    """What is classified, and how it is said."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    """Directory of a run of train, its weights.safetensors, or its name in results/runs."""
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
+    """Image files; folders, with all images in them and in their folders; or patterns such as "photos/*.jpg"."""
+    top: Count = 3
+    """How many classes are named of each image, the most probable ones."""
+    format: Literal["table", "jsonl", "csv"] = "table"
+    """A table to read, or a line of JSON or CSV for each image."""
+    out: Path | None = None
+    """Folder for a picture of the images with their classes."""
+    skip_bad: bool = False
+    """Leave out files that are no images; each is named."""
+
+
+class Row(NamedTuple):
+    """An image with its most probable classes and their probabilities."""
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict, and print the classes."""
+    (options,) = parse("predict", __doc__, arguments, Predict)
+    trained = trained_of("predict", options.run)
+    files = find_images(options.images)
+    rows, shown = list[Row](), list[np.ndarray]()
+    for row, image in predicted(trained, files, options.top, options.skip_bad):
+        rows.append(row)
+        if options.out and len(shown) < SHOWN:
+            shown.append(image)
+    if not rows:
+        raise UserError(f"none of the {len(files)} files is an image that can be read")
+    write(rows, options.format)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        titles = [f"{Path(row.file).name[-22:]}\n{row.classes[0][0]} ({row.classes[0][1]:.0%})" for row in rows]
+        viz.save(viz.image_grid(np.stack(shown), titles[: len(shown)], min(6, len(shown))), options.out / SHEET)
+        print(f"{options.out / SHEET} shows {len(shown)} of {len(rows)} images", file=sys.stderr)
+    return 0
+
+
+def find_images(words: Sequence[str]) -> list[str]:
+    """Return the files that the words name: files, all images in folders, and what patterns match.
+
+    Raises:
+        UserError: a word names no file, or a folder has no image.
+    """
+    if not words:
+        raise UserError("predict takes images after the run: files, folders, or patterns such as 'photos/*.jpg'")
+    return [file for word in words for file in _named(word)]
+
+
+def _named(word: str) -> list[str]:
+    if os.path.isdir(word):
+        paths = (os.path.join(folder, name) for folder, _, names in os.walk(word, followlinks=True) for name in names)
+        found = [path for path in paths if _is_image(path)]
+        if not found:
+            raise UserError(f"{printable(word)} has no images: these are files named {', '.join(sorted(suffixes()))}")
+        return sorted(found)
+    if os.path.exists(word):
+        return [word]
+    found = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise UserError(f"there is no image {printable(word)}: expected a file, a folder, or a pattern that matches")
+    return found
+
+
+def _is_image(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
+
+
+def predicted(
+    trained: train.Trained, files: Sequence[str], top: int, skip_bad: bool
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """Yield every image's row, and the image as the network takes it.
+
+    Raises:
+        UserError: a file is no image, and such are not to be left out.
+    """
+    for first in range(0, len(files), AT_ONCE):
+        images: dict[str, np.ndarray] = {}
+        for file in files[first : first + AT_ONCE]:
+            try:
+                images[file] = trained.fit_image(file)
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{error}: repair it, or leave it out with `skip_bad`") from error
+                log.warning("skipped: %s", error)
+        found = trained.predict(list(images.values())).probabilities
+        for (file, image), scores in zip(images.items(), found, strict=True):
+            best = np.argsort(-scores, kind="stable")[:top]
+            yield Row(printable(file), tuple((trained.classes[k], float(scores[k])) for k in best)), image
+
+
+def write(rows: Sequence[Row], kind: str) -> None:
+    """Print rows in one of the formats."""
+    count = len(rows[0].classes)
+    if kind == "jsonl":
+        for row in rows:
+            print(json.dumps({"file": row.file, "class": row.classes[0][0], "probabilities": dict(row.classes)}))
+        return
+    if kind == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        names = [("class", "probability"), *((f"class_{n}", f"probability_{n}") for n in range(2, count + 1))]
+        writer.writerow(["file", *(name for pair in names for name in pair)])
+        for row in rows:
+            writer.writerow([row.file, *(cell for pair in row.classes for cell in pair)])
+        return
+    head = ["file", "class", "probability", *(["next"] if count > 1 else [])]
+    show_table(
+        head,
+        [
+            [row.file, row.classes[0][0], f"{row.classes[0][1]:.1%}"]
+            + ([", ".join(f"{name} {score:.1%}" for name, score in row.classes[1:])] if count > 1 else [])
+            for row in rows
+        ],
+        2,
+    )
