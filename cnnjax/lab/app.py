@@ -5,10 +5,8 @@ import dataclasses
 import importlib
 import logging
 import platform
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -260,33 +258,13 @@ def report(arguments: list[str]) -> int:
 
 def publish(arguments: list[str]) -> int:
     """Replace results/EXPERIMENT by a finished run, without its checkpoints."""
-    from cnnjax.runs.files import read_json
+    from cnnjax.lab import published
 
     place = workspace.find()
     if len(arguments) != 1:
         raise UserError(f"publish takes one run directory, got {arguments}: {place.command} publish results/runs/RUN")
     source = Path(arguments[0])
-    summary = read_json(source / "summary.json")
-    if summary is None:
-        raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
-    name, known = str(summary.get("experiment")), experiments.files()
-    if "file" in summary.get("config", {}):
-        raise UserError(f"{source} is a run of your own {summary['config']['file']}: publish takes this repository's")
-    if name not in known:  # it might be any path, and the folder there is deleted
-        raise unknown_name(f"experiment in {source / 'summary.json'}", name, known)
-    target = place.results / name
-    if source.resolve() == target.resolve():
-        raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
-    from cnnjax.lab import published
-
-    published.check_replaces(place.results, name, source, summary)
-    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
-    place.results.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.results) as partial:  # so that nothing is lost if the copy fails
-        shutil.copytree(source, Path(partial) / name, ignore=left_out)
-        shutil.rmtree(target, ignore_errors=True)
-        (Path(partial) / name).rename(target)
-    print(f"published {source} to {target}")
+    print(f"published {source} to {published.publish(place.results, source)}")
     return 0
 
 
@@ -332,7 +310,7 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_experiments,
     "train": train,
-    "evaluate": _of_module("evaluating", "Judge the network of a run of train on data."),
+    "evaluate": _of_module("evaluating", "Evaluate the network of a run of train on data."),
     "predict": _of_module("predicting", "Classify images with the network of a run of train."),
     "export": _of_module("exporting", "Write the network of a run of train for other programs."),
     "models": _of_module("zoo", "List the networks."),

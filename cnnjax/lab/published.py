@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnjax import data, runs, tasks, train
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import code, experiments, ledger, markdown, site, workspace
 from cnnjax.lab.claims import Claim, Verdict, count, from_json
 from cnnjax.lab.claims import table as claims_table
@@ -22,6 +23,7 @@ from cnnjax.lab.options import describe as describe_options
 from cnnjax.lab.report import Entry, describe, figures_in, page
 from cnnjax.lab.terminal import say
 from cnnjax.options import kinds
+from cnnjax.runs.files import read_json
 from cnnjax.runs.hardware import use_compilation_cache
 
 NOTHING = (
@@ -256,6 +258,37 @@ def published(results: Path, name: str) -> dict[str, Any] | None:
         UserError: it cannot be read.
     """
     return runs.read_json(_summary_path(results, name))
+
+
+def publish(results: Path, source: Path) -> Path:
+    """Replace the published result of an experiment by a finished run, without its checkpoints; return its directory.
+
+    Args:
+        results: where published results are.
+        source: the run's directory.
+
+    Raises:
+        UserError: it is no finished run of an experiment of this repository, or confirms less than what it replaces.
+    """
+    summary = read_json(source / "summary.json")
+    if summary is None:
+        raise UserError(f"{source} is no finished run (no summary.json): run it to its end first")
+    name, known = str(summary.get("experiment")), experiments.files()
+    if "file" in summary.get("config", {}):
+        raise UserError(f"{source} is a run of your own {summary['config']['file']}: publish takes this repository's")
+    if name not in known:  # it might be any path, and the folder there is deleted
+        raise unknown_name(f"experiment in {source / 'summary.json'}", name, known)
+    target = results / name
+    if source.resolve() == target.resolve():
+        raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
+    check_replaces(results, name, source, summary)
+    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=results) as partial:  # so that nothing is lost if the copy fails
+        shutil.copytree(source, Path(partial) / name, ignore=left_out)
+        shutil.rmtree(target, ignore_errors=True)
+        (Path(partial) / name).rename(target)
+    return target
 
 
 def check_replaces(results: Path, name: str, source: Path, summary: dict[str, Any]) -> None:
