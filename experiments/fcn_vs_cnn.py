@@ -29,9 +29,8 @@ from cnnjax.lab.claims import ROUNDING, Claim, check, not_run, stored
 from cnnjax.options import Fraction
 from cnnjax.viz.figures import Curve
 
-if TYPE_CHECKING:  # what --help does not need
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 EXPERIMENT = "fcn-vs-cnn"
 MODELS = ("lecture-fcn", "lecture-cnn")
 LECTURE_ACCURACY = {"lecture-fcn": 0.496, "lecture-cnn": 0.6647}
@@ -67,8 +66,7 @@ def load(config: Config) -> data.Dataset:
 
 def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train both networks with every seed, draw the figures, and return the summary."""
-    task, trained = _task(config, dataset), {}
-    training, validation = dataset.train, dataset.validation
+    task, trained, training, validation = _task(config, dataset), {}, dataset.train, dataset.validation
     assert validation is not None  # `validation_split` is never None here
     for name in MODELS:
         build = partial(_build, name, dataset)
@@ -80,7 +78,7 @@ def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Pa
         ]
     if run.writes:
         _draw(run.figures, dataset, trained)
-    fits = [fit for runs in trained.values() for fit, _ in runs]
+    states = [fit.state.params for runs in trained.values() for fit, _ in runs]
     return {
         "data": {
             "name": dataset.name,
@@ -89,7 +87,7 @@ def run(config: Config, dataset: data.Dataset, run: runs.Run, parallel: train.Pa
             "first_nine": [dataset.class_names[label] for label in dataset.train.first(9).labels],
         },
         "models": {name: _describe(name, dataset, runs) for name, runs in trained.items()},
-        "params_sha256": train.tree_sha256([fit.state.params for fit in fits]),
+        "params_sha256": train.tree_sha256(states),
     }
 
 

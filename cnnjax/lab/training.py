@@ -120,7 +120,7 @@ def load(config: Config) -> Loaded:
 
 def parts_of(dataset: data.Dataset, share: float) -> tuple[data.Examples, data.Examples]:
     """Return the training and the validation images: the data set's own, or a share of the training images."""
-    own: data.Examples | None = getattr(dataset, "validation", None)
+    own = dataset.validation
     return data.hold_out(dataset.train, share) if own is None else (dataset.train, own)
 
 
