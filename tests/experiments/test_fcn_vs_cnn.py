@@ -95,7 +95,7 @@ def test_test_accuracy_is_of_the_test_images_and_the_mean_over_seeds(tmp_path, o
         def __call__(self, x):
             return self.dense(self.flatten(x))
 
-    dataset, begun = data.Dataset("few", "1", ("a", "b", "c"), split(40), split(24)), []
+    dataset, begun = data.Dataset("few", "1", ("a", "b", "c"), split(40), split(24), split(12)), []
 
     def fits(build, task, recipe, training, validation, **_):
         optimizer = train.make_optimizer(recipe, 1, 1)

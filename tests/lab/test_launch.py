@@ -140,7 +140,7 @@ def test_help_lists_every_option_with_its_default(capsys):
         ),
         (
             ["fcn-vs-cnn", "--data", "nowhere"],
-            "'nowhere': none of the 447 known names is near it. Sets without a download",
+            "'nowhere': none of the known names is near it. Sets without a download",
         ),
         (["--version", "now"], "--version takes no arguments, got now"),
         (["fcn-vs-cnn", "--lr", "0"], "--lr must be larger than 0 and finite, got 0"),
@@ -173,7 +173,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(capsys, tmp_path, argumen
     extra = ["--out", str(out)] if arguments[0] == "fcn-vs-cnn" else []
     status, printed, error = call(capsys, *arguments, *extra)
     assert status == 2
-    assert said in re.sub(r"[│\s]+", " ", error)
+    assert said in re.sub(r"the \d+ known names", "the known names", re.sub(r"[│\s]+", " ", error))
     assert "Traceback" not in printed + error
     assert not out.exists()
 

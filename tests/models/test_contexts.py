@@ -47,20 +47,25 @@ def test_a_network_is_exported_for_batches_of_any_size(name):
     model.eval()
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((export.symbolic_shape("count")[0], size, size, 3), jnp.float32)
-    with jax.checking_leaks():
-        program = export.export(jax.jit(lambda x: nnx.merge(graphdef, state)(x)), platforms=["cpu", "cuda", "tpu"])(
-            images
-        )
+    program = export.export(jax.jit(lambda x: nnx.merge(graphdef, state)(x)), platforms=["cpu", "cuda", "tpu"])(images)
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, size, size, 3)), jnp.float32)
     ours, expected = computed(lambda x: (program.call(x), nnx.merge(graphdef, state)(x)), x)
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.published
+def test_no_tracer_of_a_network_leaks():
+    graphdef, params, others = nnx.split(built("resnet20"), nnx.Param, ...)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    with jax.checking_leaks():
+        jax.eval_shape(jax.grad(lambda params, x: nnx.merge(graphdef, params, others)(x).sum()), params, images)
 
 
 @pytest.mark.parametrize("name", networks(FAMILIES))
 def test_an_accelerator_s_training_step_is_that_of_plain_lax(name, request):
     size = size_of(name)
     step = request.getfixturevalue("training_step")(name, size)
-    with jax.numpy_rank_promotion("raise"), jax.checking_leaks():
+    with jax.numpy_rank_promotion("raise"):
         ours = {platform: counts(*step, platform) for platform in ("cuda", "tpu")}
     request.getfixturevalue("plain_lax")
     step = request.getfixturevalue("training_step")(name, size)

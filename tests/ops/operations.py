@@ -210,6 +210,17 @@ OPERATIONS = [
         reference.upsample_bilinear,
     ),
     Operation(
+        "resize_bilinear",
+        cases.cases(
+            cases.images(
+                output_size=lambda rng: cases.integer_or_pair(rng, 1, 9),
+                align_corners=lambda rng: cases.pick(rng, [False, True]),
+            )
+        ),
+        ops.resize_bilinear,
+        reference.resize_bilinear,
+    ),
+    Operation(
         "bed_of_nails",
         cases.cases(cases.images(scale=cases.scales)),
         ops.bed_of_nails,

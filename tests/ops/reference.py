@@ -93,13 +93,17 @@ def upsample_nearest(x, scale):
 
 
 def upsample_bilinear(x, scale, *, align_corners=False):
-    for axis, factor in zip((1, 2), pair(scale), strict=True):
-        size, out = x.shape[axis], x.shape[axis] * factor
-        position = np.arange(out)
+    s, t = pair(scale)
+    return resize_bilinear(x, (x.shape[1] * s, x.shape[2] * t), align_corners=align_corners)
+
+
+def resize_bilinear(x, output_size, *, align_corners=False):
+    for axis, out in zip((1, 2), pair(output_size), strict=True):
+        size, position = x.shape[axis], np.arange(out)
         if align_corners:
             at = position * ((size - 1) / max(out - 1, 1))
         else:
-            at = ((position + 0.5) / factor - 0.5).clip(0, size - 1)
+            at = ((position + 0.5) * (size / out) - 0.5).clip(0, size - 1)
         low = np.floor(at).astype(int).clip(0, size - 1)
         high = (low + 1).clip(0, size - 1)
         weight = np.expand_dims(at - low, tuple(range(1, x.ndim - axis)))

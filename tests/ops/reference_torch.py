@@ -63,8 +63,13 @@ def max_unpool2d(y, indices, output_size):
 
 
 def upsample_bilinear(x, scale, align_corners):
-    size = [size * s for size, s in zip(x.shape[2:], reference.pair(scale), strict=True)]
-    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    return resize_bilinear(
+        x, [size * s for size, s in zip(x.shape[2:], reference.pair(scale), strict=True)], align_corners
+    )
+
+
+def resize_bilinear(x, output_size, align_corners):
+    return F.interpolate(x, reference.pair(output_size), mode="bilinear", align_corners=align_corners)
 
 
 def upsample_nearest(x, scale):
@@ -96,6 +101,7 @@ TORCH = {
     "adaptive_avg_pool2d": on_nchw(F.adaptive_avg_pool2d),
     "upsample_nearest": on_nchw(upsample_nearest),
     "upsample_bilinear": on_nchw(upsample_bilinear),
+    "resize_bilinear": on_nchw(resize_bilinear),
     "pixel_shuffle": on_nchw(lambda x, scale: F.pixel_shuffle(x, reference.pair(scale)[0])),
     "moments": lambda x: (x.mean((0, 1, 2)), x.var((0, 1, 2), unbiased=False)),
     "batch_norm": on_nchw(batch_norm),

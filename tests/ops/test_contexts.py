@@ -20,10 +20,11 @@ def same(ours, theirs, **tolerance):
 
 
 @EVERY
-def test_modes_that_check_find_nothing(call):
-    """Ranks that must agree, tracers that must not leak, NaNs that are errors."""
+@pytest.mark.parametrize("leaks", [False, pytest.param(True, marks=pytest.mark.published)])  # which takes long
+def test_modes_that_check_find_nothing(call, leaks):
+    """Ranks that must agree, NaNs that are errors, tracers that must not leak."""
     arrays = arrays_of(call)
-    with jax.numpy_rank_promotion("raise"), jax.checking_leaks(), jax.debug_nans(True):
+    with jax.numpy_rank_promotion("raise"), jax.debug_nans(True), jax.check_tracer_leaks(leaks):
         value, _ = computed(with_gradients(call), arrays, cotangent_of(call, arrays))
     assert np.isfinite(value).all()
 
