@@ -55,7 +55,9 @@ def test_a_network_is_exported_for_batches_of_any_size(name):
 
 @pytest.mark.published
 def test_no_tracer_of_a_network_leaks():
-    graphdef, params, others = nnx.split(built("resnet20"), nnx.Param, ...)
+    model = built("resnet20")
+    model.eval()
+    graphdef, params, others = nnx.split(model, nnx.Param, ...)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     with jax.checking_leaks():
         jax.eval_shape(jax.grad(lambda params, x: nnx.merge(graphdef, params, others)(x).sum()), params, images)

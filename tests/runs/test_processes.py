@@ -223,7 +223,7 @@ def test_a_directory_in_use_is_refused_by_all(start_two, small, tmp_path):
 def config_of(arguments):
     name, *options = map(str, arguments)
     (config,) = parse(name, "", options, experiments.load(name).Config)
-    return {"experiment": name, **runs.as_config(config)}
+    return {"experiment": name, **runs.as_config(config), **config.identity()}
 
 
 def test_a_port_that_is_taken_is_named(start, small):
