@@ -195,3 +195,16 @@ def test_images_of_tfds_are_turned_too(tfds_dir, monkeypatch, stream):
 class Records(list):
     def __getitems__(self, indices):
         return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_decoded_at_the_same_fraction_of_its_size_however_it_was_held(orientation):
+    """A JPEG four times as large as needed: libjpeg halves it twice, and nothing is left to scale."""
+    pixels, exif = Image.fromarray(smooth(64, 256)), Image.Exif()
+    plain = np.asarray(Image.fromarray(decode(saved(pixels, "JPEG", quality=95), (16, 64, 3))))
+    exif[0x0112] = orientation
+    turned = Image.fromarray(plain)
+    turned.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(turned))
+    held = decode(saved(pixels, "JPEG", quality=95, exif=exif), expected.shape)
+    np.testing.assert_array_equal(held, expected)
