@@ -1,7 +1,7 @@
-"""Judge the network of a run of train on data.
+"""Evaluate the network of a run of train on data.
 
     python launch.py evaluate results/runs/RUN                           # the test images of the run's own data
-    python launch.py evaluate results/runs/RUN --data path/to/folder --out judged
+    python launch.py evaluate results/runs/RUN --data path/to/folder --out evaluation
     python launch.py evaluate results/runs/RUN --split validation
 
 The data must have the classes that the network has learned. With --out the folder gets confusion.png, confusion.csv,
@@ -30,7 +30,7 @@ MOST_NAMED = 5  # classes that a message names
 
 @dataclass(frozen=True)
 class Evaluate(Checked):
-    """What is judged on what."""
+    """What is evaluated on what."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Directory of a run of train, its weights.safetensors, or its name in results/runs."""

@@ -165,7 +165,7 @@ def started_from(config: Config, arguments: Mapping[str, Any]) -> models.Module:
 
 
 def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
-    """Train, judge the best epoch on all splits, write the network and the figures, and return the summary."""
+    """Train, evaluate the best epoch on all splits, write the network and the figures, and return the summary."""
     dataset, task, about = loaded.dataset, _task(config, loaded.dataset), describe(config, loaded)
     if run.writes and run.summary() is None and not (run.path / train.trained.MODEL).exists():
         runs.write_json(run.path / train.trained.MODEL, {**about, "finished": False})
@@ -253,7 +253,7 @@ def draw_evaluation(
     files = []
     if len(names) <= MOST_CLASSES:
         files.append(folder / "confusion.png")
-        confusion = {"test images": evaluation.sums["confusion"].astype(int)}
+        confusion = {"test images, in % of each true class": evaluation.sums["confusion"].astype(int)}
         viz.save(viz.confusion_matrices(confusion, names), files[-1])
     worst = mistakes(evaluation)
     if len(worst) and len(evaluation.predictions["label"]) == examples.size:  # none was left out, which shifts indices

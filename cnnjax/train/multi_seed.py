@@ -115,13 +115,12 @@ def fit_together(
     check_data(replace(recipe, seeds=1), train, validation, parallel)
     steps = -(-train.size // recipe.batch_size)
     recipes = [replace(recipe, seed=seed, seeds=1) for seed in seeds]
-    each_step = [
-        compile_step(model, task, its_recipe, parallel, steps_per_epoch=steps)
-        for model, its_recipe in zip(models, recipes, strict=True)
-    ]
+    build = partial(compile_step, task=task, parallel=parallel, steps_per_epoch=steps)
+    each_step = [build(model, recipe=its_recipe) for model, its_recipe in zip(models, recipes, strict=True)]
     check_targets(each_step[0].network, each_step[0].initial, task, train)
     step, title = together(each_step), title_of(run.tag, seeds)
-    parts = [run.part(f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}") for seed in seeds]
+    tags = [f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}" for seed in seeds]
+    parts = [run.part(tag) for tag in tags]
     with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):
         members = list(zip(parts, each_step, recipes, strict=True))
         for part, own, its_recipe in members:
@@ -129,25 +128,20 @@ def fit_together(
         state = checkpoints.restore(step.initial) or step.initial
         first = count_steps(state)
         if first < recipe.epochs * steps:
-            recorders = [
-                recorder_of(part, first, partial(example_pictures, own, task, its_recipe, train))
-                for part, own, its_recipe in members
-            ]
+            pictures = [partial(example_pictures, own, task, its_recipe, train) for _, own, its_recipe in members]
+            recorders = [recorder_of(part, first, draw) for part, draw in zip(parts, pictures, strict=True)]
             like = each_step[0].initial
             evaluate = validation and make_evaluator(step.network, like, task, validation, recipe.precision, parallel)
             speed = speed_of(models[0], train, recipe, parallel, len(seeds))
             order = partial(orders, seeds, count=train.size, batch_size=recipe.batch_size)
-            skip = partial(skip_step, [part.tag for part in parts], checkpoints, recipe.on_nan)
-            images = recipe.batch_size * len(seeds)
+            skip, images = partial(skip_step, tags, checkpoints, recipe.on_nan), recipe.batch_size * len(seeds)
             with watched(title, recipe.epochs, steps, first) as (shown, stop):
                 epochs = Epochs(title, step, recipe.epochs, steps, images, order, checkpoints, observers, shown, stop)
                 for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
                     state = epoch.state
                     each = unstack(state, len(seeds))
-                    figures = [
-                        {"train": trained(part.tag, one, epoch.number) | speed(epoch)}
-                        for part, one in zip(parts, each, strict=True)
-                    ]
+                    named = zip(tags, each, strict=True)
+                    figures = [{"train": trained(tag, one, epoch.number) | speed(epoch)} for tag, one in named]
                     for recorder, ours, one in zip(recorders, figures, each, strict=True):
                         ours |= {"validation": evaluate(one).figures} if evaluate else {}
                         recorder.write_epoch(count_steps(one), epoch.number, ours, one.params)
