@@ -3,16 +3,18 @@
 from cnnjax.data import augment, shapes
 from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
-from cnnjax.data.dataset import Dataset, Examples, Split, checksums, fingerprint, hold_out
+from cnnjax.data.dataset import VOID, Dataset, Examples, Split, checksums, fingerprint, hold_out
 from cnnjax.data.order import epoch_order
 from cnnjax.data.sources import Source, load
-from cnnjax.data.stream import Stream
+from cnnjax.data.stream import Labelled, Stream
 from cnnjax.data.tfds_source import is_prepared, load_tfds
 
 __all__ = [
     "PHOTOGRAPHS",
+    "VOID",
     "Dataset",
     "Examples",
+    "Labelled",
     "Photograph",
     "Source",
     "Split",

@@ -13,6 +13,7 @@ import numpy as np
 from cnnjax.data.augment.sample import Sample
 from cnnjax.errors import UserError
 
+VOID = 255  # in a mask: the pixel has no class
 TARGETS = ("labels", "boxes", "masks", "keypoints")  # what may be known of an image, as `Sample` has it
 FINGERPRINTED = 16  # examples
 CHUNK = 4096  # examples whose checksum is computed at a time
@@ -62,7 +63,7 @@ class Split:
         images: (size, height, width, channels), uint8, or floats in [0, 1], which reach a network as they are.
         labels: int32 (size,), the class of each image.
         boxes: float32 (size, boxes, 4), as `Sample` has them.
-        masks: uint8 (size, height, width), the class of every pixel.
+        masks: uint8 (size, height, width), the class of every pixel; `VOID`, 255, where it has none.
         keypoints: float32 (size, points, 3), as `Sample` has them.
 
     Raises:

@@ -49,8 +49,8 @@ class FolderSource:
     def name(self, index: int) -> str:
         return printable(self.files[index])
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        return Path(self.files[index]).read_bytes(), self.targets[index]
+    def read(self, index: int) -> dict[str, Any]:
+        return {"image": Path(self.files[index]).read_bytes(), "label": self.targets[index]}
 
 
 @dataclass

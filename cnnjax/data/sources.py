@@ -18,7 +18,7 @@ from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Examples, Split, hold_out
 from cnnjax.data.decode import VERSION, Deep
 from cnnjax.data.folders import FolderSource, contents, folder_splits, printable
-from cnnjax.data.stream import Stream, decode_all
+from cnnjax.data.stream import Labelled, Stream, decode_all
 from cnnjax.data.tfds_source import decoded_bytes, load_tfds, stream_tfds
 from cnnjax.errors import UserError
 from cnnjax.options import Checked, Count, CountOrZero, Fraction
@@ -155,10 +155,9 @@ def _load_folder(root: Path, options: Source) -> Dataset:
         raise UserError(f"images of a folder, such as {shown}, are resized to one size: add `image_size=64`")
     names, splits = folder_splits(root, options.validation_split)
     fingerprint = _fingerprint(splits)
-    how = options.workers, options.skip_bad, options.deep
-    parts = {
-        split: Stream(source, (size, size, 3), len(names), 0, len(source), *how) for split, source in splits.items()
-    }
+    reader = Labelled((size, size, 3), len(names), options.deep)
+    how = options.workers, options.skip_bad
+    parts = {split: Stream(source, reader, 0, len(source), *how) for split, source in splits.items()}
     if "validation" in parts:
         _say_which(shown, parts)
     if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts.values()) * 3 * size**2)):

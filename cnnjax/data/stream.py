@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -28,8 +28,11 @@ THREADS = 4  # that decode in each process; Pillow releases Python's lock meanwh
 BATCHES_AHEAD = 4
 
 
+Record = Mapping[str, Any]  # one example as it is stored: the image's file, and what is known of it
+
+
 class Source(Protocol):
-    """Encoded images by number."""
+    """Encoded examples by number."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -39,18 +42,74 @@ class Source(Protocol):
         """Return a name by which a person finds the image."""
         ...
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        """Return an image's file and its label."""
+    def read(self, index: int) -> Record:
+        """Return an example: its "image", the bytes of a file, and its "label" or the file of its "mask"."""
+        ...
+
+
+class Reader(Protocol):
+    """Decodes records into images of one size and their targets."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        ...
+
+    @property
+    def spec(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every array of an example, by the names of `Sample`, "images" first."""
+        ...
+
+    def read(self, record: Record) -> dict[str, Any]:
+        """Return the arrays of an example; raise an exception that says why it cannot be read."""
+        ...
+
+    def check(self, batch: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
+        """Raise a UserError if a target cannot be right; `names` are the images'."""
         ...
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Reads images of classes.
+
+    Attributes:
+        image_shape: (height, width, channels) of every image, scaled until it covers them and cropped to its middle.
+        classes: number of classes.
+        deep: what becomes of images with more than 8 bits for each channel; as in `data.load`.
+        ignore_index: a label that is no class; as in `data.load`.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    deep: Deep = "refuse"
+    ignore_index: int | None = None
+
+    @property
+    def spec(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        shape = jax.ShapeDtypeStruct
+        return {"images": shape(self.image_shape, np.uint8), "labels": shape((), np.int32)}
+
+    def read(self, record: Record) -> dict[str, Any]:
+        return {"images": decode(record["image"], self.image_shape, self.deep), "labels": np.int32(record["label"])}
+
+    def check(self, batch: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
+        check_labels(batch["labels"], self.classes, names, self.ignore_index)
+
+
+@dataclass(frozen=True)
 class TfdsSource:
-    """Records of a TFDS split, not yet decoded; `split` names it and its data set."""
+    """Records of a TFDS split, not yet decoded; `split` names it and its data set.
+
+    Attributes:
+        records: of the split.
+        split: in words.
+        features: which of a record's features is its "image", and its "label" or "mask".
+    """
 
     records: Any
     split: str
-    label: str = "label"
+    features: Mapping[str, str] = field(default_factory=lambda: {"image": "image", "label": "label"})
 
     def __len__(self) -> int:
         return len(self.records)
@@ -58,37 +117,31 @@ class TfdsSource:
     def name(self, index: int) -> str:
         return f"record {index} of {self.split}"
 
-    def read(self, index: int) -> tuple[bytes, int]:
+    def read(self, index: int) -> Record:
         record = self.records[index]
-        return record["image"], int(record[self.label])
+        return {name: record[feature] for name, feature in self.features.items()}
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Labelled images of one size, decoded when they are needed; can take the place of a `Split`.
+    """Images of one size with their targets, decoded when they are needed; can take the place of a `Split`.
 
     Attributes:
-        source: where the encoded images come from.
-        image_shape: (height, width, channels) of every image, scaled until it covers them and cropped to its middle.
-        classes: number of classes.
+        source: where the encoded examples come from.
+        reader: decodes them.
         start: first image.
         stop: after the last image.
         workers: processes that decode; 0: threads of this process.
         skip_bad: whether an image that cannot be read is named and left out, instead of ending the run.
-        deep: what becomes of images with more than 8 bits for each channel; as in `data.load`.
-        ignore_index: a label that is no class; as in `data.load`.
         named: images left out so far, so that each is named once.
     """
 
     source: Source
-    image_shape: tuple[int, int, int]
-    classes: int
+    reader: Reader
     start: int
     stop: int
     workers: int = 0
     skip_bad: bool = False
-    deep: Deep = "refuse"
-    ignore_index: int | None = None
     named: set[int] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -97,19 +150,25 @@ class Stream:
         return self.stop - self.start
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        return self.reader.image_shape
+
+    @property
     def spec(self) -> Sample:
         """Shape and dtype of a batch of one image."""
-        shapes = (1, *self.image_shape), (1,), (1,)
-        images, labels, weights = map(jax.ShapeDtypeStruct, shapes, (np.uint8, np.int32, np.float32))
-        return Sample(images, labels, weights=weights)  # type: ignore[arg-type]
+        one: dict[str, Any] = {
+            name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in self.reader.spec.items()
+        }
+        return Sample(**one, weights=jax.ShapeDtypeStruct((1,), np.float32))  # type: ignore[arg-type]
 
     def select(self, targets: Sequence[str]) -> "Stream":
-        """Return the stream; it has labels, and nothing else to leave out.
+        """Return the stream, whose targets are all decoded together.
 
         Raises:
             UserError: another target is asked for.
         """
-        check_targets(targets, ("labels",))
+        check_targets(targets, tuple(self.reader.spec)[1:])
         return self
 
     def slice(self, start: int, stop: int) -> "Stream":
@@ -127,12 +186,12 @@ class Stream:
         """Return the first images, decoded."""
         count = min(count, self.size)
         batch = next(self.batches(np.arange(count)[None], np.ones((1, count), np.float32)))
-        return Split(np.asarray(batch.images), np.asarray(batch.labels))
+        return Split(**{name: np.asarray(getattr(batch, name)) for name in self.reader.spec})
 
     def batches(self, indices: np.ndarray, weights: np.ndarray) -> Batches:
         """Yield the batch of every row of `indices` and `weights` (steps, batch).
 
-        An image that is left out has weight 0 and is replaced by another of its batch with its label, so that batch
+        An image that is left out has weight 0 and is replaced by another of its batch with its targets, so that batch
         statistics and mixtures see only real images. The number of images left out is logged at the end.
 
         Raises:
@@ -143,7 +202,7 @@ class Stream:
         from absl import flags
 
         steps, batch_size = indices.shape
-        load = functools.partial(_load, source=self.source, shape=self.image_shape, deep=self.deep)
+        load = functools.partial(_load, source=self.source, reader=self.reader)
         examples = grain.MapDataset.source(_Numbers(indices.ravel() + self.start)).map(load).batch(batch_size)
         read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
         loaded = examples.to_iter_dataset(read)
@@ -155,16 +214,18 @@ class Stream:
             )
         skipped = 0
         for index, weight, batch in zip(indices + self.start, weights, loaded, strict=True):
-            images, labels, bad = batch["image"], batch["label"], batch["error"] != ""
-            check_labels(labels, self.classes, map(self.source.name, index), self.ignore_index)
+            errors = batch.pop("error")
+            bad = errors != ""
+            self.reader.check(batch, map(self.source.name, index))
             if bad.any():
                 counts = bad & (weight > 0)
-                self._skip(index[counts], batch["error"][counts])
+                self._skip(index[counts], errors[counts])
                 skipped += counts.sum()
                 shown = np.arange(batch_size)
                 shown[bad] = np.resize(np.flatnonzero(~bad), bad.sum())
-                images, labels, weight = images[shown], labels[shown], np.where(bad, np.float32(0), weight)
-            yield Sample(images, labels, weights=weight)
+                batch = {name: array[shown] for name, array in batch.items()}
+                weight = np.where(bad, np.float32(0), weight)
+            yield Sample(**batch, weights=weight)
         if skipped:
             log.warning("skipped %d of %d images", skipped, np.count_nonzero(weights))
         if skipped == self.size:
@@ -209,14 +270,14 @@ class _Numbers:
         return f"_Numbers({len(self)})"  # Grain prints its sources
 
 
-def _load(index: int, source: Source, shape: tuple[int, int, int], deep: Deep) -> dict[str, Any]:
+def _load(index: int, source: Source, reader: Reader) -> dict[str, Any]:
     try:
-        encoded, label = source.read(index)
-        return {"image": decode(encoded, shape, deep), "label": np.int32(label), "error": ""}
+        return {**reader.read(source.read(index)), "error": ""}
     except Exception as error:  # Pillow and array_record raise many kinds for damaged files
         reason = re.sub(r" <_io.BytesIO[^>]*>", "", str(error).partition("\n")[0]) or type(error).__name__
         name = f"{source.name(index)} is no image that can be read ({reason})"
-        return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "error": name}
+        nothing = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in reader.spec.items()}
+        return {**nothing, "error": name}
 
 
 def decode_all(stream: Examples) -> Split:
@@ -225,11 +286,12 @@ def decode_all(stream: Examples) -> Split:
     steps = -(-stream.size // batch)
     indices = np.resize(np.arange(stream.size), (steps, batch))
     weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)
-    images, labels = np.empty((stream.size, *stream.image_shape), np.uint8), np.empty(stream.size, np.int32)
+    one = {name: leaf for name, leaf in vars(stream.spec).items() if name != "weights" and hasattr(leaf, "dtype")}
+    arrays = {name: np.empty((stream.size, *leaf.shape[1:]), leaf.dtype) for name, leaf in one.items()}
     kept = 0
     for decoded in stream.batches(indices, weights):
         good = np.asarray(decoded.weights) > 0
-        images[kept : kept + good.sum()] = np.asarray(decoded.images)[good]
-        labels[kept : kept + good.sum()] = np.asarray(decoded.labels)[good]
+        for name, array in arrays.items():
+            array[kept : kept + good.sum()] = np.asarray(getattr(decoded, name))[good]
         kept += good.sum()
-    return Split(images[:kept], labels[:kept])
+    return Split(**{name: array[:kept] for name, array in arrays.items()})

@@ -18,7 +18,7 @@ from cnnjax import compat
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.decode import MODES, VERSION, decode
-from cnnjax.data.stream import Stream, TfdsSource, decode_all
+from cnnjax.data.stream import Labelled, Stream, TfdsSource, decode_all
 from cnnjax.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,8 @@ def stream_tfds(
             TfdsSource(builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}")
             for split in ("train", held_out)
         ]
-    train, test = (
-        Stream(source, shape, len(names), 0, len(source), workers, skip_bad, ignore_index=ignore_index)
-        for source in sources
-    )
+    reader = Labelled(shape, len(names), ignore_index=ignore_index)
+    train, test = (Stream(source, reader, 0, len(source), workers, skip_bad) for source in sources)
     return Dataset(name, str(builder.version), names, train, test, ignore_index=ignore_index)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data import Examples, Split, Stream
+from cnnjax.data import Examples, Labelled, Split, Stream
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
 from cnnjax.options import AnyInteger, Checked, Fraction, FractionOrZero, NotNegative, check_applies
@@ -82,8 +82,8 @@ class Classification(Task):
         if jnp.ndim(outputs) != 2:
             return  # `losses` says what is wrong
         count = outputs.shape[-1]
-        if isinstance(examples, Stream):
-            least, most = 0, examples.classes - 1
+        if isinstance(examples, Stream) and isinstance(examples.reader, Labelled):
+            least, most = 0, examples.reader.classes - 1
         elif isinstance(examples, Split) and examples.labels.ndim == 1:
             labels = examples.labels[examples.labels != self.loss.ignore_index]
             if not labels.size:

@@ -15,7 +15,7 @@ from flax import nnx
 from PIL import Image
 
 from cnnjax import nn, runs, tasks, train
-from cnnjax.data import Split, Stream, epoch_order, fingerprint
+from cnnjax.data import Labelled, Split, Stream, epoch_order, fingerprint
 from cnnjax.errors import RunError, UserError
 from cnnjax.runs import processes
 from cnnjax.runs.metrics import read_rows
@@ -86,7 +86,7 @@ class Encoded:
             raise OSError("broken")
         png = io.BytesIO()
         Image.fromarray(self.split.images[index]).save(png, "PNG")
-        return png.getvalue(), int(self.split.labels[index])
+        return {"image": png.getvalue(), "label": int(self.split.labels[index])}
 
 
 def changed_at(split, name, index):
@@ -97,7 +97,7 @@ def changed_at(split, name, index):
 
 
 def streamed(split):
-    return Stream(Encoded(split), (8, 8, 3), 4, 0, split.size)
+    return Stream(Encoded(split), Labelled((8, 8, 3), 4), 0, split.size)
 
 
 TASK = tasks.Classification()
