@@ -1,10 +1,11 @@
 """Data sources: TFDS, folders, generated, and bundled; decoded once and memory-mapped from a cache, or streamed."""
 
-from cnnjax.data import augment, shapes
+from cnnjax.data import augment, scenes, shapes
 from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import VOID, Dataset, Examples, Split, checksums, fingerprint, hold_out
 from cnnjax.data.order import epoch_order
+from cnnjax.data.segmentation import MaskSource, load_masks
 from cnnjax.data.sources import Source, load
 from cnnjax.data.stream import Labelled, Stream
 from cnnjax.data.tfds_source import is_prepared, load_tfds
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Labelled",
+    "MaskSource",
     "Photograph",
     "Source",
     "Split",
@@ -29,7 +31,9 @@ __all__ = [
     "hold_out",
     "is_prepared",
     "load",
+    "load_masks",
     "load_tfds",
     "photograph",
+    "scenes",
     "shapes",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,31 @@ def suffixes() -> frozenset[str]:
     return frozenset(end for end, name in Image.registered_extensions().items() if name in names)
 
 
-def decode(encoded: bytes, shape: tuple[int, int, int], deep: Deep = "refuse") -> np.ndarray:
+class Placement(NamedTuple):
+    """Where an image lies that is scaled until it fits into a size, with equal borders on opposite sides.
+
+    Attributes:
+        scaled: height and width that it is scaled to.
+        rows: those of the whole that it takes.
+        columns: likewise.
+    """
+
+    scaled: tuple[int, int]
+    rows: slice
+    columns: slice
+
+    @classmethod
+    def of(cls, size: tuple[int, int], whole: tuple[int, int]) -> "Placement":
+        """Return the place of an image of `size` in the `whole`, (height, width) both."""
+        scale = min(whole[0] / size[0], whole[1] / size[1])
+        height, width = (min(max(round(n * scale), 1), most) for n, most in zip(size, whole, strict=True))
+        top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
+        return cls((height, width), slice(top, top + height), slice(left, left + width))
+
+
+def decode(
+    encoded: bytes, shape: tuple[int, int, int], deep: Deep = "refuse", fit: Literal["cover", "contain"] = "cover"
+) -> np.ndarray:
     """Return an image file as uint8 (height, width, channels): 1 of grey, 3 of colour, 4 with transparency.
 
     It is turned as its EXIF orientation says, scaled (Pillow's bilinear filter with antialiasing) until it just covers
@@ -45,6 +69,7 @@ def decode(encoded: bytes, shape: tuple[int, int, int], deep: Deep = "refuse") -
         encoded: the file.
         shape: (height, width, channels).
         deep: what becomes of grey images of 16 or 32 bits or of floats; as in `data.load`.
+        fit: "contain" scales it until it just fits into `shape`, with black around it, so that no pixel is lost.
 
     Raises:
         ValueError: the file is empty, or has more than 8 bits for each channel that are not to be scaled or cannot be.
@@ -58,6 +83,11 @@ def decode(encoded: bytes, shape: tuple[int, int, int], deep: Deep = "refuse") -
         asked = (height, width) if _orientation(file) > 4 else (width, height)  # before it is turned
         file.draft(MODES[channels], asked)  # a JPEG is decoded at a fraction of its size where that is enough
         image = _converted(upright(file), MODES[channels], deep)
+    if fit == "contain" and image.size != (width, height):
+        place, whole = Placement.of((image.height, image.width), (height, width)), np.zeros(shape, np.uint8)
+        scaled_image = np.asarray(image.resize(place.scaled[::-1], Image.Resampling.BILINEAR))
+        whole[place.rows, place.columns] = scaled_image.reshape(*place.scaled, channels)
+        return whole
     if image.size != (width, height):
         scale = max(width / image.width, height / image.height)
         scaled = max(round(image.width * scale), width), max(round(image.height * scale), height)

@@ -44,7 +44,7 @@ class FolderSource:
     def relative(self) -> list[str]:
         """The files within their split, with their sizes: "cat/1.png 1234"."""
         root = os.path.commonpath(self.files)
-        return [f"{printable(os.path.relpath(file, root))} {_size(file)}" for file in self.files]
+        return [f"{printable(os.path.relpath(file, root))} {size_of(file)}" for file in self.files]
 
     def name(self, index: int) -> str:
         return printable(self.files[index])
@@ -96,7 +96,7 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
             classes.
     """
     left = LeftOut()
-    splits = _splits(root, left)
+    splits = splits_of(root, left)
     shown = printable(root)
     folders = {split: sorted(_folders(path, left, "beside the classes")) for split, path in splits.items()}
     names = [os.path.basename(folder) for folder in folders["train"]]
@@ -106,7 +106,7 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
         split: [
             (file, label)
             for label, folder in enumerate(classes)
-            for file in _images(folder, left, (_identity(str(root)), _identity(splits[split])))
+            for file in images_in(folder, left, (_identity(str(root)), _identity(splits[split])), "class folder")
         ]
         for split, classes in folders.items()
     }
@@ -117,14 +117,14 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
         log.warning("%s has %s; left out are %s", shown, counts, left)
     part = validation_split or (None if "test" in found else DEFAULT_SPLIT)
     if "validation" not in found and part:
-        found["train"], found["validation"] = _held_out(found["train"], splits["train"], part)
+        found["train"], found["validation"] = held_out(found["train"], splits["train"], part)
         if not found["validation"] or not found["train"]:
             raise UserError(f"{shown} has {len(names)} images, one of each class: expected some more to validate on")
-    sources = {split: FolderSource(*map(tuple, zip(*_mixed(images), strict=True))) for split, images in found.items()}
+    sources = {split: FolderSource(*map(tuple, zip(*mixed(images), strict=True))) for split, images in found.items()}
     return tuple(map(printable, names)), sources
 
 
-def _splits(root: Path, left: LeftOut) -> dict[str, str]:
+def splits_of(root: Path, left: LeftOut) -> dict[str, str]:
     """Return the folders of "train", "validation" and "test"; the root itself where classes lie in it."""
     shown, inside = printable(root), LeftOut()
     there = {os.path.basename(path): path for path in _folders(str(root), inside, "beside the splits")}
@@ -157,7 +157,7 @@ def _check_classes(root: str, split: str, classes: Sequence[str], names: Sequenc
         raise UserError(f"{root}: {split} {' and '.join(said)}; expected a folder for every class in both")
 
 
-def _held_out(files: Sequence[Any], root: str, part: float) -> tuple[list[Any], list[Any]]:
+def held_out(files: Sequence[Any], root: str, part: float) -> tuple[list[Any], list[Any]]:
     """Split (file, label) pairs into those that stay and those that are held out."""
     kept, held = list[Any](), list[Any]()
     for label in dict.fromkeys(label for _, label in files):
@@ -198,14 +198,16 @@ def contents(root: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _size(file: str) -> int | None:
+def size_of(file: str) -> int | None:
+    """Return the bytes of a file; None if it cannot be reached."""
     try:
         return os.stat(file).st_size
     except OSError:  # named when it is decoded
         return None
 
 
-def _mixed(found: Sequence[Any]) -> list[Any]:
+def mixed(found: Sequence[Any]) -> list[Any]:
+    """Return the elements in an order that looks random, and is the same for as many."""
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
@@ -241,8 +243,18 @@ def _folders(folder: str, left: LeftOut, where: str) -> list[str]:
     return found
 
 
-def _images(folder: str, left: LeftOut, above: tuple[Any, ...]) -> list[str]:
-    """The images of a class, in the order of their paths."""
+def images_in(folder: str, left: LeftOut, above: tuple[Any, ...] = (), what: str = "folder") -> list[str]:
+    """Return the images in a folder and in the folders in it, in the order of their paths.
+
+    Args:
+        folder: its path.
+        left: takes what is left out.
+        above: the identities of folders around it, to which a link may lead back.
+        what: what messages call the folder.
+
+    Raises:
+        UserError: there are none.
+    """
     inside = LeftOut()
     files = sorted(_walk(folder, inside, above), key=os.fsencode)
     for reason, paths in inside.paths.items():
@@ -251,7 +263,7 @@ def _images(folder: str, left: LeftOut, above: tuple[Any, ...]) -> list[str]:
     if not files:
         there = f", only {inside}" if inside.paths else ""
         raise UserError(
-            f"class folder {printable(folder)} has no images{there}: fill or remove it; images are files named "
+            f"{what} {printable(folder)} has no images{there}: fill or remove it; images are files named "
             f"{', '.join(sorted(suffixes()))}"
         )
     return files

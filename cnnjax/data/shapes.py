@@ -5,25 +5,24 @@ scenes at every size. Everything in it is a polygon, and one scanline rasteriser
 coverage and exact masks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from cnnjax.data.raster import bilinear, blended, coverage, crossings, inside, mixed
 
 VERSION = "1.0.0"  # increased when generate() draws other pixels for a seed
 OUTLINE_POINTS = 64
 MIN_CONTRAST = 0.25  # least luma difference between any object colour and any background colour, in [0, 1]
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
-_MARGIN = 0.02  # between the object's box and the border, as a fraction of the image
+MARGIN = 0.02  # between the object's box and the border, as a fraction of the image
 _RADIUS = (0.3, 0.46)  # of the widest class, likewise; the others are in proportion
 _DISTRACTORS = 3
 _NOISE_GRIDS = (4, 9, 20)  # cells across: coarse to fine value noise
-_BLOCK = 100  # scenes drawn from one generator; a change of it changes the pixels
-_PIXELS = 1 << 18  # rendered at a time, which bounds the memory and keeps the work in cache
-_SUBROWS = 5  # scanlines per pixel row; odd, so that the middle one passes through the pixel centres
+BLOCK = 100  # scenes drawn from one generator; a change of it changes the pixels
+PIXELS = 1 << 18  # rendered at a time, which bounds the memory and keeps the work in cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +119,17 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     return contours / radius, np.stack(outlines) / radius
 
 
-_CONTOURS, _OUTLINES = _tables()
+CONTOURS, _OUTLINES = _tables()
 
 
-class _Scenes(NamedTuple):
-    """B scenes in units of the image; colours are RGB in [0, 1]."""
+class Block(NamedTuple):
+    """B scenes in units of the image; colours are RGB in [0, 1]. Of several objects, an axis follows B."""
 
     labels: np.ndarray  # (B,)
     contours: np.ndarray  # (B, V, 2)
     outlines: np.ndarray  # (B, 64, 2)
     distractors: np.ndarray  # (B, D, 64, 2)
-    palette: np.ndarray  # (B, 4 + D, 3): object, object, background, background, distractors
+    palette: np.ndarray  # (B, 4 + D, 3): two of each object, background, background, distractors
     slope: np.ndarray  # (B, 2): gradient of the blend between the two colours of a pair
     noise: np.ndarray  # (B, G, G), samples of the noise in that blend
 
@@ -139,7 +138,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> 
     return low + (high - low) * rng.random(shape)
 
 
-def _rotated(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def rotated(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Points (..., K, 2) turned by `angle` (...), in radians."""
     y, x = points[..., 0], points[..., 1]
     sin, cos = np.sin(angle)[..., None], np.cos(angle)[..., None]
@@ -149,10 +148,10 @@ def _rotated(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
 def _placed(rng: np.random.Generator, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Contours and outlines of one object a scene: turned, scaled and shifted at random, its box inside the margin."""
     angle, radius = _uniform(rng, 0, 2 * np.pi, len(labels)), _uniform(rng, *_RADIUS, len(labels), 1, 1)
-    contours, outlines = (radius * _rotated(table[labels], angle) for table in (_CONTOURS, _OUTLINES))
+    contours, outlines = (radius * rotated(table[labels], angle) for table in (CONTOURS, _OUTLINES))
     low, high = contours.min(1), contours.max(1)
-    room = 1 - 2 * _MARGIN - (high - low)
-    shift = (_MARGIN - low + room * rng.random(room.shape))[:, None]
+    room = 1 - 2 * MARGIN - (high - low)
+    shift = (MARGIN - low + room * rng.random(room.shape))[:, None]
     return contours + shift, outlines + shift
 
 
@@ -180,7 +179,7 @@ def _distractors(rng: np.random.Generator, count: int) -> np.ndarray:
     shape = (count, _DISTRACTORS)
     blob = rng.random(shape) < 0.4
     contours = np.where(blob[..., None, None], _blobs(rng, *shape), _stripes(rng, *shape))
-    return _rotated(contours, _uniform(rng, 0, 2 * np.pi, *shape)) + rng.random((*shape, 1, 2))
+    return rotated(contours, _uniform(rng, 0, 2 * np.pi, *shape)) + rng.random((*shape, 1, 2))
 
 
 def _with_luma(colours: np.ndarray, luma: np.ndarray) -> np.ndarray:
@@ -189,14 +188,15 @@ def _with_luma(colours: np.ndarray, luma: np.ndarray) -> np.ndarray:
     return np.where(luma < own, colours * luma / own, 1 - (1 - colours) * (1 - luma) / (1 - own))
 
 
-def _palette(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Colours whose lumas a gap parts: object on one side, everything behind it on the other, either side at random.
+def _palette(rng: np.random.Generator, count: int, objects: int = 2) -> np.ndarray:
+    """Colours, those of objects first, whose lumas a gap parts: objects on one side, all behind them on the other.
 
-    Luma is linear, so every blend of background colours stays as far from every blend of object colours.
+    Which side is the brighter is drawn at random. Luma is linear, so every blend of background colours stays as far
+    from every blend of object colours.
     """
     split = _uniform(rng, 0.35, 0.65, count, 1)
-    luma = (split - MIN_CONTRAST / 2) * _uniform(rng, 0.25, 1, count, 4 + _DISTRACTORS)
-    luma[:, :2] = 1 - (1 - split - MIN_CONTRAST / 2) * _uniform(rng, 0.25, 1, count, 2)
+    luma = (split - MIN_CONTRAST / 2) * _uniform(rng, 0.25, 1, count, objects + 2 + _DISTRACTORS)
+    luma[:, :objects] = 1 - (1 - split - MIN_CONTRAST / 2) * _uniform(rng, 0.25, 1, count, objects)
     flip = rng.random((count, 1)) < 0.5
     return _with_luma(rng.random((*luma.shape, 3)), np.where(flip, 1 - luma, luma)).astype(np.float32)
 
@@ -205,108 +205,47 @@ def _noise(rng: np.random.Generator, count: int) -> np.ndarray:
     """Value noise (count, G, G): octaves of random cells, coarse ones the strongest, resampled to the finest grid."""
     noise = np.zeros((count, _NOISE_GRIDS[-1], _NOISE_GRIDS[-1]), np.float32)
     for octave, cells in enumerate(_NOISE_GRIDS):
-        resample = _bilinear(_NOISE_GRIDS[-1], cells)
+        resample = bilinear(_NOISE_GRIDS[-1], cells)
         noise += resample @ (rng.random((count, cells, cells), np.float32) - 0.5) @ resample.T / (octave + 1)
     return noise * _uniform(rng, 0.1, 1.2, count, 1, 1).astype(np.float32)
 
 
-def _draw(rng: np.random.Generator) -> _Scenes:
+def _draw(rng: np.random.Generator) -> Block:
     """A block of scenes; every run of ten holds each class once."""
-    labels = rng.permuted(np.tile(np.arange(10), (_BLOCK // 10, 1)), axis=1).ravel()
-    contours, outlines = _placed(rng, labels)
-    angle, steep = _uniform(rng, 0, 2 * np.pi, _BLOCK), _uniform(rng, 0, 1.2, _BLOCK)
+    labels = rng.permuted(np.tile(np.arange(10), (BLOCK // 10, 1)), axis=1).ravel()
+    return behind(rng, labels, *_placed(rng, labels))
+
+
+def behind(
+    rng: np.random.Generator, labels: np.ndarray, contours: np.ndarray, outlines: np.ndarray, colours: int = 2
+) -> Block:
+    """The scenes of objects, with so many colours for them: what is behind them is drawn here."""
+    angle, steep = _uniform(rng, 0, 2 * np.pi, BLOCK), _uniform(rng, 0, 1.2, BLOCK)
     slope = steep[:, None] * np.stack([np.sin(angle), np.cos(angle)], -1)
-    clutter, palette, noise = _distractors(rng, _BLOCK), _palette(rng, _BLOCK), _noise(rng, _BLOCK)
-    return _Scenes(labels, contours, outlines, clutter, palette, slope.astype(np.float32), noise)
+    clutter, palette, noise = _distractors(rng, BLOCK), _palette(rng, BLOCK, colours), _noise(rng, BLOCK)
+    return Block(labels, contours, outlines, clutter, palette, slope.astype(np.float32), noise)
 
 
-class _Crossings(NamedTuple):
-    """Where scanlines, five to a row of pixels, meet the edges of M polygons."""
-
-    row: np.ndarray  # of pixels, counted through all M images
-    middle: np.ndarray  # whether the scanline runs through the centres of that row's pixels
-    x: np.ndarray  # in pixels, clipped to [0, size]
-    winding: np.ndarray  # 1.0 where the edge runs down, -1.0 where it runs up
-
-
-def _crossings(contours: np.ndarray, size: int) -> _Crossings:
-    """Crossings of closed contours (M, V, 2), in units of the image; an edge owns its upper end and not its lower."""
-    start, stop = (ends.reshape(-1, 2) * size for ends in (contours, np.roll(contours, -1, axis=1)))
-    down = start[:, :1] < stop[:, :1]
-    top, bottom = np.where(down, start, stop), np.where(down, stop, start)  # an edge run both ways must round alike
-    first, last = (np.ceil(end[:, 0] * _SUBROWS - 0.5).clip(0, size * _SUBROWS).astype(int) for end in (top, bottom))
-    counts = last - first
-    edge = np.repeat(np.arange(len(counts)), counts)
-    scanline = np.arange(len(edge)) + np.repeat(first - np.cumsum(counts) + counts, counts)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of level edges, which cross no scanline
-        tilt = (bottom[:, 1] - top[:, 1]) / (bottom[:, 0] - top[:, 0])
-    x = top[edge, 1] + ((scanline + 0.5) / _SUBROWS - top[edge, 0]) * tilt[edge]
-    row = edge // contours.shape[1] * size + scanline // _SUBROWS
-    middle = scanline % _SUBROWS == _SUBROWS // 2
-    return _Crossings(row, middle, np.clip(x, 0, size), np.where(down[edge, 0], 1.0, -1.0))
-
-
-def _filled(row: np.ndarray, column: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(M, size, size) for shape (M, size): each weight added to its pixel and to all pixels right of it."""
-    count, size = shape
-    width = size + 2  # a crossing at the right border puts its weights beyond it
-    grid = np.bincount(row * width + column, weights, minlength=count * size * width).reshape(count, size, width)
-    return np.abs(np.cumsum(grid, axis=-1, out=grid)[..., :size])
-
-
-def _coverage(cross: _Crossings, shape: tuple[int, int]) -> np.ndarray:
-    """Share (M, 1, size, size) of every pixel that its polygon covers: exact along x, a mean of scanlines along y."""
-    column = cross.x.astype(int)
-    beyond = cross.winding * (cross.x - column) / _SUBROWS  # a crossing covers the rest of its own pixel only
-    columns = np.concatenate([column, column + 1])
-    weights = np.concatenate([cross.winding / _SUBROWS - beyond, beyond])
-    return _filled(np.tile(cross.row, 2), columns, weights, shape).astype(np.float32)[:, None]
-
-
-def _inside(cross: _Crossings, shape: tuple[int, int]) -> np.ndarray:
-    """Whether the centre of every pixel (M, size, size) lies in its polygon."""
-    row, x, winding = (values[cross.middle] for values in (cross.row, cross.x, cross.winding))
-    return _filled(row, np.ceil(x - 0.5).astype(int), winding, shape) > 0.5
-
-
-def _bilinear(size: int, cells: int) -> np.ndarray:
-    """(size, cells) weights that resample `cells` samples, the outer two at the borders, at `size` pixel centres."""
-    at = (np.arange(size)[:, None] + 0.5) / size * (cells - 1)
-    return np.maximum(1 - np.abs(at - np.arange(cells)), 0).astype(np.float32)
-
-
-def _blend(slope: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
-    """Field (M, 1, size, size) in [0, 1], a gradient plus noise: where a pixel stands between a pair of colours."""
-    centre = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
-    resample = _bilinear(size, noise.shape[1])
-    ramp = slope[:, 0, None, None] * centre[:, None] + slope[:, 1, None, None] * centre
-    return np.clip(ramp + resample @ noise @ resample.T + 0.5, 0, 1)[:, None]
-
-
-def _mixed(under: np.ndarray, over: np.ndarray, share: np.ndarray) -> np.ndarray:
-    mixed = share * (over - under)
-    mixed += under
-    return mixed
-
-
-def _render(scenes: _Scenes, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _render(scenes: Block, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (M, size, size, 3) and masks (M, size, size)."""
     shape = len(scenes.labels), size
     # Channel-first until the end: NumPy's loops over whole planes are several times as fast as over three channels.
     object_a, object_b, ground_a, ground_b, *clutter = np.moveaxis(scenes.palette, 1, 0)[..., None, None]
-    blend = _blend(scenes.slope, scenes.noise, size)
-    image = _mixed(ground_a, ground_b, blend)
+    blend = blended(scenes.slope, scenes.noise, size)
+    image = mixed(ground_a, ground_b, blend)
     for k, colour in enumerate(clutter):
-        image = _mixed(image, colour, _coverage(_crossings(scenes.distractors[:, k], size), shape))
-    cross = _crossings(scenes.contours, size)
-    image = _mixed(image, _mixed(object_a, object_b, blend), _coverage(cross, shape))
-    return np.moveaxis((image * 255 + 0.5).astype(np.uint8), 1, -1), _inside(cross, shape)
+        image = mixed(image, colour, coverage(crossings(scenes.distractors[:, k], size), shape))
+    cross = crossings(scenes.contours, size)
+    image = mixed(image, mixed(object_a, object_b, blend), coverage(cross, shape))
+    return np.moveaxis((image * 255 + 0.5).astype(np.uint8), 1, -1), inside(cross, shape)
 
 
-def _checked(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
-    return int(value)
+def checked(**values: tuple[int, int]) -> list[int]:
+    """Return integers, each given with the least that it may be; raise a ValueError that names another value."""
+    for name, (value, least) in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
+    return [int(value) for value, _ in values.values()]
 
 
 def generate(count: int, *, size: int = 32, seed: int = 0) -> Shapes:
@@ -318,7 +257,7 @@ def generate(count: int, *, size: int = 32, seed: int = 0) -> Shapes:
 
     Raises ValueError unless count >= 1, size >= 16 and seed >= 0 are integers.
     """
-    count, size, seed = _checked("count", count, 1), _checked("size", size, 16), _checked("seed", seed, 0)
+    count, size, seed = checked(count=(count, 1), size=(size, 16), seed=(seed, 0))
     out = Shapes(
         images=np.empty((count, size, size, 3), np.uint8),
         labels=np.empty(count, np.int32),
@@ -326,13 +265,13 @@ def generate(count: int, *, size: int = 32, seed: int = 0) -> Shapes:
         masks=np.empty((count, size, size), np.bool_),
         outlines=np.empty((count, OUTLINE_POINTS, 2), np.float32),
     )
-    step = max(1, _PIXELS // size**2)
-    for first in range(0, count, _BLOCK):
-        block = _draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first // _BLOCK,))))
-        last = min(first + _BLOCK, count)
+    step = max(1, PIXELS // size**2)
+    for first in range(0, count, BLOCK):
+        block = _draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first // BLOCK,))))
+        last = min(first + BLOCK, count)
         for low in range(first, last, step):
             high = min(low + step, last)
-            scenes = _Scenes(*(field[low - first : high - first] for field in block))
+            scenes = Block(*(field[low - first : high - first] for field in block))
             out.images[low:high], out.masks[low:high] = _render(scenes, size)
             out.labels[low:high], out.outlines[low:high] = scenes.labels, scenes.outlines
             out.boxes[low:high] = np.concatenate([scenes.contours.min(1), scenes.contours.max(1)], -1)

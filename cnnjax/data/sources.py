@@ -54,7 +54,7 @@ class Source(Checked):
 
     def identity(self) -> dict[str, str]:
         """Return what tells a folder of images from another one that had the same path: a hash of what is in it."""
-        return {"data_version": contents(self.data)} if _is_folder(self.data) else {}
+        return {"data_version": contents(self.data)} if is_folder(self.data) else {}
 
     def dataset(self) -> Dataset:
         """Load what the options name."""
@@ -101,7 +101,7 @@ def load(
             what to do.
     """
     source = Source(name, image_size, stream, workers, skip_bad, deep, validation_split)  # checks the arguments
-    if _is_folder(name):
+    if is_folder(name):
         return _load_folder(Path(name), source)
     dataset = _load_named(name, source, ignore_index)
     if validation_split is None:
@@ -116,7 +116,7 @@ def _load_named(name: str, options: Source, ignore_index: int | None) -> Dataset
         if stream == "always" or size is not None:
             raise UserError(f"{name} is made in memory at one size: leave out `stream='always'` and `image_size`")
         return GENERATED[name]()
-    if stream == "always" or (stream == "auto" and _is_large(decoded_bytes(name, size))):
+    if stream == "always" or (stream == "auto" and is_large(decoded_bytes(name, size))):
         return stream_tfds(name, size, options.workers, options.skip_bad, ignore_index)
     if size is not None:
         raise UserError("`image_size` is for streams and folders: add `stream='always'`")
@@ -139,11 +139,13 @@ GENERATED = {
 }
 
 
-def _is_large(size: int) -> bool:
+def is_large(size: int) -> bool:
+    """Return whether so many bytes are better decoded while training."""
     return size > LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _is_folder(name: str) -> bool:
+def is_folder(name: str) -> bool:
+    """Return whether the name of a data set is a path."""
     return os.sep in name or Path(name).is_dir()
 
 
@@ -159,23 +161,24 @@ def _load_folder(root: Path, options: Source) -> Dataset:
     how = options.workers, options.skip_bad
     parts = {split: Stream(source, reader, 0, len(source), *how) for split, source in splits.items()}
     if "validation" in parts:
-        _say_which(shown, parts)
-    if stream == "always" or (stream == "auto" and _is_large(sum(part.size for part in parts.values()) * 3 * size**2)):
-        return _dataset(shown, fingerprint, names, parts)
+        say_which(shown, parts)
+    if stream == "always" or (stream == "auto" and is_large(sum(part.size for part in parts.values()) * 3 * size**2)):
+        return dataset_of(shown, fingerprint, names, parts)
     # With skip_bad there may be fewer images.
     key = f"folder-{fingerprint}-{size}{'-skip-bad' if options.skip_bad else ''}-{options.deep}"
     decoded = {split: partial(decode_all, part) for split, part in parts.items()}
-    return cached(key, lambda: _dataset(shown, fingerprint, names, {split: make() for split, make in decoded.items()}))
+    make = partial(dataset_of, shown, fingerprint, names)
+    return cached(key, lambda: make({split: get() for split, get in decoded.items()}))
 
 
-def _dataset(name: str, version: str, class_names: tuple[str, ...], parts: Mapping[str, Examples]) -> Dataset:
+def dataset_of(name: str, version: str, class_names: tuple[str, ...], parts: Mapping[str, Examples]) -> Dataset:
     """Return the data set; validation images are also those of the test where it has none."""
     validation = parts.get("validation")
     test: Any = parts.get("test", validation)  # a folder without both has a part of its own held out
     return Dataset(name, version, class_names, parts["train"], test, validation)
 
 
-def _say_which(name: str, parts: Mapping[str, Examples]) -> None:
+def say_which(name: str, parts: Mapping[str, Examples]) -> None:
     """Say which images are for what, where a folder has validation images or lacks others."""
     counts = f"{parts['train'].size} images to train on, {parts['validation'].size} to validate on"
     test = (

@@ -282,7 +282,7 @@ def _load(index: int, source: Source, reader: Reader) -> dict[str, Any]:
 
 def decode_all(stream: Examples) -> Split:
     """Return a stream's images in memory, without those that it leaves out."""
-    batch = 256
+    batch = max(1, min(256, stream.size))
     steps = -(-stream.size // batch)
     indices = np.resize(np.arange(stream.size), (steps, batch))
     weights = (np.arange(steps * batch) < stream.size).astype(np.float32).reshape(steps, batch)

@@ -108,6 +108,8 @@ def _tfds() -> ModuleType:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     import tensorflow_datasets as tfds
 
+    from cnnjax.data.builders import camvid  # noqa: F401 # which registers it
+
     compat.skip_tfds_bucket(tfds)
     return tfds
 
@@ -235,3 +237,42 @@ def _decode_split(builder: Any, split: str) -> Split:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
+
+
+# ---------------------------------------------------------------- masks
+
+MASK = "segmentation_mask"
+
+
+def masks_of_tfds(name: str) -> tuple[str, dict[str, TfdsSource], tuple[int, int] | None]:
+    """Return the version of a TFDS set with masks, its splits train, validation and test, and its images' one size.
+
+    Args:
+        name: as in `load_tfds`.
+
+    Raises:
+        UserError: there is no such data set, it has no masks or no images to train on, or it cannot be read.
+    """
+    builder = _prepared(name)
+    features, splits = builder.info.features, builder.info.splits
+    there = [split for split in ("train", *_HELD_OUT) if split in splits and splits[split].num_examples]
+    if MASK not in features or "image" not in features or there[:1] != ["train"] or len(there) < 2:
+        raise UserError(
+            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
+            f"{MASK}, and splits named train and test or validation"
+        )
+    skip, asked = _tfds().decode.SkipDecoding(), {"image": "image", "mask": MASK}
+    with _reading(builder, name):
+        sources = {
+            split: TfdsSource(
+                builder.as_data_source(split, decoders={"image": skip, MASK: skip}),
+                f"split {split!r} of data set {name!r}",
+                asked,
+            )
+            for split in there
+        }
+    height, width, _ = features["image"].shape
+    folder = Path(os.fspath(builder.data_dir)).resolve()
+    info = (folder / "dataset_info.json").read_bytes()
+    version = f"{builder.version} {hashlib.sha256(bytes(folder) + info).hexdigest()[:12]}"
+    return version, sources, None if None in (height, width) else (height, width)

@@ -3,6 +3,16 @@
 from cnnjax.tasks.classification import Classification, ClassificationLoss
 from cnnjax.tasks.losses import LOSSES
 from cnnjax.tasks.reconstruction import Reconstruction
+from cnnjax.tasks.segmentation import Segmentation, SegmentationLoss, median_frequency
 from cnnjax.tasks.task import Task
 
-__all__ = ["LOSSES", "Classification", "ClassificationLoss", "Reconstruction", "Task"]
+__all__ = [
+    "LOSSES",
+    "Classification",
+    "ClassificationLoss",
+    "Reconstruction",
+    "Segmentation",
+    "SegmentationLoss",
+    "Task",
+    "median_frequency",
+]

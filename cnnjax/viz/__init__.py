@@ -13,6 +13,7 @@ from cnnjax.viz.figures import (
     tradeoff,
 )
 from cnnjax.viz.grids import Grid, draw_grid, number_grids
+from cnnjax.viz.masks import coloured, overlaid, palette, segmentations
 from cnnjax.viz.panels import Lines, Picture, line_plots, picture_rows
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Lines",
     "Picture",
     "bubbles",
+    "coloured",
     "confusion_matrices",
     "curves",
     "draw_grid",
@@ -28,10 +30,13 @@ __all__ = [
     "line_plots",
     "number_grids",
     "option_effect",
+    "overlaid",
+    "palette",
     "picture_rows",
     "ratio_bars",
     "save",
     "save_animation",
+    "segmentations",
     "slide",
     "tradeoff",
 ]

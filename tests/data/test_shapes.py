@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path
 
-from cnnjax.data import shapes
+from cnnjax.data import raster, shapes
 from cnnjax.data.shapes import CLASS_NAMES, MIN_CONTRAST, generate
 
 FIELDS = [field.name for field in dataclasses.fields(shapes.Shapes)]
@@ -177,12 +177,12 @@ def test_rasteriser_agrees_with_point_in_polygon_and_area(case):
     angles = 2 * np.pi * (np.arange(corners) + 0.9 * rng.random(corners)) / corners
     radius = rng.uniform(0.1, 0.7, corners)
     polygon = rng.random(2) + radius[:, None] * np.stack([np.sin(angles), np.cos(angles)], -1)
-    cross = shapes._crossings(polygon[None], size)
+    cross = raster.crossings(polygon[None], size)
     path = Path(polygon[:, ::-1])
     inside = path.contains_points(centres(size)).reshape(size, size)
-    assert np.array_equal(shapes._inside(cross, (1, size))[0], inside)
+    assert np.array_equal(raster.inside(cross, (1, size))[0], inside)
     dense = path.contains_points(centres(8 * size)).reshape(size, 8, size, 8).mean((1, 3))
-    cover = shapes._coverage(cross, (1, size))[0, 0]
+    cover = raster.coverage(cross, (1, size))[0, 0]
     # A level edge is caught to half a scanline's distance, 1/10 pixel by the rasteriser and 1/16 by the dense samples.
     assert np.abs(cover - dense).max() < 2 * (1 / 10 + 1 / 16)
     assert cover.mean() == pytest.approx(dense.mean(), abs=2 * (1 / 10 + 1 / 16) / size)
@@ -190,7 +190,7 @@ def test_rasteriser_agrees_with_point_in_polygon_and_area(case):
 
 def test_edges_are_anti_aliased_exactly_along_x():
     box = np.array([[[0.25, 0.2], [0.25, 0.7], [0.75, 0.7], [0.75, 0.2]]])  # in 16 pixels: x 3.2 to 11.2, y 4 to 12
-    cover = shapes._coverage(shapes._crossings(box, 16), (1, 16))[0, 0]
+    cover = raster.coverage(raster.crossings(box, 16), (1, 16))[0, 0]
     row = np.concatenate([np.zeros(3), [0.8], np.ones(7), [0.2], np.zeros(4)])
     np.testing.assert_allclose(cover, np.outer((np.arange(16) >= 4) & (np.arange(16) < 12), row), atol=1e-6)
 

@@ -1,0 +1,1 @@
+"""TFDS builders of data sets that TFDS itself does not have; importing one registers its name."""
