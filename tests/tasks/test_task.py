@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import models, runs, tasks, train, viz
-from cnnjax.data import Split
+from cnnjax.data import Labelled, Split
 from cnnjax.errors import UserError
 from tests.train.test_finite import Fragile
 from tests.train.test_loop import Plain, images, streamed
@@ -191,9 +191,8 @@ def test_labels_that_the_network_has_no_output_for_are_refused_before_training(l
 def test_a_stream_of_more_classes_than_outputs_and_data_without_any_class_are_refused(one_device):
     model, recipe = Plain(nnx.Rngs(0)), train.Recipe(epochs=1, batch_size=2)
     with pytest.raises(UserError, match="labels from 0 to 5, but the network has 4 outputs"):
-        train.fit(
-            model, tasks.Classification(), recipe, replace(streamed(images(2)), classes=6), None, parallel=one_device
-        )
+        six = replace(streamed(images(2)), reader=Labelled((8, 8, 3), 6))
+        train.fit(model, tasks.Classification(), recipe, six, None, parallel=one_device)
     none = tasks.Classification(tasks.ClassificationLoss(ignore_index=0))
     with pytest.raises(UserError, match="every label is 0, which `ignore_index` says is no class"):
         train.fit(model, none, recipe, Split(images(2).images, np.zeros(2, np.int32)), None, parallel=one_device)

@@ -39,9 +39,10 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         folder = Path(dl_manager.download_and_extract(ARCHIVE)) / FOLDER
         return {split: self._generate_examples(folder, name) for split, name in SPLITS.items()}
 
-    def _generate_examples(self, folder: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, folder: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the frames of a split, which train.txt, val.txt or test.txt lists, each with its mask."""
-        for line in (folder / f"{name}.txt").read_text().split("\n"):
+        for line in (folder / f"{split}.txt").read_text().split("\n"):
             if line.strip():
                 image, mask = ("/".join(Path(path).parts[-2:]) for path in line.split())
-                yield image, {"image": folder / image, "segmentation_mask": folder / mask, "file_name": Path(image).name}
+                name = Path(image).name
+                yield image, {"image": folder / image, "segmentation_mask": folder / mask, "file_name": name}
