@@ -300,3 +300,20 @@ def test_what_comes_from_outside_has_each_augmentations_own_fill():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_pixel_that_comes_from_the_far_border_comes_from_outside(axis):
+    """Pixel i covers the square from i to i + 1, and nothing lies at the width or height itself."""
+
+    def half_a_pixel(key, count, size):
+        matrix = jnp.eye(3).at[axis, 2].set(0.5)
+        return augment.Map(jnp.tile(matrix, (count, 1, 1)), size)
+
+    shape = (1, 4, 4)
+    sample = Sample(jnp.ones((*shape, 1)), masks=jnp.ones(shape, jnp.uint8), mask_fill=9)
+    moved = augment.Geometric(half_a_pixel)(jax.random.key(0), sample)
+    last = np.moveaxis(np.asarray(moved.masks[0]), 1 - axis, 0)[-1]
+    np.testing.assert_array_equal(last, np.full(4, 9))
+    assert (np.asarray(moved.masks) == 9).sum() == 4
+    assert not np.moveaxis(np.asarray(moved.images[0, ..., 0]), 1 - axis, 0)[-1].any()

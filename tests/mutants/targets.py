@@ -31,7 +31,7 @@ def library(network: str) -> list[str]:
 
 LIBRARY = {name: [name] for name in ("alexnet", "googlenet", "xception", "mobilenet_v1", "mobilenet_v2")}
 LIBRARY |= {"vgg": ["vgg16"], "inception": ["inception_v3"], "resnet": ["resnet18"], "densenet": ["densenet121"]}
-LIBRARY |= {"mobilenet_v3": ["mobilenet_v3_small"], "shufflenet_v2": ["shufflenet_v2_x0_5"]}
+LIBRARY |= {"shufflenet_v2": ["shufflenet_v2_x0_5"]}
 LIBRARY |= {"squeezenet": ["squeezenet1_1"], "mnasnet": ["mnasnet"], "convnext": ["convnext_tiny"]}
 LIBRARY |= {"efficientnet": ["efficientnet_b0"]}
 WITHOUT_BLOCKS = ("alexnet", "vgg16")  # which has none that others have not
@@ -54,7 +54,12 @@ TESTS: dict[str, list[str]] = {
     "ops/conv.py": [*CONVOLUTIONS, *CONV, *properties("convolve2d", "separable_conv2d")],
     "ops/conv_primitives.py": [*CONVOLUTIONS, *CONV],
     "ops/transpose.py": [*OPS, *properties("conv_transpose2d")],
-    "ops/norm.py": [*OPS, "tests/nn/test_norm.py", *properties(*NORMS)],
+    "ops/norm.py": [
+        *OPS,
+        "tests/nn/test_norm.py",
+        *properties(*NORMS),
+        "tests/ops/test_contexts.py::test_modes_that_check_find_nothing",
+    ],
     "ops/pool.py": ["tests/ops/test_pool.py", *OPS, *POOLS],
     "ops/unpool.py": [*OPS, *UNPOOLS],
     "ops/upsample.py": [
@@ -114,6 +119,11 @@ TESTS: dict[str, list[str]] = {
         f"models/{name}.py": [*(part for network in networks for part in library(network)), *ZOO]
         for name, networks in LIBRARY.items()
     },
+    "models/mobilenet_v3.py": [
+        *library("mobilenet_v3_small"),
+        "tests/interop/test_timm.py::test_eval_logits_are_timm_s[mobilenet_v3_large]",
+        *ZOO,
+    ],
     "models/blocks.py": ["tests/models/test_blocks.py", *library("mobilenet_v2"), *library("efficientnet_b0"), *ZOO],
     "models/images.py": [*ZOO, "tests/models/test_models.py"],
     "models/*": [*ZOO, "tests/models/test_models.py"],
@@ -141,6 +151,7 @@ SAME: list[tuple[str, str, str]] = [
 EXPLAINED = {
     "200e38525a": "The axis has one element, and JAX reads the last one for an index beyond it.",
     "2b2a05c666": "A random number is never exactly 0.4.",
+    "a2e880b59f": "Maps that are not square are then unpooled by the general form, which is as right and slower.",
 }
 
 

@@ -190,8 +190,8 @@ def test_labels_that_the_network_has_no_output_for_are_refused_before_training(l
 
 def test_a_stream_of_more_classes_than_outputs_and_data_without_any_class_are_refused(one_device):
     model, recipe = Plain(nnx.Rngs(0)), train.Recipe(epochs=1, batch_size=2)
+    six = replace(streamed(images(2)), reader=Labelled((8, 8, 3), 6))
     with pytest.raises(UserError, match="labels from 0 to 5, but the network has 4 outputs"):
-        six = replace(streamed(images(2)), reader=Labelled((8, 8, 3), 6))
         train.fit(model, tasks.Classification(), recipe, six, None, parallel=one_device)
     none = tasks.Classification(tasks.ClassificationLoss(ignore_index=0))
     with pytest.raises(UserError, match="every label is 0, which `ignore_index` says is no class"):
