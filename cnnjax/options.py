@@ -35,13 +35,17 @@ Seed = Annotated[int, within(0, LAST_SEED)]
 
 
 class Kind(NamedTuple):
-    """What the annotation of a field says: its type, a range or choices if there are any, and whether None is taken."""
+    """What the annotation of a field says: its type, a range or choices if there are any, and whether None is taken.
+
+    `words` says whether a name or several numbers are taken, which are words on a command line.
+    """
 
     annotation: Any
     type: Any
     range: Range | None
     choices: tuple[str, ...]
     optional: bool
+    words: bool = False
 
 
 def kinds(options: type) -> dict[str, Kind]:
@@ -57,7 +61,8 @@ def _kind(hint: Any) -> Kind:
     plain, *notes = get_args(first) if get_origin(first) is Annotated else (first,)
     ranges = [note for note in notes if isinstance(note, Range)]
     choices = get_args(plain) if get_origin(plain) is Literal else ()
-    return Kind(hint, plain, ranges[0] if ranges else None, choices, len(members) > 1)
+    words = str in members and any(get_origin(member) is tuple for member in members)
+    return Kind(hint, plain, ranges[0] if ranges else None, choices, type(None) in members, words)
 
 
 @dataclass(frozen=True)

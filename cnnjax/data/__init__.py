@@ -4,7 +4,7 @@ from cnnjax.data import augment, scenes, shapes
 from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import VOID, Dataset, Examples, Split, checksums, fingerprint, hold_out
-from cnnjax.data.order import epoch_order
+from cnnjax.data.order import balanced_order, epoch_order
 from cnnjax.data.segmentation import MaskSource, load_masks
 from cnnjax.data.sources import Source, load
 from cnnjax.data.stream import Labelled, Stream
@@ -22,6 +22,7 @@ __all__ = [
     "Split",
     "Stream",
     "augment",
+    "balanced_order",
     "cache_dir",
     "cached",
     "checksums",

@@ -162,6 +162,17 @@ class Stream:
         }
         return Sample(**one, weights=jax.ShapeDtypeStruct((1,), np.float32))  # type: ignore[arg-type]
 
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The class of each image, int32 (size,), without decoding any, or None; a TFDS set is read once for it."""
+        if "labels" not in self.reader.spec:
+            return None
+        listed = getattr(self.source, "targets", None)  # of a folder
+        if listed is None:
+            log.warning("reading the labels of %d images", self.size)
+            return np.array([self.source.read(index)["label"] for index in range(self.start, self.stop)], np.int32)
+        return np.array(listed[self.start : self.stop], np.int32)
+
     def select(self, targets: Sequence[str]) -> "Stream":
         """Return the stream, whose targets are all decoded together.
 

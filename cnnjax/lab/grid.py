@@ -127,7 +127,8 @@ def _folder(values: Mapping[str, str], config: Mapping[str, Any]) -> str:
 def identity(cells: Sequence[Cell]) -> dict[str, Any]:
     """Return what identifies a sweep: its grid, and the options that all cells share."""
     swept = [option.replace("-", "_") for option in cells[0].values]
-    grid = {option: list(dict.fromkeys(cell.config[option] for cell in cells)) for option in swept}
+    values = {option: [cell.config[option] for cell in cells] for option in swept}
+    grid = {option: list({json.dumps(one): one for one in every}.values()) for option, every in values.items()}
     return {"grid": grid, **{name: value for name, value in cells[0].config.items() if name not in swept}}
 
 

@@ -106,6 +106,8 @@ def _spec(part: type) -> StructConstructorSpec:
 
 def _annotation(kind: Kind, default: Any) -> Any:
     annotation = _number(kind) if kind.type in (int, float) else kind.annotation
+    if kind.words:
+        annotation = tuple[str, ...] | None
     silent = tyro.conf.arg(help_behavior_hint="")  # of an option that is off, or whose text says what is the default
     return Annotated[annotation, silent] if default is None else annotation
 

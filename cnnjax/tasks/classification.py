@@ -1,5 +1,6 @@
 """Classification: one class for each image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,17 +39,26 @@ class ClassificationLoss(Checked):
     """The larger, the less easy examples count; default: 2."""
     focal_alpha: Fraction | None = None
     """Weight of the true class; default: 0.25."""
+    class_weights: str | tuple[float, ...] | None = None
+    """What the losses of each class are multiplied by in training, for cross-entropy: a number for each class; or
+    balanced, n / (k n_c) with n training images, n_c of them of class c, and k classes; default: 1."""
     ignore_index: AnyInteger | None = None
     """A label that is no class: such images are neither learned from nor counted; default: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "class_weights", _parsed_weights(self.class_weights))
         check_applies(self, {name: loss.options for name, loss in LOSSES.items()}, "loss", self.loss)
 
-    def function(self) -> LossFunction:
-        """Return the loss as a function of outputs and targets, (batch, ...) both, to (batch,)."""
+    def function(self, class_weights: Sequence[float] | None = None) -> LossFunction:
+        """Return the loss as a function of outputs and targets, (batch, ...) both, to (batch,).
+
+        Args:
+            class_weights: numbers that the option stands for; None: 1 for all classes.
+        """
         loss = LOSSES[self.loss]
         given = {option.removeprefix("focal_"): getattr(self, option) for option in loss.options}
+        given |= {"class_weights": class_weights} if "class_weights" in given else {}
         return partial(loss.compute, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -58,14 +68,17 @@ class Classification(Task):
 
     An evaluation has the figures "loss" and "accuracy", and the sum "confusion" (classes, classes): how many images of
     class `row` were taken for class `column`. Where augmentation mixes images, an image's class is the most probable.
+    Weights of classes count in training alone: the loss of an evaluation is without them.
 
     Args:
         loss: the loss and its options.
         class_names: what class k is called, for figures and JSON.
+        class_weights: of training, as `for_training` finds them.
     """
 
     loss: ClassificationLoss = field(default_factory=ClassificationLoss)
     class_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None
 
     logged: ClassVar[Sequence[str]] = ("accuracy",)
     best: ClassVar[str] = "accuracy"
@@ -78,10 +91,36 @@ class Classification(Task):
                 f"the data has one class only, {only}: expected at least two, in a folder each, to tell apart"
             )
 
+    def for_training(self, examples: Examples) -> "Classification":
+        weights = self.loss.class_weights
+        if isinstance(weights, str):  # "balanced"
+            weights = self._balanced(self.classes_of(examples))
+        return replace(self, class_weights=weights)
+
+    def _balanced(self, classes: np.ndarray) -> tuple[float, ...]:
+        counts = np.bincount(classes[classes >= 0], minlength=len(self.class_names))
+        if absent := [self._name(int(label)) for label in np.flatnonzero(counts == 0)]:
+            raise UserError(
+                "`class_weights='balanced'` divides by the number of training images of each class, and there are none "
+                f"of {', '.join(absent[:SHOWN])}: add some, or give the weights as numbers"
+            )
+        return tuple(float(weight) for weight in counts.sum() / (len(counts) * counts))
+
+    def classes_of(self, examples: Examples) -> np.ndarray:
+        labels: Any = getattr(examples, "labels", None)
+        if labels is None or np.ndim(labels) != 1:
+            raise UserError("`class_weights` and `sampling` by class need a label for each training image: add them")
+        return np.where(labels == self.loss.ignore_index, -1, labels)
+
     def check(self, examples: Examples, outputs: Outputs) -> None:
         if jnp.ndim(outputs) != 2:
             return  # `losses` says what is wrong
         count = outputs.shape[-1]
+        if self.class_weights and len(self.class_weights) != count:
+            raise UserError(
+                f"`class_weights` are {len(self.class_weights)} numbers, but the network has {count} "
+                f"output{'s' * (count != 1)}: give one for each class"
+            )
         if isinstance(examples, Stream) and isinstance(examples.reader, Labelled):
             least, most = 0, examples.reader.classes - 1
         elif isinstance(examples, Split) and examples.labels.ndim == 1:
@@ -118,7 +157,7 @@ class Classification(Task):
                 f"classification needs logits (batch, classes), got outputs of shape {jnp.shape(outputs)}: choose a "
                 "network for classification, or another task"
             )
-        return {self.loss.loss: self.loss.function()(outputs, jnp.asarray(batch.labels))}
+        return {self.loss.loss: self.loss.function(self.class_weights)(outputs, jnp.asarray(batch.labels))}
 
     def measure(self, outputs: Outputs, batch: Sample) -> dict[str, jax.Array]:
         truth, predicted, weights = _classes(jnp.asarray(batch.labels)), self._predicted(outputs), batch.weights
@@ -165,6 +204,26 @@ class Classification(Task):
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)
+
+
+def _parsed_weights(given: Any) -> Any:
+    """Return "balanced", numbers, or None, of what was given in Python or as words on a command line."""
+    words = given.split() if isinstance(given, str) else given
+    if words is not None and len(words) and all(isinstance(word, str) for word in words):
+        words = " ".join(words).split()
+    if words is None or not len(words):
+        return None
+    if list(words) == ["balanced"]:
+        return "balanced"
+    try:
+        numbers = tuple(float(word) for word in words)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(0 <= number < math.inf for number in numbers) or not any(numbers):
+        raise UserError(
+            f"`class_weights` must be balanced, or a number for each class, at least 0 and not all 0, got {given!r}"
+        )
+    return numbers
 
 
 def _classes(labels: jax.Array) -> jax.Array:

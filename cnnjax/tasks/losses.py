@@ -6,7 +6,7 @@ without a class, such as void pixels: they have no loss and no gradient, and do 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,21 +18,29 @@ LossFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets)
 
 
 def softmax_cross_entropy(
-    logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, ignore_index: int | None = None
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | None = None,
 ) -> jax.Array:
-    """Return `-sum_j t_j log softmax(logits)_j`, with targets `t = (1 - s) * targets + s / classes` smoothed by s.
+    """Return `-sum_j w_j t_j log softmax(logits)_j`, with targets `t = (1 - s) * targets + s / classes`.
 
     Args:
         logits: (batch, ..., classes), at least two classes.
         targets: classes, integers (batch, ...), or probabilities of logits' shape.
         label_smoothing: s, in [0, 1).
+        class_weights: w, a number for each class; None: 1 for all. The result is that of torch's `CrossEntropyLoss`
+            with `weight=w` and `reduction="none"`: a mean of it divides by the number of examples, where torch's mean
+            divides by the sum of the weights of their classes.
         ignore_index: an integer target that is no class.
 
     Returns:
         (batch,), averaged over axes between batch and classes, in float32 at least.
 
     Raises:
-        ValueError: shapes do not fit, the smoothing is out of range, or a target is no class.
+        ValueError: shapes do not fit, the smoothing or the number of weights is out of range, or a target is no class.
 
     Source: Szegedy et al., "Rethinking the Inception architecture" (2016) for the smoothing; claim G2.
     """
@@ -41,11 +49,15 @@ def softmax_cross_entropy(
     if logits.shape[-1] < 2:
         raise ValueError(f"logits must have at least two classes on the last axis, got shape {logits.shape}")
     logits, targets, share = _classes_of(logits, targets, ignore_index)
-    if label_smoothing == 0 and _are_classes(logits, targets):
+    if label_smoothing == 0 and class_weights is None and _are_classes(logits, targets):
         return _per_example(optax.softmax_cross_entropy_with_integer_labels(logits, targets), share)
     probabilities = optax.smooth_labels(_like_outputs(logits, targets), label_smoothing)
     if share is not None and share.ndim == logits.ndim:  # a softmax has no part of its own for each class
         share = share.prod(-1)
+    if class_weights is not None:
+        if len(class_weights) != logits.shape[-1]:
+            raise ValueError(f"class_weights must be {logits.shape[-1]} numbers, one a class, got {len(class_weights)}")
+        probabilities *= jnp.asarray(class_weights, logits.dtype)
     return _per_example(optax.softmax_cross_entropy(logits, probabilities), share)
 
 
@@ -232,7 +244,7 @@ class Loss(NamedTuple):
 
 LossName = Literal["cross-entropy", "binary-cross-entropy", "focal", "mse"]
 LOSSES: dict[str, Loss] = {
-    "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing", "ignore_index")),
+    "cross-entropy": Loss(softmax_cross_entropy, ("label_smoothing", "class_weights", "ignore_index")),
     "binary-cross-entropy": Loss(sigmoid_cross_entropy, ("label_smoothing", "ignore_index")),
     "focal": Loss(sigmoid_focal, ("focal_gamma", "focal_alpha", "ignore_index")),
     "mse": Loss(mean_squared_error, ("ignore_index",), threshold=0.5),

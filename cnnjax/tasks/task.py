@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnjax.data import Examples
 from cnnjax.data.augment import Sample
+from cnnjax.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +39,24 @@ class Task:
 
     def check(self, examples: Examples, outputs: Outputs) -> None:
         """Raise a UserError if the targets of a data set do not fit a network's outputs, given their shapes."""
+
+    def for_training(self, examples: Examples) -> "Task":
+        """Return the task as these examples are learned, with what training needs to know of them; itself by default.
+
+        Evaluations are of the task itself, so that their figures can be compared however a network has learned.
+        """
+        return self
+
+    def classes_of(self, examples: Examples) -> np.ndarray:
+        """Return the class of each example, negative where it has none, for a sampling by classes.
+
+        Raises:
+            UserError: the task knows no classes of examples, as by default.
+        """
+        raise UserError(
+            f"`sampling='balanced'` draws every class equally often, and {type(self).__name__} gives examples no "
+            "class: choose `sampling='shuffled'`"
+        )
 
     def weights(self, batch: Sample) -> jax.Array:
         """Return how much each image counts, (batch,): as the batch has it, or 0 where there is nothing to learn."""
