@@ -102,7 +102,7 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
         with runs.raised_signals(), processes.together():
             if processes.count() > 1:
                 _check_same(run, directory, execution)
-            if processes.from_first(partial(_finished_before, experiment, run, directory.overwrite)):
+            if processes.from_first(partial(_finished_before, experiment, config, run, directory.overwrite)):
                 return 0
             use_compilation_cache()
             hide_late_complaints()
@@ -149,11 +149,12 @@ def _check_same(run: "runs.Run", directory: "Directory", execution: "Execution")
     processes.check_same({"experiment": run.experiment, **run.config, **options, **describe_versions()})
 
 
-def _finished_before(experiment: experiments.Experiment, run: "runs.Run", overwrite: bool) -> bool:
-    from cnnjax.lab import report
+def _finished_before(experiment: experiments.Experiment, config: Any, run: "runs.Run", overwrite: bool) -> bool:
+    from cnnjax.lab import longer, report
 
     if overwrite:
         run.clear()
+    longer.lengthen(run, config)
     run.check()
     summary = run.summary()
     if summary is not None:

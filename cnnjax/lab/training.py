@@ -28,6 +28,7 @@ from cnnjax.models.registry import lookup
 from cnnjax.options import Fraction, Range
 from cnnjax.runs.hardware import describe_versions
 from cnnjax.tasks.task import Outputs
+from cnnjax.train.lengths import stopped_early
 from cnnjax.train.state import count_steps
 from cnnjax.viz.figures import Curve
 
@@ -167,8 +168,9 @@ def started_from(config: Config, arguments: Mapping[str, Any]) -> models.Module:
 def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train, evaluate the best epoch on all splits, write the network and the figures, and return the summary."""
     dataset, task, about = loaded.dataset, _task(config, loaded.dataset), describe(config, loaded)
-    if run.writes and run.summary() is None and not (run.path / train.trained.MODEL).exists():
-        runs.write_json(run.path / train.trained.MODEL, {**about, "finished": False})
+    if run.writes:  # what is there is of the same training, stopped, or finished with fewer epochs
+        so_far = runs.read_json(run.path / train.trained.MODEL) or about
+        runs.write_json(run.path / train.trained.MODEL, {**so_far, "finished": False})
     keep = train.KeepBest(loaded.model, run, task, about)
     options: Any = {"run": run, "parallel": parallel, "callbacks": [keep]}
     fit = train.fit(loaded.model, task, config, loaded.training, loaded.validation, **options)
@@ -181,7 +183,9 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
         for name, examples in splits.items()
     }
     metrics = {name: evaluation.figures for name, evaluation in judged.items()}
-    epoch = count_steps(best) // -(-loaded.training.size // config.batch_size)
+    steps = -(-loaded.training.size // config.batch_size)
+    epoch, last = count_steps(best) // steps, count_steps(fit.state) // steps
+    early = stopped_early(last, config.epochs, task.best, config.patience or 0)
     if run.writes:
         model = fit._replace(state=best).model()
         train.trained.save(run.path, model, {**about, "epoch": epoch, "metrics": metrics, "finished": True})
@@ -192,6 +196,8 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
         "model": config.model,
         "params": models.count_params(loaded.model),
         "best_epoch": epoch,
+        "epochs": last,
+        "stopped": early if last < config.epochs else None,
         "metrics": metrics,
         "test_accuracy": metrics["test"]["accuracy"],
         "train_seconds": sum(fit.history["train/seconds"]),
@@ -289,10 +295,10 @@ def table(summary: dict[str, Any]) -> str:
     head = ["split", "images", "accuracy", *(["top-5"] if top else []), "loss"]
     said = (
         f"{summary['model']}, {summary['params']:,} parameters, on {summary['data']['name']}; the best of "
-        f"{summary['config']['epochs']} epochs by validation is epoch {summary['best_epoch']}:"
-        if "config" in summary
-        else f"{summary['model']}, {summary['params']:,} parameters; epoch {summary['best_epoch']} is the best:"
+        f"{summary['epochs']} epochs by validation is epoch {summary['best_epoch']}:"
     )
+    if summary["stopped"]:
+        said = f"It {summary['stopped']}. {said}"
     return f"{said}\n\n{markdown.table(head, rows)}"
 
 

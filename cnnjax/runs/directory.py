@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -138,15 +138,17 @@ class Run:
             held.callback(_LOCKED.discard, self.path.absolute())
             yield
 
-    def check_training(self, identity: Config) -> None:
+    def check_training(self, identity: Config, lengthened: Callable[[Config], Config] = dict) -> None:
         """Raise a UserError if another training has this part of the run; else note that this one has it.
 
         Args:
             identity: everything that decides the training's result, as JSON holds it. Of a dictionary in it, what is
                 known both there and now must be the same: data in memory is known better than a stream of it.
+            lengthened: maps what identified the training to that of the same training with more epochs.
         """
         file = self.path / "trainings" / f"{self.tag or 'training'}.json"
-        there = read_json(file)
+        noted = read_json(file)
+        there = None if noted is None else lengthened(noted)
         if there is None and self.writes:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, identity)
@@ -156,6 +158,8 @@ class Run:
                 f"{self.path} holds another training as {file.stem!r} ({'; '.join(differences)}): choose another "
                 "directory (`out`), the same arguments, or delete it"
             )
+        if there != noted and there is not None and self.writes:
+            write_json(file, there)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

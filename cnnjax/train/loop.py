@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnjax.data import Examples, epoch_order, fingerprint
-from cnnjax.errors import RunError, UserError, unknown_name
+from cnnjax.data import Examples
+from cnnjax.errors import RunError, unknown_name
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module
 from cnnjax.runs import processes
@@ -28,8 +28,10 @@ from cnnjax.runs.signals import StopRequest, deferred_signals, interrupted
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
+from cnnjax.train.checks import check_data, order_of
 from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over, is_finite
+from cnnjax.train.lengths import Patience, lengthened
 from cnnjax.train.optimizers import learning_rate
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
@@ -73,25 +75,28 @@ def fit(
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; with a run the state is saved.
     """
-    parallel, train = parallel or Parallel(), train.select(task.targets)
+    parallel = parallel or Parallel()
     check_data(recipe, train, validation, parallel)
-    steps = -(-train.size // recipe.batch_size)
-    step = compile_step(model, task, recipe, parallel, steps_per_epoch=steps)
-    check_targets(step.network, step.initial, task, train)
+    learned, order = task.for_training(train), order_of(task, recipe, train)
+    steps, train = -(-train.size // recipe.batch_size), train.select(task.targets)
+    step = compile_step(model, learned, recipe, parallel, steps_per_epoch=steps)
+    check_targets(step.network, step.initial, learned, train)
     with opened(run, callbacks) as (title, saved, observers):
         if run:
-            run.check_training(identity_of(step, task, recipe, train, validation))
+            identity = identity_of(step, learned, recipe, train, validation)
+            run.check_training(identity, partial(lengthened, recipe=recipe))
         state = saved.restore(step.initial) or step.initial
         first = count_steps(state)
-        if run and first == recipe.epochs * steps:
+        patience = Patience.of(task, recipe, history_of(run) if run and recipe.patience and first >= steps else {})
+        if run and (first == recipe.epochs * steps or (first % steps == 0 and patience.is_over(first // steps))):
             return Fit(step.network, state, history_of(run))
         recorder = recorder_of(run, first, partial(example_pictures, step, task, recipe, train))
         evaluate = validation and make_evaluator(step.network, state, task, validation, recipe.precision, parallel)
         speed = speed_of(model, train, recipe, parallel)
-        order = partial(epoch_order, recipe.seed, count=train.size, batch_size=recipe.batch_size)
-        skip = partial(skip_step, [title], saved, recipe.on_nan)
+        skip, order = partial(skip_step, [title], saved, recipe.on_nan), partial(order, recipe.seed)
         with watched(title, recipe.epochs, steps, first) as (shown, stop):
-            epochs = Epochs(title, step, recipe.epochs, steps, recipe.batch_size, order, saved, observers, shown, stop)
+            of_one = recipe.epochs, steps, recipe.batch_size, order, saved, observers, shown, stop
+            epochs = Epochs(title, step, *of_one, is_over=patience.is_over)
             for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
                 state = epoch.state
                 figures = {"train": trained(title, state, epoch.number) | speed(epoch)}
@@ -100,8 +105,10 @@ def fit(
                 recorder.write_epoch(count_steps(state), epoch.number, figures, state.params)
                 shown.epoch_done(epoch.number, summary_of(figures))
                 saved.save(state, score(task, [figures]))
+                patience.note(epoch.number, figures)
                 for observer in observers:
                     observer.on_epoch(EpochEnd(epoch.number, figures, state))
+        patience.say(title, count_steps(state) // steps, recipe.epochs)
     return Fit(step.network, state, history_of(run, recorder))
 
 
@@ -132,6 +139,7 @@ class Epochs:
         observers: called after every step.
         shown: the progress display.
         stop: set by signals.
+        is_over: whether the training ends early after an epoch, counted from 1.
         wishes: what all processes do when one of them is due to save or to stop.
     """
 
@@ -145,6 +153,7 @@ class Epochs:
     observers: Sequence[Callback]
     shown: Display
     stop: StopRequest
+    is_over: Callable[[int], bool] = lambda epoch: False
     wishes: Wishes = field(default_factory=Wishes)
 
     def run(self, state: TrainState, advance: Advance, careful: Advance) -> Iterator[Epoch]:
@@ -161,7 +170,7 @@ class Epochs:
         """
         parallel, at = self.step.parallel, count_steps(state)
         state = parallel.replicate(state)
-        while at < self.count * self.steps:
+        while at < self.count * self.steps and not (at % self.steps == 0 and self.is_over(at // self.steps)):
             for runner in (advance, careful):
                 began, started = at, time.perf_counter()
                 epoch, done = divmod(began, self.steps)
@@ -214,23 +223,6 @@ class Epochs:
 
 
 # ---------------------------------------------------------------- parts of a training, of one seed or of several
-
-
-def check_data(recipe: Recipe, train: Examples, validation: Examples | None, parallel: Parallel) -> None:
-    """Raise a UserError if batches do not fit the data or the devices, or processes have read different data."""
-    if recipe.seeds > 1:
-        raise UserError(f"`seeds` is {recipe.seeds}, but `fit` trains one network: give them to `fit_seeds`")
-    check_batch_size(recipe.batch_size, train)
-    parallel.check_batch(recipe.batch_size)
-    if processes.count() > 1:
-        data = {"training data": train, "validation data": validation}
-        processes.check_same({name: split and fingerprint(split) for name, split in data.items()})
-
-
-def check_batch_size(batch_size: int, train: Examples) -> None:
-    """Raise a UserError if a batch is larger than the data."""
-    if batch_size > train.size:
-        raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data import Examples, Split, epoch_order
+from cnnjax.data import Examples, Split
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
 from cnnjax.runs import processes
@@ -20,13 +20,13 @@ from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import memory_limit
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd
+from cnnjax.train.checks import Order, check_batch_size, check_data, order_of
 from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over
+from cnnjax.train.lengths import lengthened
 from cnnjax.train.loop import (
     Epochs,
     Fit,
-    check_batch_size,
-    check_data,
     example_pictures,
     fit,
     history_of,
@@ -61,7 +61,8 @@ def fit_seeds(
     `recipe.vmap_seeds` decides how many are one program. By default that is all of them on accelerators, or half as
     many, and half again, until they fit into memory; and one on CPUs, where a single network's matrix products leave no
     core idle: eight lecture FCNs in one program have 0.8 to 1.2 times the throughput that they have in turn, lecture
-    CNNs 0.6. What a stopped run had in one program resumes in one, whatever number fits now.
+    CNNs 0.6. With `patience` it is always one, and each seed stops by its own validation. What a stopped run had in one
+    program resumes in one, whatever number fits now.
 
     Args:
         build: makes the network of a seed.
@@ -111,20 +112,22 @@ def fit_together(
     `fit` has them; the run is the first seed's part, "NAME/seed0".
     """
     parallel, seeds = parallel or Parallel(), range(recipe.seed, recipe.seed + recipe.seeds)
-    train = train.select(task.targets)
+    check_together(recipe)
     check_data(replace(recipe, seeds=1), train, validation, parallel)
-    steps = -(-train.size // recipe.batch_size)
+    learned, order = task.for_training(train), order_of(task, recipe, train)
+    steps, train = -(-train.size // recipe.batch_size), train.select(task.targets)
     recipes = [replace(recipe, seed=seed, seeds=1) for seed in seeds]
-    build = partial(compile_step, task=task, parallel=parallel, steps_per_epoch=steps)
+    build = partial(compile_step, task=learned, parallel=parallel, steps_per_epoch=steps)
     each_step = [build(model, recipe=its_recipe) for model, its_recipe in zip(models, recipes, strict=True)]
-    check_targets(each_step[0].network, each_step[0].initial, task, train)
+    check_targets(each_step[0].network, each_step[0].initial, learned, train)
     step, title = together(each_step), title_of(run.tag, seeds)
     tags = [f"{run.tag.removesuffix(f'seed{seeds[0]}')}seed{seed}" for seed in seeds]
     parts = [run.part(tag) for tag in tags]
     with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):
         members = list(zip(parts, each_step, recipes, strict=True))
         for part, own, its_recipe in members:
-            part.check_training(identity_of(own, task, its_recipe, train, validation))
+            identity = identity_of(own, learned, its_recipe, train, validation)
+            part.check_training(identity, partial(lengthened, recipe=its_recipe))
         state = checkpoints.restore(step.initial) or step.initial
         first = count_steps(state)
         if first < recipe.epochs * steps:
@@ -133,7 +136,7 @@ def fit_together(
             like = each_step[0].initial
             evaluate = validation and make_evaluator(step.network, like, task, validation, recipe.precision, parallel)
             speed = speed_of(models[0], train, recipe, parallel, len(seeds))
-            order = partial(orders, seeds, count=train.size, batch_size=recipe.batch_size)
+            order = partial(orders, order, seeds)
             skip, images = partial(skip_step, tags, checkpoints, recipe.on_nan), recipe.batch_size * len(seeds)
             with watched(title, recipe.epochs, steps, first) as (shown, stop):
                 epochs = Epochs(title, step, recipe.epochs, steps, images, order, checkpoints, observers, shown, stop)
@@ -173,9 +176,9 @@ def unstack(tree: Tree, count: int) -> list[Tree]:
     return [jax.tree.map(lambda leaf, k=k: leaf[k], tree) for k in range(count)]
 
 
-def orders(seeds: Sequence[int], epoch: int, count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `epoch_order` of every seed: indices and weights (steps, seeds, batch)."""
-    indices, weights = zip(*(epoch_order(seed, epoch, count, batch_size) for seed in seeds), strict=True)
+def orders(order: Order, seeds: Sequence[int], epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of an epoch for every seed: indices and weights (steps, seeds, batch)."""
+    indices, weights = zip(*(order(seed, epoch) for seed in seeds), strict=True)
     return np.stack(indices, 1), np.stack(weights, 1)
 
 
@@ -202,7 +205,8 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
     """
     check_batch_size(recipe.batch_size, train)
     _check_in_memory(recipe, train)
-    train = train.select(task.targets)
+    order_of(task, recipe, train)
+    task, train = task.for_training(train), train.select(task.targets)
     steps = -(-train.size // recipe.batch_size)
 
     def first_step(build: Callable[[int], Module], batch: Tree) -> Tree:
@@ -226,7 +230,18 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
             ) from error
 
 
+def check_together(recipe: Recipe) -> None:
+    """Raise a UserError if the seeds of a recipe cannot be one program, as each may stop after another epoch."""
+    if recipe.patience and recipe.seeds > 1:
+        raise UserError(
+            f"`patience={recipe.patience}` stops each seed when its own validation gets no better, which seeds in one "
+            "program cannot: choose `vmap_seeds=auto`, which trains them one after another"
+        )
+
+
 def _check_in_memory(recipe: Recipe, train: Examples) -> None:
+    if recipe.vmap_seeds == "always":
+        check_together(recipe)
     if recipe.vmap_seeds == "always" and recipe.seeds > 1 and not isinstance(train, Split):
         raise UserError(
             "`vmap_seeds=always` needs the images in memory, for every seed has an order of its own: add `stream=never`"
@@ -237,7 +252,9 @@ def _seeds_at_once(recipe: Recipe, train: Examples, parallel: Parallel, fits: Ca
     _check_in_memory(recipe, train)
     if recipe.vmap_seeds == "always":
         return recipe.seeds
-    if recipe.vmap_seeds == "never" or not isinstance(train, Split) or parallel.devices[0].platform == "cpu":
+    if recipe.vmap_seeds == "never" or recipe.patience:
+        return 1
+    if not isinstance(train, Split) or parallel.devices[0].platform == "cpu":
         return 1
     at_once = recipe.seeds
     while at_once > 1 and not fits(at_once):

@@ -174,6 +174,16 @@ def check_epochs(optimization: Optimization, epochs: float) -> None:
         )
 
 
+def why_epochs_matter(optimization: Optimization) -> str | None:
+    """Return in words why the first steps of a training depend on its number of epochs; None if they do not."""
+    name = optimization.schedule
+    if SCHEDULES[name].stretched:
+        return f"`schedule={name}` is stretched over all epochs"
+    if "decay_epochs" in SCHEDULES[name].options and optimization.decay_epochs is None:
+        return f"`schedule={name}` without `decay_epochs` decays after every third of the epochs"
+    return None
+
+
 # ---------------------------------------------------------------- transformations
 
 

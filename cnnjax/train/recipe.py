@@ -19,6 +19,9 @@ class Recipe(Optimization):
 
     epochs: Count = 20
     """Passes over the training images."""
+    patience: Count | None = None
+    """End after so many epochs in a row whose validation is not better than the best before, by accuracy or what else
+    the task is judged by; default: train all epochs."""
     batch_size: Count = 128
     """Images per step, over all devices: a multiple of their number, and at most the number of training images."""
     seed: Seed = 0
@@ -31,6 +34,8 @@ class Recipe(Optimization):
     """Added to the loss: this times the sum of w^2 over all kernels."""
     augment: Annotated[str, Range(f"names from this list, each with options or without: {listing()}", parse)] = ""
     """Changes to training images, in order, e.g. "random-crop:padding=4,fill=0.5 mirror mixup"."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: an epoch shows each image once; balanced: it draws as many images, of every class equally many."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes activations in bfloat16, while parameters and statistics stay float32."""
     vmap_seeds: Literal["auto", "always", "never"] = "auto"

@@ -21,10 +21,11 @@ class Span(NamedTuple):
 
 
 class ScheduleKind(NamedTuple):
-    """A schedule, and which fields of `Optimization` are options of it."""
+    """A schedule, which fields of `Optimization` are options of it, and whether it is stretched over all epochs."""
 
     make: Callable[[Span], optax.Schedule]
     options: tuple[str, ...]
+    stretched: bool = False
 
 
 def one_cycle(lr: float, updates: int) -> optax.Schedule:
@@ -68,6 +69,6 @@ SCHEDULES: dict[str, ScheduleKind] = {
         lambda span: optax.exponential_decay(span.lr, span.decay_updates, span.decay_rate), ("warmup_epochs", *_DECAY)
     ),
     # lr / 2 * (1 + cos(pi t / T)). Loshchilov & Hutter, "SGDR" (2017).
-    "cosine": ScheduleKind(lambda span: optax.cosine_decay_schedule(span.lr, span.updates), ("warmup_epochs",)),
-    "one-cycle": ScheduleKind(lambda span: one_cycle(span.lr, span.updates), ()),
+    "cosine": ScheduleKind(lambda span: optax.cosine_decay_schedule(span.lr, span.updates), ("warmup_epochs",), True),
+    "one-cycle": ScheduleKind(lambda span: one_cycle(span.lr, span.updates), (), True),
 }

@@ -1,0 +1,45 @@
+"""What is checked before a training, and the order in which it shows its examples."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from cnnjax.data import Examples, balanced_order, epoch_order, fingerprint
+from cnnjax.errors import UserError
+from cnnjax.runs import processes
+from cnnjax.tasks import Task
+from cnnjax.train.parallel import Parallel
+from cnnjax.train.recipe import Recipe
+
+Order = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+
+
+def check_data(recipe: Recipe, train: Examples, validation: Examples | None, parallel: Parallel) -> None:
+    """Raise a UserError if batches do not fit the data or the devices, or processes have read different data."""
+    if recipe.seeds > 1:
+        raise UserError(f"`seeds` is {recipe.seeds}, but `fit` trains one network: give them to `fit_seeds`")
+    if recipe.patience and validation is None:
+        raise UserError(f"`patience={recipe.patience}` needs validation images, which tell the best epoch: give some")
+    check_batch_size(recipe.batch_size, train)
+    parallel.check_batch(recipe.batch_size)
+    if processes.count() > 1:
+        data = {"training data": train, "validation data": validation}
+        processes.check_same({name: split and fingerprint(split) for name, split in data.items()})
+
+
+def check_batch_size(batch_size: int, train: Examples) -> None:
+    """Raise a UserError if a batch is larger than the data."""
+    if batch_size > train.size:
+        raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
+
+
+def order_of(task: Task, recipe: Recipe, train: Examples) -> Order:
+    """Return what maps a seed and an epoch, from 0, to indices and weights (steps, batch) of the examples of its steps.
+
+    Raises:
+        UserError: examples are sampled by classes, and have none.
+    """
+    if recipe.sampling == "shuffled":
+        return partial(epoch_order, count=train.size, batch_size=recipe.batch_size)
+    return partial(balanced_order, classes=task.classes_of(train), batch_size=recipe.batch_size)
