@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cnnjax.interop.slots import Setting, Slot
-from cnnjax.nn import BatchNorm, Module
+from cnnjax.nn import BatchNorm, Module, without_normalization
 
 # Patterns, and what to put in their place: a template of `re.sub`, or a function of the groups, digits as integers.
 Renames = tuple[tuple[str, str | Callable[..., str]], ...]
@@ -34,6 +34,7 @@ def rename(name: str, renames: Renames) -> str:
 
 def namings(model: Module) -> list[Naming]:
     """Return torchvision's names for a network, and timm's where they are others."""
+    model = without_normalization(model)
     kind = type(model).__name__
     return [Naming(TORCHVISION.get(kind, ())), *([TIMM[kind](model)] if kind in TIMM else [])]
 

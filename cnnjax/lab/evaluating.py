@@ -38,6 +38,8 @@ class Evaluate(Checked):
     """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: that of the run."""
     split: Literal["test", "validation", "train"] = "test"
     """Which images: of train and validation, as the run held them out."""
+    flip: bool = False
+    """Judge the mean of the probabilities of each image and of its mirror image."""
     out: Path | None = None
     """Folder for the confusion matrix, the most confident mistakes and the figures."""
     skip_bad: bool = False
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the figures."""
     (options,) = parse("evaluate", __doc__, arguments, Evaluate)
     trained = trained_of("evaluate", options.run)
+    trained = trained.flipped if options.flip else trained
     name = options.data or trained.about["data"]["name"]
     examples, names = load(trained, name, options.split, options.skip_bad)
     task = Reviewed(trained.task.loss, names)

@@ -70,9 +70,14 @@ def _names(trained: train.Trained) -> str:
     return f"names of {reference}" if reference else "names of this package, arrays laid out as torch's"
 
 
+def _inputs(trained: train.Trained) -> str:
+    mean, std = (trained.about.get(name) for name in ("mean", "std"))
+    return f"images are floats in [0, 1], then (image - {mean}) / {std}" if mean else "images are floats in [0, 1]"
+
+
 def _safetensors(trained: train.Trained, out: Path) -> str:
     interop.save_safetensors(trained.model, out)
-    return f"It has the {_names(trained)}."
+    return f"It has the {_names(trained)}; {_inputs(trained)}."
 
 
 def _torch(trained: train.Trained, out: Path) -> str:
@@ -81,12 +86,12 @@ def _torch(trained: train.Trained, out: Path) -> str:
     except ImportError:
         raise UserError("writing torch's files needs torch: pip install torch, or choose `to=safetensors`") from None
     torch.save({key: torch.tensor(array) for key, array in interop.to_torch(trained.model).items()}, out)
-    return f"torch.load({str(out)!r}) is a state dict with the {_names(trained)}; images are floats in [0, 1]."
+    return f"torch.load({str(out)!r}) is a state dict with the {_names(trained)}; {_inputs(trained)}."
 
 
 def _npz(trained: train.Trained, out: Path) -> str:
     interop.save_npz(trained.model, out)
-    return f"numpy.load({str(out)!r}) has the arrays by their names."
+    return f"numpy.load({str(out)!r}) has the arrays by their names; {_inputs(trained)}."
 
 
 def _stablehlo(trained: train.Trained, out: Path) -> str:

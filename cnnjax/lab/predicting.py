@@ -49,6 +49,8 @@ class Predict(Checked):
     """How many classes are named of each image, the most probable ones."""
     format: Literal["table", "jsonl", "csv"] = "table"
     """A table to read, or a line of JSON or CSV for each image."""
+    flip: bool = False
+    """Predict the mean of the probabilities of each image and of its mirror image."""
     out: Path | None = None
     """Folder for a picture of the images with their classes."""
     skip_bad: bool = False
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     """Predict, and print the classes."""
     (options,) = parse("predict", __doc__, arguments, Predict)
     trained = trained_of("predict", options.run)
+    trained = trained.flipped if options.flip else trained
     files = find_images(options.images)
     rows, shown = list[Row](), list[np.ndarray]()
     for row, image in predicted(trained, files, options.top, options.skip_bad):

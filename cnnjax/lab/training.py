@@ -2,7 +2,7 @@
 
     python launch.py train --model resnet18 --data path/to/folder --image-size 64 --epochs 20
     python launch.py train --model resnet18 --data cifar10 --augment "random-crop:padding=4 mirror" --schedule cosine
-    python launch.py train --model resnet18 --data path/to/folder --image-size 224 --pretrained resnet18.safetensors
+    python launch.py train --model resnet18 --data path/to/folder --image-size 224 --pretrained resnet18
 
 It is a run like any other: the same command resumes it. Besides, its directory has weights.safetensors, the network of
 the epoch that is the best by validation, and model.json; `predict`, `evaluate` and `export` take the directory. Figures
@@ -11,21 +11,22 @@ are the curves, the confusion matrix and the most confident mistakes on the test
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import data, interop, models, runs, tasks, train, viz
+from cnnjax import data, models, runs, tasks, train, viz
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim
+from cnnjax.lab.starting import Pretrained, started_from
 from cnnjax.models.registry import lookup
-from cnnjax.options import Fraction, Range
+from cnnjax.options import Fraction
 from cnnjax.runs.hardware import describe_versions
 from cnnjax.tasks.task import Outputs
 from cnnjax.train.lengths import stopped_early
@@ -35,8 +36,6 @@ from cnnjax.viz.figures import Curve
 TOP = 5  # classes among which "top5" looks for the true one, where there are more
 MISTAKES = 12  # that are shown
 MOST_CLASSES = 60  # that a confusion matrix shows legibly
-PUBLISHED_CLASSES = 1000  # of published weights
-PRETRAINED = Range("a file of weights, .safetensors or torch's, or a run of train", lambda value: True)
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,9 @@ class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
     """Network; `models` lists all of them."""
     validation_split: Fraction = 0.1
     """Share of the training images held out for validation, by which the best epoch is chosen."""
-    pretrained: Annotated[str, PRETRAINED] = ""
-    """Weights to start from; where they are for other classes, the layer that computes the logits starts anew."""
+    pretrained: Pretrained = ""
+    """Weights to start from, with the normalisation that they were trained with, unless `mean` and `std` are given;
+    where they are for other classes, the layer that computes the logits starts anew."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,13 +62,17 @@ class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
 
 
 class Loaded(NamedTuple):
-    """The data, the network with its initial parameters, and the arguments that it was built with."""
+    """The data, the network with its initial parameters, the arguments that it was built with, and the recipe.
+
+    The recipe is the config, with the normalisation of the weights that the training starts from.
+    """
 
     dataset: data.Dataset
     training: data.Examples
     validation: data.Examples
     model: models.Module
     arguments: dict[str, Any]
+    recipe: Config
 
 
 class Judged(tasks.Classification):
@@ -115,8 +119,11 @@ def load(config: Config) -> Loaded:
         raise
     except ValueError as error:  # of the network's arguments
         raise UserError(f"{config.model} cannot be built for images of {dataset.image_shape} ({error})") from error
-    model = started_from(config, arguments) if config.pretrained else build(config.seed)
-    return Loaded(dataset, training, validation, model, arguments)
+    if not config.pretrained:
+        return Loaded(dataset, training, validation, build(config.seed), arguments, config)
+    start = started_from(config, arguments)
+    recipe = replace(config, mean=start.mean, std=start.std)
+    return Loaded(dataset, training, validation, start.model, arguments, recipe)
 
 
 def parts_of(dataset: data.Dataset, share: float) -> tuple[data.Examples, data.Examples]:
@@ -143,28 +150,6 @@ def takes_image_size(name: str) -> bool:
     return "image_size" in inspect.signature(vars(build)["__init__"] if isinstance(build, type) else build).parameters
 
 
-def started_from(config: Config, arguments: Mapping[str, Any]) -> models.Module:
-    """Return the network with trained weights, and a new last layer where these are for other classes."""
-    path, classes = Path(config.pretrained), arguments["num_classes"]
-    folder = path if path.is_dir() else path.parent
-    file = path / train.trained.WEIGHTS if path.is_dir() else path
-    about = runs.read_json(folder / train.trained.MODEL) or {}
-    known = about.get("arguments", {}).get("num_classes", PUBLISHED_CLASSES)
-    read = interop.load_safetensors if file.suffix == ".safetensors" else interop.load_pth
-    errors = []
-    for count in dict.fromkeys((classes, known)):
-        model = models.create_model(config.model, **{**arguments, "num_classes": count}, seed=config.seed)
-        try:
-            read(model, file)
-        except ValueError as error:  # of the file, or of keys and shapes
-            errors.append(str(error))
-            continue
-        if count != classes:
-            models.replace_head(model, classes, seed=config.seed)
-        return model
-    raise UserError(f"`pretrained` has no weights of {config.model} ({errors[-1]})")
-
-
 def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train, evaluate the best epoch on all splits, write the network and the figures, and return the summary."""
     dataset, task, about = loaded.dataset, _task(config, loaded.dataset), describe(config, loaded)
@@ -173,7 +158,7 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
         runs.write_json(run.path / train.trained.MODEL, {**so_far, "finished": False})
     keep = train.KeepBest(loaded.model, run, task, about)
     options: Any = {"run": run, "parallel": parallel, "callbacks": [keep]}
-    fit = train.fit(loaded.model, task, config, loaded.training, loaded.validation, **options)
+    fit = train.fit(loaded.model, task, loaded.recipe, loaded.training, loaded.validation, **options)
     best = train.best_state(fit, run)
     splits = {"train": loaded.training, "validation": loaded.validation, "test": dataset.test}
     judges = {"train": Judged, "validation": Judged, "test": Reviewed}
@@ -221,7 +206,10 @@ def describe(config: Config, loaded: Loaded) -> dict[str, Any]:
         "classes": list(dataset.class_names),
         "image_size": [height, width],
         "channels": channels,
-        "preprocessing": "scaled (bilinear, antialiased) until it covers image_size, cropped to its middle, over 255",
+        "mean": loaded.recipe.mean,
+        "std": loaded.recipe.std,
+        "preprocessing": "scaled (bilinear, antialiased) until it covers image_size, cropped to its middle, over 255"
+        + (", minus mean, over std" if loaded.recipe.mean else ""),
         "deep": config.deep,
         "data": {"name": config.data, "validation_split": config.validation_split},
         "versions": describe_versions(),

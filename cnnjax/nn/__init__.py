@@ -4,6 +4,7 @@ from cnnjax.nn.initializers import SCHEMES
 from cnnjax.nn.layers import Conv, ConvTranspose, DepthwiseConv, Flatten, Linear, SeparableConv
 from cnnjax.nn.module import Module, replace_module, watch_calls
 from cnnjax.nn.norm import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm, share_batch_statistics
+from cnnjax.nn.normalized import Normalized, normalize, normalized, without_normalization
 from cnnjax.nn.pool import (
     AdaptiveAvgPool,
     AvgPool,
@@ -44,14 +45,18 @@ __all__ = [
     "MaxUnpool",
     "MinPool",
     "Module",
+    "Normalized",
     "PixelShuffle",
     "SeparableConv",
     "Sequential",
     "SpatialDropout",
     "StochasticDepth",
     "Upsample",
+    "normalize",
+    "normalized",
     "path_name",
     "replace_module",
     "share_batch_statistics",
     "watch_calls",
+    "without_normalization",
 ]

@@ -182,6 +182,17 @@ class Classification(Task):
             scores = jnp.concatenate([1 - scores, scores], -1)
         return {"label": self._predicted(outputs), "scores": scores}
 
+    def mean_outputs(self, outputs: Outputs, others: Outputs) -> Outputs:
+        """Return outputs whose scores are the means of those of two, such as of images and of their mirror images."""
+        if self.loss.loss == "mse":
+            return (outputs + others) / 2
+        if self.loss.loss == "cross-entropy":
+            both = jax.nn.log_softmax(outputs), jax.nn.log_softmax(others)
+            return jnp.logaddexp(*both) - math.log(2)
+        likely = jnp.logaddexp(jax.nn.log_sigmoid(outputs), jax.nn.log_sigmoid(others))
+        unlikely = jnp.logaddexp(jax.nn.log_sigmoid(-outputs), jax.nn.log_sigmoid(-others))
+        return likely - unlikely
+
     def draw(self, images: np.ndarray, predictions: Predictions) -> "Figure":
         from cnnjax import viz
 

@@ -22,6 +22,7 @@ def check_data(recipe: Recipe, train: Examples, validation: Examples | None, par
     if recipe.patience and validation is None:
         raise UserError(f"`patience={recipe.patience}` needs validation images, which tell the best epoch: give some")
     check_batch_size(recipe.batch_size, train)
+    check_channels(recipe, train)
     parallel.check_batch(recipe.batch_size)
     if processes.count() > 1:
         data = {"training data": train, "validation data": validation}
@@ -32,6 +33,16 @@ def check_batch_size(batch_size: int, train: Examples) -> None:
     """Raise a UserError if a batch is larger than the data."""
     if batch_size > train.size:
         raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
+
+
+def check_channels(recipe: Recipe, train: Examples) -> None:
+    """Raise a UserError if the normalisation is for images of another number of channels."""
+    channels = train.image_shape[2]
+    if recipe.mean is not None and len(recipe.mean) not in (1, channels):
+        raise UserError(
+            f"`mean` and `std` have {len(recipe.mean)} numbers, but the images have {channels} "
+            f"channel{'s' * (channels != 1)}: give one for each, or one for all"
+        )
 
 
 def order_of(task: Task, recipe: Recipe, train: Examples) -> Order:

@@ -75,7 +75,7 @@ def make_evaluator(
         model = network.merge(*variables)
         model.eval()
         batch = replace(batch, images=scale_pixels(batch.images))
-        return jax.tree.map(jnp.float32, model(batch.images.astype(precision))), batch
+        return jax.tree.map(jnp.float32, model(network.normalized(batch.images).astype(precision))), batch
 
     def sums_of(variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
         outputs, batch = outputs_of(variables, batch)

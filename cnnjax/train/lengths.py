@@ -64,7 +64,7 @@ class Patience:
 
 def stopped_early(epoch: int, most: int, figure: str, patience: int) -> str:
     """Return in words why a training ended before its last epoch."""
-    epochs = "epoch" if patience == 1 else f"{patience} epochs"
+    epochs = f"{patience} epoch{'s' * (patience != 1)}"
     return f"stopped after epoch {epoch} of {most}: validation {figure} was not better for {epochs} (`patience`)"
 
 

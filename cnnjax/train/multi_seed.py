@@ -20,7 +20,7 @@ from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import memory_limit
 from cnnjax.tasks import Task
 from cnnjax.train.callbacks import Callback, EpochEnd
-from cnnjax.train.checks import Order, check_batch_size, check_data, order_of
+from cnnjax.train.checks import Order, check_batch_size, check_channels, check_data, order_of
 from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over
 from cnnjax.train.lengths import lengthened
@@ -204,6 +204,7 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
         train: the examples to train on.
     """
     check_batch_size(recipe.batch_size, train)
+    check_channels(recipe, train)
     _check_in_memory(recipe, train)
     order_of(task, recipe, train)
     task, train = task.for_training(train), train.select(task.targets)

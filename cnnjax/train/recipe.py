@@ -1,5 +1,6 @@
 """How a network is trained, as one set of options that every experiment shares."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -36,6 +37,11 @@ class Recipe(Optimization):
     """Changes to training images, in order, e.g. "random-crop:padding=4,fill=0.5 mirror mixup"."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch shows each image once; balanced: it draws as many images, of every class equally many."""
+    mean: tuple[float, ...] | None = None
+    """Of each channel, or one number for all: what the network takes is (image - mean) / std, for images in [0, 1],
+    after augmentation; default: 0."""
+    std: tuple[float, ...] | None = None
+    """Of each channel, or one number for all, with `mean`; default: 1."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes activations in bfloat16, while parameters and statistics stay float32."""
     vmap_seeds: Literal["auto", "always", "never"] = "auto"
@@ -50,7 +56,25 @@ class Recipe(Optimization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_normalization(self)
         if self.seed + self.seeds - 1 > LAST_SEED:
             most = LAST_SEED + 1 - self.seed
             raise UserError(f"`seeds` must be at most {most} with `seed={self.seed}`, got {self.seeds}")
         check_epochs(self, self.epochs)
+
+
+def check_normalization(recipe: Recipe) -> None:
+    """Bring mean and standard deviation into the form of tuples, and raise a UserError if they do not go together."""
+    if (recipe.mean is None) != (recipe.std is None):
+        raise UserError(f"`mean` and `std` go together, got `mean={recipe.mean}` and `std={recipe.std}`: give both")
+    if recipe.mean is None or recipe.std is None:
+        return
+    for name in ("mean", "std"):
+        object.__setattr__(recipe, name, tuple(float(value) for value in getattr(recipe, name)))
+    if len(recipe.mean) != len(recipe.std) or not recipe.mean:
+        raise UserError(f"`mean` has {len(recipe.mean)} numbers, `std` {len(recipe.std)}: give one a channel in each")
+    if not (all(map(math.isfinite, recipe.mean)) and all(0 < value < math.inf for value in recipe.std)):
+        raise UserError(
+            f"`mean` must be finite and `std` larger than 0, got `mean={recipe.mean}` and `std={recipe.std}`: they are "
+            "of images in [0, 1]"
+        )

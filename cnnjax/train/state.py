@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnnjax.nn import Module
+from cnnjax.nn import Module, normalize, normalized
 from cnnjax.train.averages import averaged_variables, with_statistics
 
 Tree = Any  # a pytree of arrays
@@ -36,10 +36,19 @@ class TrainState(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A module split into its structure and its random streams; parameters and statistics travel in the state."""
+    """A module split into its structure and its random streams; parameters and statistics travel in the state.
+
+    The module takes images as `normalized` returns them: `(images - mean) / std`, or as they are where both are None.
+    """
 
     graphdef: nnx.GraphDef
     rng_state: Tree
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def normalized(self, images: jax.Array) -> jax.Array:
+        """Return images in [0, 1] as the module takes them."""
+        return normalize(images, self.mean, self.std)
 
     def merge(self, params: Tree, model_state: Tree) -> Module:
         """Put the module together again, on copies that may be written inside a transformation."""
@@ -55,19 +64,23 @@ class Fit(NamedTuple):
     history: dict[str, list[float]]
 
     def model(self) -> Module:
-        """Return the network with its final parameters, in evaluation mode.
+        """Return the network with its final parameters, in evaluation mode, for images in [0, 1].
 
         These are the parameters that `evaluate(fit.network, fit.state, ...)` judges: averages if the recipe keeps
         averages. `best_state` has those of the best epoch.
         """
         averages = averaged_variables(self.state.opt_state, self.state.params, self.state.model_state)
-        model = self.network.merge(*averages)
+        model = normalized(self.network.merge(*averages), self.network.mean, self.network.std)
         model.eval()
         return model
 
 
 def split_model(
-    model: Module, optimizer: optax.GradientTransformation, logged: Sequence[str] = ()
+    model: Module,
+    optimizer: optax.GradientTransformation,
+    logged: Sequence[str] = (),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> tuple[Network, TrainState]:
     """Split a model into its structure and the state that training starts from.
 
@@ -75,12 +88,14 @@ def split_model(
         model: the network with its initial parameters.
         optimizer: makes its own state.
         logged: what is summed over an epoch, beside the loss.
+        mean: of the images that the model takes; None: they are in [0, 1].
+        std: of the same images.
     """
     graphdef, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ..., graph=False)
     params, model_state, rng_state = (nnx.as_pure(part).raw_mapping for part in parts)
     opt_state = with_statistics(optimizer.init(params), model_state)
     sums = {name: jnp.float32(0) for name in ("loss", *logged, "gradient_norm", "count")}
-    return Network(graphdef, rng_state), TrainState(jnp.int32(0), params, model_state, opt_state, sums)
+    return Network(graphdef, rng_state, mean, std), TrainState(jnp.int32(0), params, model_state, opt_state, sums)
 
 
 def count_steps(state: TrainState) -> int:

@@ -66,12 +66,14 @@ def make_train_step(
         if recipe.augment:
             batch = augmented(network, task, recipe, state, jax.random.fold_in(key, AUGMENTATION), batch)
 
+        images = network.normalized(batch.images).astype(recipe.precision)
+
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array], Tree]]:
             model = network.merge(params, state.model_state)
             model.train()
             frozen.hold(model)
             nnx.reseed(model, graph=False, dropout=key)
-            outputs = jax.tree.map(jnp.float32, with_auxiliary(model(batch.images.astype(recipe.precision))))
+            outputs = jax.tree.map(jnp.float32, with_auxiliary(model(images)))
             model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
             parts = losses_of(task, outputs.logits, batch)
             auxiliary = sum(sum_of(losses_of(task, logits, batch)) for logits in outputs.auxiliary)
@@ -222,7 +224,7 @@ def make_step(
         model = nnx.clone(model)
         share_batch_statistics(model, AXIS)
     optimizer = make_optimizer(recipe, steps_per_epoch, recipe.epochs)
-    network, initial = split_model(model, optimizer, task.logged)
+    network, initial = split_model(model, optimizer, task.logged, recipe.mean, recipe.std)
     return network, initial, make_train_step(network, optimizer, task, recipe)
 
 

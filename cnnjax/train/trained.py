@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.interop import load_safetensors, save_safetensors
 from cnnjax.interop.preprocess import resize
 from cnnjax.models import create_model
-from cnnjax.nn import Module
+from cnnjax.nn import Module, normalized
 from cnnjax.runs import read_json, write_json
 from cnnjax.runs.directory import Run
 from cnnjax.runs.files import PARTIAL
@@ -53,7 +53,8 @@ class Trained:
     """A trained network for classification, and what it needs to predict.
 
     Attributes:
-        model: the network in evaluation mode, from float images (batch, height, width, channels) in [0, 1] to logits.
+        model: the network in evaluation mode, from float images (batch, height, width, channels) in [0, 1] to logits;
+            where it was trained on normalised images, the normalisation is a part of it.
         classes: name of the class with label k.
         image_shape: (height, width, channels) that the network was trained on.
         about: the content of `model.json`.
@@ -112,6 +113,11 @@ class Trained:
         return np.asarray(self._compiled(padded))[: len(images)]
 
     @cached_property
+    def flipped(self) -> "Trained":
+        """The same network on an image and on its mirror image: its probabilities are the means of both."""
+        return replace(self, model=Mirrored(self.model, self.task))
+
+    @cached_property
     def _compiled(self) -> Any:
         graphdef, state = nnx.split(self.model)
 
@@ -128,6 +134,21 @@ class Trained:
         graphdef, *parts = nnx.split(self.model, nnx.Param, nnx.BatchStat, ..., graph=False)
         params, model_state, rng_state = (nnx.as_pure(part).raw_mapping for part in parts)
         return Network(graphdef, rng_state), TrainState(jnp.int32(0), params, model_state, (), {})
+
+
+class Mirrored(Module):
+    """A network for classification on images and their mirror images, left and right exchanged.
+
+    Args:
+        network: gives logits (batch, classes).
+        task: says what the logits are.
+    """
+
+    def __init__(self, network: Module, task: Classification):
+        self.layers, self.task = network, task
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.task.mean_outputs(self.layers(x), self.layers(x[:, :, ::-1]))
 
 
 def cover(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -216,6 +237,7 @@ def load(path: str | Path) -> Trained:
         log.warning("%s is not finished: this is its best network so far, of epoch %s", folder, about.get("epoch"))
     model = create_model(about["model"], **about["arguments"])
     load_safetensors(model, weights)
+    model = normalized(model, about.get("mean"), about.get("std"))
     model.eval()
     height, width = about["image_size"]
     return Trained(model, tuple(about["classes"]), (height, width, about["channels"]), about)

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cnnjax import data, interop, models, runs, train
-from cnnjax.lab import app, training
+from cnnjax.lab import app, starting, training
 from tests.lab.own_data import CLASSES, MISLABELLED, SIZE, logits_of, make_folder, pixels_of, softmax
 from tests.lab.test_launch import _lines, _wait, call, start
 
@@ -138,10 +138,10 @@ def test_weights_of_other_classes_begin_a_training_but_for_the_last_layer(run):
     arguments = json.loads((run / "model.json").read_text())["arguments"]
     for given in (run, run / "weights.safetensors"):
         config = training.Config(model="lecture-cnn", pretrained=str(given))
-        other = interop.to_torch(training.started_from(config, {**arguments, "num_classes": 10}))
+        other = interop.to_torch(starting.started_from(config, {**arguments, "num_classes": 10}).model)
         assert other["dense2.weight"].shape == (10, 128)
         assert all(np.array_equal(other[key], value) for key, value in weights.items() if "dense2" not in key)
-        same = interop.to_torch(training.started_from(config, arguments))
+        same = interop.to_torch(starting.started_from(config, arguments).model)
         assert all(np.array_equal(same[key], value) for key, value in weights.items())
 
 
