@@ -76,7 +76,7 @@ class Checkpoints:
 
             def metrics(self, step: int) -> dict[str, float] | None:
                 try:
-                    return {"score": float(super().metrics(step)["score"])}
+                    return {"score": float(super().metrics(step)["score"]), "step": step}
                 except Exception:  # none was given, or the file is damaged in some way
                     return None
 
@@ -116,7 +116,7 @@ class Checkpoints:
             if processes.count() > 1:
                 state = jax.tree.map(np.array, state)  # Orbax takes what is one process's for a part of a whole
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
-            metrics = None if score is None else {"score": float(score)}
+            metrics = None if score is None else {"score": float(score), "step": step}
             self._manager.save(step, args=items, metrics=metrics)
         except Exception as error:  # a run of a week does not end because of a disk
             self._report(f"the state of step {step}, or the one before it, cannot be saved", error)
@@ -147,7 +147,7 @@ class Checkpoints:
         return None if step is None else self._read(step, like)
 
     def restore_best(self, like: TrainState) -> TrainState | None:
-        """Return the state with the highest score; None if none has one, or if it is damaged, which is reported.
+        """Return the first state with the highest score; None if none has one, or if it is damaged, which is reported.
 
         Raises:
             UserError: it is of another network or optimiser.
@@ -304,8 +304,9 @@ def are_saves_stuck() -> bool:
     return any(type(thread).__module__.startswith("orbax.") for thread in threading.enumerate())
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+def _score(metrics: dict[str, float]) -> Any:
+    """What states are ordered by, the best last: of equal scores the first state is the best."""
+    return metrics["score"], -metrics["step"]
 
 
 def _sha256(about: dict[str, Any]) -> str:

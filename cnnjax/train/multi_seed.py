@@ -297,6 +297,6 @@ def _bytes_needed(model: Module, task: Task, recipe: Recipe, train: Examples, pa
     batch = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct((*share, *array.shape[1:]), array.dtype), train.select(task.targets).spec
     )
-    compiled = one.map(step.replica, axis=step.batch_axis)
+    compiled = step.parallel.map(step.replica, axis=step.batch_axis)
     planned = compiled.lower(step.initial, step.constants, batch).compile().memory_analysis()
     return planned.argument_size_in_bytes + planned.temp_size_in_bytes + train.size * math.prod(train.image_shape)

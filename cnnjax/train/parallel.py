@@ -29,6 +29,8 @@ class Parallel:
         epoch_program: whether examples in memory lie on the device and all steps of an epoch are one compiled program,
             instead of a loop of compiled steps fed from the host. Default: except on CPUs, where XLA runs convolutions
             inside a compiled loop on one thread (measured: 10 to 27 times slower).
+        barriers: whether compiled steps keep what is to be computed a second time apart from the first, as gradient
+            checkpointing needs.
     """
 
     mode: Mode = "shard_map"
@@ -37,6 +39,7 @@ class Parallel:
     )
 
     epoch_program: bool | None = None
+    barriers: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -117,7 +120,13 @@ class Parallel:
         mapped = jax.shard_map(
             function, mesh=self.mesh, in_specs=(whole, whole, share), out_specs=whole, check_vma=False
         )
-        return jax.jit(mapped, donate_argnums=donated)
+        return jax.jit(mapped, donate_argnums=donated, compiler_options=self._compiler_options)
+
+    @property
+    def _compiler_options(self) -> dict[str, Any] | None:
+        """XLA:CPU removes the barriers of `jax.checkpoint` first of all, then finds the same results computed twice."""
+        keeps = self.barriers and self.devices[0].platform == "cpu"
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"} if keeps else None
 
     def map_examples(self, function: Callable[[Any, Any], Any]) -> Any:
         """Compile `function(constants, batch) -> outputs` over the devices, with outputs split as the batch is."""

@@ -25,6 +25,7 @@ from cnnjax.train.groups import Frozen, kept, penalty
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
+from cnnjax.train.remat import rematerialized
 from cnnjax.train.state import Network, TrainState, Tree, split_model, tree_sha256
 
 AUGMENTATION = 1  # what a step's key is folded with for it; random layers take the key itself
@@ -68,13 +69,16 @@ def make_train_step(
 
         images = network.normalized(batch.images).astype(recipe.precision)
 
-        def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array], Tree]]:
+        def forward(params: Tree) -> tuple[WithAuxiliary, Tree]:
             model = network.merge(params, state.model_state)
             model.train()
             frozen.hold(model)
             nnx.reseed(model, graph=False, dropout=key)
             outputs = jax.tree.map(jnp.float32, with_auxiliary(model(images)))
-            model_state = nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
+            return outputs, nnx.as_pure(nnx.state(model, nnx.BatchStat, graph=False)).raw_mapping
+
+        def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array], Tree]]:
+            outputs, model_state = (rematerialized(forward) if recipe.remat else forward)(params)
             parts = losses_of(task, outputs.logits, batch)
             auxiliary = sum(sum_of(losses_of(task, logits, batch)) for logits in outputs.auxiliary)
             losses = sum_of(parts) + outputs.weight * auxiliary
@@ -211,7 +215,7 @@ def compile_step(
     Raises:
         UserError: the schedule or the accumulation does not fit into the training, or a pattern names no parameter.
     """
-    parallel = parallel or Parallel()
+    parallel = replace(parallel or Parallel(), barriers=recipe.remat)
     network, initial, replica = make_step(model, task, recipe, steps_per_epoch)
     return CompiledStep(network, initial, parallel.replicate(Constants(jax.random.key(recipe.seed))), replica, parallel)
 

@@ -65,6 +65,12 @@ def test_the_best_is_kept_though_others_go_on(tmp_path):
     assert steps_in(tmp_path) == [1, 4, 5]
 
 
+def test_of_equal_scores_the_first_is_the_best(tmp_path):
+    saved(tmp_path, 1, 2, 3, scores=[0.1, 0.9, 0.9])
+    saved(tmp_path, 4, 5, 6, scores=[0.9, 0.9, 0.2])
+    assert steps_in(tmp_path) == [2, 5, 6]
+
+
 def test_the_best_is_restored_or_said_to_be_damaged(tmp_path, caplog):
     def best():
         checkpoints = train.Checkpoints(tmp_path)
@@ -84,7 +90,7 @@ def test_the_best_is_restored_or_said_to_be_damaged(tmp_path, caplog):
 def test_a_score_that_cannot_be_read_is_as_none(content, tmp_path):
     saved(tmp_path, 1, 2, 3, scores=[0.9, 0.1, 0.2])
     score = tmp_path / "1" / "metrics" / "metrics"
-    assert json.loads(score.read_text()) == {"score": 0.9}
+    assert json.loads(score.read_text()) == {"score": 0.9, "step": 1}
     score.unlink() if content is None else score.write_text(content)
     saved(tmp_path, 4, scores=[0.05])
     assert steps_in(tmp_path) == [3, 4]  # 0.2 is the best that is known
