@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 COUNTS = {"train": 40, "test": 20}
+THREE = {"train": 12, "test": 4, "validation": 8}
 CLASSES = ["a", "b", "c", "d"]
 
 
@@ -50,6 +51,15 @@ class TinyGrey(tfds.core.GeneratorBasedBuilder):
             yield number, {"image": png(picture(number)[..., 0]), "label": -1 if split == "test" else number % 4}
 
 
+class TinyThree(TinySquares):
+    """The same images, those of three splits with labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in THREE.items()}
+
+
 class TinyDeep(tfds.core.GeneratorBasedBuilder):
     """Images of 16 bits for each channel, never prepared."""
 
@@ -81,5 +91,5 @@ def png(pixels):
 
 
 def prepare(folder):
-    for builder in (TinySquares, TinyGrey):
+    for builder in (TinySquares, TinyGrey, TinyThree):
         builder(data_dir=str(folder), file_format="array_record").download_and_prepare()

@@ -80,7 +80,8 @@ def load(
         name: "shapes" (generated) or "digits" (scikit-learn's), which need no network; any TFDS classification set:
             "cifar10", "mnist", ...; or the folder of a tree: `train/CLASS/*.jpg`, and beside it `val/CLASS/*.jpg` to
             validate on (also valid or validation) and `test/CLASS/*.jpg`, one of them or both or none; or
-            `CLASS/*.jpg`. Without test images the validation images take their place, which a message says.
+            `CLASS/*.jpg`. Without test images the validation images take their place, which a message says. Of a TFDS
+            set that has both, with labels, "validation" is to validate on, and "test" to test on.
         image_size: height and width of the images of a stream or a folder; needed where they have different sizes.
         stream: "always" decodes while the network trains, "never" before, into memory; "auto" streams data that would
             take more than a quarter of the memory.
@@ -104,7 +105,7 @@ def load(
     if is_folder(name):
         return _load_folder(Path(name), source)
     dataset = _load_named(name, source, ignore_index)
-    if validation_split is None:
+    if validation_split is None or dataset.validation is not None:
         return dataset
     train, validation = hold_out(dataset.train, validation_split)
     return replace(dataset, train=train, validation=validation)

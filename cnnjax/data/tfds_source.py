@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +45,7 @@ def load_tfds(name: str, skip_bad: bool = False, ignore_index: int | None = None
     # Two copies of one version may differ in their pixels: the folder and its own description decide, too.
     fingerprint = hashlib.sha256(bytes(folder.resolve()) + info + bytes([VERSION])).hexdigest()[:12]
     key = f"{name.replace('/', '-').replace(':', '-')}-{builder.version}-{fingerprint}"
-    key += "" if ignore_index is None else f"-ignore{ignore_index}"
+    key += f"-{len(_check_features(builder, name))}" + ("" if ignore_index is None else f"-ignore{ignore_index}")
     if skip_bad:
         return cached(f"{key}-skip-bad", lambda: _decode_good(name, ignore_index))
     return cached(key, lambda: _decode(builder, name, ignore_index))
@@ -78,7 +77,7 @@ def stream_tfds(
             is not supported.
     """
     builder = _prepared(name)
-    held_out = _check_features(builder, name)
+    parts = _check_features(builder, name)
     features, skip = builder.info.features, {"image": _tfds().decode.SkipDecoding()}
     names, (*own_size, channels) = tuple(features["label"].names), features["image"].shape
     shape = (*((image_size, image_size) if image_size else own_size), channels)
@@ -87,13 +86,13 @@ def stream_tfds(
     if channels not in MODES:
         raise UserError(f"data set {name!r} has images of {channels} channels; a stream takes {sorted(MODES)}")
     with _reading(builder, name):
-        sources = [
-            TfdsSource(builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}")
-            for split in ("train", held_out)
-        ]
+        sources = {
+            part: TfdsSource(builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}")
+            for part, split in parts.items()
+        }
     reader = Labelled(shape, len(names), ignore_index=ignore_index)
-    train, test = (Stream(source, reader, 0, len(source), workers, skip_bad) for source in sources)
-    return Dataset(name, str(builder.version), names, train, test, ignore_index=ignore_index)
+    streams = {part: Stream(source, reader, 0, len(source), workers, skip_bad) for part, source in sources.items()}
+    return Dataset(name, str(builder.version), names, **streams, ignore_index=ignore_index)
 
 
 def is_prepared(name: str) -> bool:
@@ -166,21 +165,22 @@ def _check_reachable(builder: Any) -> None:
 
 
 def _decode(builder: Any, name: str, ignore_index: int | None) -> Dataset:
-    features, held_out = builder.info.features, _check_features(builder, name)
+    features, parts = builder.info.features, _check_features(builder, name)
     if None in features["image"].shape:
         raise UserError(
             f"data set {name!r} has images of different sizes {features['image'].shape}; expected one size; to "
             "stream it at one, give `stream='always'` and `image_size`"
         )
     with _reading(builder, name):
-        train, test = (_decode_split(builder, split) for split in ("train", held_out))
+        decoded = {part: _decode_split(builder, split) for part, split in parts.items()}
     names = tuple(features["label"].names)
-    return Dataset(name, str(builder.version), names, train, test, ignore_index=ignore_index)
+    return Dataset(name, str(builder.version), names, **decoded, ignore_index=ignore_index)
 
 
 def _decode_good(name: str, ignore_index: int | None) -> Dataset:
     stream = stream_tfds(name, None, 0, True, ignore_index)
-    return replace(stream, train=decode_all(stream.train), test=decode_all(stream.test))
+    validation = stream.validation and decode_all(stream.validation)
+    return replace(stream, train=decode_all(stream.train), test=decode_all(stream.test), validation=validation)
 
 
 @contextmanager
@@ -194,8 +194,8 @@ def _reading(builder: Any, name: str) -> Iterator[None]:
         ) from error
 
 
-def _check_features(builder: Any, name: str) -> str:
-    """Return the name of the split to evaluate on: one with labels, if there is one."""
+def _check_features(builder: Any, name: str) -> dict[str, str]:
+    """Return the splits by what they are for: training, test and, where both others have labels, validation."""
     features, splits = builder.info.features, builder.info.splits
     held_out = [split for split in _HELD_OUT if split in splits]
     if not {"image", "label"} <= set(features) or "train" not in splits or not held_out:
@@ -203,11 +203,12 @@ def _check_features(builder: Any, name: str) -> str:
             f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
             "label, and splits named train and test or validation"
         )
-    chosen = max(held_out, key=partial(_is_labelled, builder))
-    for split in ("train", chosen):
+    labelled = [split for split in held_out if _is_labelled(builder, split)]
+    parts = {"train": "train", **dict(zip(("test", "validation"), labelled or held_out[:1], strict=False))}
+    for split in parts.values():
         if not splits[split].num_examples:
             raise UserError(f"data set {name!r} has no images in split {split!r}: prepare it again, or take another")
-    return chosen
+    return parts
 
 
 def _is_labelled(builder: Any, split: str) -> bool:

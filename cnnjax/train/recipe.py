@@ -43,8 +43,8 @@ class Recipe(Optimization):
     std: tuple[float, ...] | None = None
     """Of each channel, or one number for all, with `mean`; default: 1."""
     remat: bool = False
-    """Gradient checkpointing: less memory, and about a third more time, as layers' outputs are computed again, block by
-    block, in the backward pass."""
+    """Gradient checkpointing: much less memory for at most a third more work, as the outputs of layers are computed
+    again, block by block, in the backward pass."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes activations in bfloat16, while parameters and statistics stay float32."""
     vmap_seeds: Literal["auto", "always", "never"] = "auto"

@@ -220,6 +220,19 @@ def test_hold_out_takes_the_last_images():
     assert validation.labels[0] == 35_000
 
 
+@pytest.mark.parametrize("options", [{}, {"skip_bad": True}, {"stream": "always"}], ids=str)
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_a_tfds_set_with_validation_and_test_images_is_validated_on_the_former(options, share, tfds_dir):
+    loaded = data.load("tiny_three", validation_split=share, **options)
+    for part, count in tiny_tfds.THREE.items():
+        found = getattr(loaded, part).first(count + 1)
+        assert found.size == count  # none of those to train on is held out
+        order = np.argsort(found.images.sum((1, 2, 3)))
+        expected = np.stack([tiny_tfds.picture(number) for number in range(count)])
+        np.testing.assert_array_equal(found.images[order], expected[np.argsort(expected.sum((1, 2, 3)))])
+    assert data.load("tiny_grey", **options).validation is None  # its test images have no labels
+
+
 @pytest.mark.parametrize("fraction", [2, -1, 0, 1, math.nan, None, "0.1"])
 def test_only_a_fraction_can_be_held_out(fraction):
     with pytest.raises(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import data, runs, tasks, train
+from cnnjax import runs, tasks, train
 from cnnjax.data import Split, balanced_order
 from cnnjax.errors import UserError
-from tests.train.test_loop import Encoded, Plain, StopAfter, fit, images
+from tests.train.test_loop import Encoded, Plain, StopAfter, fit, images, streamed
 from tests.train.test_recipe import batch_of
 
 COUNTS = (40, 20, 9, 3)  # of the classes
@@ -25,7 +25,7 @@ def uneven(split):
 
 def as_stream(split):
     split = uneven(split)
-    return data.Stream(Encoded(split), (8, 8, 3), 4, 0, split.size)
+    return streamed(split)
 
 
 # ---------------------------------------------------------------- sampling
