@@ -160,7 +160,8 @@ def _finished_before(experiment: experiments.Experiment, config: Any, run: "runs
     if summary is not None:
         with experiments.reading(run.path / "summary.json"):
             report.show(experiment, summary)
-        print(f"\nFinished before: {run.path} (--overwrite starts over)")
+        more = f"; more --epochs with --out {run.path} go on" if hasattr(config, "epochs") else ""
+        print(f"\nFinished before: {run.path} (--overwrite starts over{more})")
     return summary is not None
 
 

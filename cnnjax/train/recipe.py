@@ -22,7 +22,7 @@ class Recipe(Optimization):
     """Passes over the training images."""
     patience: Count | None = None
     """End after so many epochs in a row whose validation is not better than the best before, by accuracy or what else
-    the task is judged by; default: train all epochs."""
+    the task is judged by; of several seeds each ends by its own. Default: train all epochs."""
     batch_size: Count = 128
     """Images per step, over all devices: a multiple of their number, and at most the number of training images."""
     seed: Seed = 0
