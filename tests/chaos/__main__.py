@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import trials
-from tests.chaos.lab import ROOT, RUN, Lab, Trial
+from tests.chaos.lab import ROOT, RUN, TRAIN, Lab, Trial
 
+TRAIN_KILLS = 15  # at most
 RESULTS = ROOT / "results" / "reliability"
 
 
@@ -61,6 +62,11 @@ def groups(options: Options) -> list[Group]:
             "States are complete or not there, and the same command goes on from the newest. What is lost is the work "
             "since it was saved: at most an epoch, or `--save-every` minutes.",
             lambda lab: trials.kill(lab, options.kills, options.seed),
+        ),
+        Group(
+            "The process is killed, of `train` on a folder of images",
+            f"`python launch.py {' '.join(TRAIN)}` also ends with the same `weights.safetensors`, byte for byte.",
+            lambda lab: trials.kill(lab.of_train(), min(options.kills, TRAIN_KILLS), options.seed, ", train"),
         ),
         Group(
             "The process is asked to stop",

@@ -1,20 +1,24 @@
 """Where runs are broken: the real command line in processes of its own, and what is seen of them from outside."""
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.lab.own_data import make_folder
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 3
 RUN = ["fcn-vs-cnn", "--data", "digits", "--epochs", str(EPOCHS), "--batch-size", "64", "--save-every", "0.01"]
 NETWORKS = ("lecture-fcn", "lecture-cnn")
+TRAIN = ["train", "--model", "lecture-cnn", "--image-size", "16", "--epochs", str(EPOCHS), "--batch-size", "16"]
 
 
 @dataclass
@@ -36,10 +40,10 @@ class Trial:
 
 
 class Lab:
-    """Runs the command in its own folder, with a cache of compiled programs that is warm after the first run."""
+    """Runs a command in its own folder, with a cache of compiled programs that is warm after the first run."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, command: Sequence[str] = RUN):
+        self.folder, self.command = folder, command
         self.environment = {**os.environ, "CNNJAX_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
         self.expected, self.seconds = self._undisturbed()
 
@@ -51,8 +55,14 @@ class Lab:
                 raise SystemExit(f"the undisturbed run failed: {error}")
         return result(out), time.monotonic() - started
 
+    def of_train(self) -> "Lab":
+        """Return a lab for `train` on a folder of images; its runs also have to end with the same weights."""
+        images = make_folder(self.folder / "images", (("train", 60), ("test", 10)))
+        (self.folder / "train").mkdir()
+        return Lab(self.folder / "train", [*TRAIN, "--save-every", "0.01", "--data", str(images)])
+
     def start(self, out: Path, *more: str, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "launch.py"), *RUN, *more, "--out", str(out)]
+        command = [sys.executable, str(ROOT / "launch.py"), *self.command, *more, "--out", str(out)]
         return subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL, text=True, env=self.environment)
 
     def finish(self, out: Path, *more: str) -> tuple[int, str]:
@@ -67,9 +77,12 @@ class Lab:
 
 
 def result(out: Path) -> str | None:
-    """Return the fingerprint of a finished run's parameters; None if it is not finished."""
-    path = out / "summary.json"
-    return json.loads(path.read_text())["params_sha256"] if path.exists() else None
+    """Return the fingerprint of a finished run's parameters, and of its weights; None if it is not finished."""
+    summary, weights = out / "summary.json", out / "weights.safetensors"
+    if not summary.exists():
+        return None
+    written = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
+    return f"{json.loads(summary.read_text())['params_sha256']} {written}"
 
 
 def checkpoints(out: Path, network: str) -> Path:
@@ -77,10 +90,11 @@ def checkpoints(out: Path, network: str) -> Path:
 
 
 def saved_steps(out: Path) -> dict[str, list[int]]:
-    """Return the steps of every network's complete states."""
+    """Return the steps of every network's complete states; a run of `train` has one network."""
+    folders = {name: checkpoints(out, name) for name in NETWORKS} | {"train": out / "checkpoints"}
     return {
-        name: sorted(int(path.name) for path in checkpoints(out, name).glob("[0-9]*") if path.name.isdigit())
-        for name in NETWORKS
+        name: sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+        for name, folder in folders.items()
     }
 
 
@@ -89,7 +103,7 @@ def has_a_state(out: Path) -> bool:
 
 
 def is_saving(out: Path) -> bool:
-    return any(out.glob("checkpoints/*/*/*.orbax-checkpoint-tmp*"))
+    return any(any(out.glob(f"checkpoints/{depth}*.orbax-checkpoint-tmp*")) for depth in ("*/*/", ""))
 
 
 def metric_lines(out: Path) -> int:

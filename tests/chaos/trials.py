@@ -41,7 +41,7 @@ MOMENTS = {
 # ---------------------------------------------------------------- the process
 
 
-def kill(lab: Lab, kills: int, seed: int) -> list[Trial]:
+def kill(lab: Lab, kills: int, seed: int, of: str = "") -> list[Trial]:
     """`kill -9` at moments of three kinds in turn, until all kills were had; every run is then let to its end."""
     kinds = {
         "kill -9 at a random moment": lambda process, out: _wait_for(process, rng.uniform(0, lab.seconds)),
@@ -51,7 +51,7 @@ def kill(lab: Lab, kills: int, seed: int) -> list[Trial]:
             wait_until(process, lambda: is_saving(out)),
         ),
     }
-    rng, trials = random.Random(seed), {kind: Trial(kind) for kind in kinds}
+    rng, trials = random.Random(seed), {kind: Trial(f"{kind}{of}") for kind in kinds}
     out, resumed, same = lab.folder / "killed", dict.fromkeys(kinds, 0), []
     for kind in itertools.islice(itertools.cycle(kinds), kills):
         while True:
