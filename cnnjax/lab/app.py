@@ -135,9 +135,9 @@ def _join(name: str, config: Any, execution: "Execution") -> None:
     check_shares(name, type(config))
     processes.join(execution.distributed or (), execution.distributed_wait)
     logging.basicConfig(format=f"{processes.label()}%(message)s", level=logging.WARNING, force=True)
-    if not processes.is_first():  # all find the same images
-        for module in ("folders", "sources"):
-            logging.getLogger(f"cnnjax.data.{module}").setLevel(logging.ERROR)
+    if not processes.is_first():  # all find the same images and weights, and end after the same epoch
+        for module in ("data.folders", "data.sources", "lab.starting", "train.lengths"):
+            logging.getLogger(f"cnnjax.{module}").setLevel(logging.ERROR)
 
 
 def _check_same(run: "runs.Run", directory: "Directory", execution: "Execution") -> None:

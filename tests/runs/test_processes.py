@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from cnnjax import models, runs, tasks, train
 from cnnjax.lab import app, experiments
@@ -281,3 +282,16 @@ def test_without_a_cluster_the_options_are_named(start, small):
 def test_a_place_that_makes_no_sense_is_refused(place, said, capsys):
     assert app.main(["fcn-vs-cnn", "--distributed", *place]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_two_processes_of_train_end_early_together_with_the_weights_of_one(start, start_two, small, tmp_path):
+    words = ["train", "--model", NETWORK, *small[1:5], "--batch-size", 16, "--epochs", 4, "--remat", "--mean", 0.4]
+    words += ["--std", 0.25, "--sampling", "balanced", "--class-weights", "balanced", "--lr", "1e-6", "--patience", 1]
+    (_, said), (_, of_second) = ends(start_two(*words, "--out", tmp_path / "two"))
+    assert "stopped after epoch 2 of 4" in said
+    assert "stopped after" not in of_second
+    finish([start(*words, "--out", tmp_path / "alone", devices=4)])
+    ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("two", "alone"))
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5)
+    assert summary(tmp_path / "two")["epochs"] == summary(tmp_path / "alone")["epochs"] == 2
