@@ -97,7 +97,9 @@ def fit(
         with watched(title, recipe.epochs, steps, first) as (shown, stop):
             of_one = recipe.epochs, steps, recipe.batch_size, order, saved, observers, shown, stop
             epochs = Epochs(title, step, *of_one, is_over=patience.is_over)
-            for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
+            running = epochs.run(state, step.over(train), carefully_over(step, train, skip))
+            del state  # whose memory the first epoch needs
+            for epoch in running:
                 state = epoch.state
                 figures = {"train": trained(title, state, epoch.number) | speed(epoch)}
                 if evaluate:
@@ -176,7 +178,9 @@ class Epochs:
                 epoch, done = divmod(began, self.steps)
                 indices, weights = self.order(epoch)
                 if done == 0:
-                    state = state._replace(sums=parallel.replicate(jax.tree.map(np.zeros_like, self.step.initial.sums)))
+                    state = state._replace(
+                        sums=parallel.replicate(jax.tree.map(np.zeros_like, parallel.one_copy(state).sums))
+                    )
                 for steps, after in runner(state, indices[done:], weights[done:]):
                     state = after
                     self._look(state, began, steps, time.perf_counter() - started)

@@ -140,7 +140,9 @@ def fit_together(
             skip, images = partial(skip_step, tags, checkpoints, recipe.on_nan), recipe.batch_size * len(seeds)
             with watched(title, recipe.epochs, steps, first) as (shown, stop):
                 epochs = Epochs(title, step, recipe.epochs, steps, images, order, checkpoints, observers, shown, stop)
-                for epoch in epochs.run(state, step.over(train), carefully_over(step, train, skip)):
+                running = epochs.run(state, step.over(train), carefully_over(step, train, skip))
+                del state  # whose memory the first epoch needs
+                for epoch in running:
                     state = epoch.state
                     each = unstack(state, len(seeds))
                     named = zip(tags, each, strict=True)
@@ -160,11 +162,10 @@ def fit_together(
 def together(steps: Sequence[CompiledStep]) -> CompiledStep:
     """Return the steps of several seeds as one program, whose arrays have a leading axis of seeds."""
     first, stack = steps[0], lambda *leaves: jnp.stack(leaves)
-    initial = jax.tree.map(stack, *(step.initial for step in steps))
     constants = jax.tree.map(stack, *(step.parallel.one_copy(step.constants) for step in steps))
     return replace(
         first,
-        initial=initial,
+        begin=lambda: jax.tree.map(stack, *(step.initial for step in steps)),
         constants=first.parallel.replicate(constants),
         replica=jax.vmap(first.replica),
         batch_axis=1,
@@ -211,8 +212,8 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
     steps = -(-train.size // recipe.batch_size)
 
     def first_step(build: Callable[[int], Module], batch: Tree) -> Tree:
-        _, initial, replica = make_step(build(recipe.seed), task, recipe, steps)
-        return replica(initial, Constants(jax.random.key(0)), batch)
+        _, begin, replica = make_step(build(recipe.seed), task, recipe, steps)
+        return replica(begin(), Constants(jax.random.key(0)), batch)
 
     share = jax.tree.map(
         lambda one: jax.ShapeDtypeStruct((1, recipe.batch_size, *one.shape[1:]), one.dtype), train.spec

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -162,7 +162,7 @@ class CompiledStep:
 
     Attributes:
         network: the structure that is trained.
-        initial: the state before the first step, as one device has it.
+        begin: makes the state before the first step.
         constants: what the step reads, on every device.
         replica: the step of one replica.
         parallel: the devices.
@@ -170,7 +170,7 @@ class CompiledStep:
     """
 
     network: Network
-    initial: TrainState
+    begin: Callable[[], TrainState]
     constants: Constants
     replica: ReplicaStep
     parallel: Parallel
@@ -179,6 +179,11 @@ class CompiledStep:
     @cached_property
     def _compiled(self) -> Any:
         return self.parallel.map(self.replica, axis=self.batch_axis)
+
+    @property
+    def initial(self) -> TrainState:
+        """The state before the first step, as one device has it: made anew, so that a training does not keep it."""
+        return self.begin()
 
     def start(self) -> TrainState:
         """Return the initial state as the step takes it, a copy on every device."""
@@ -216,20 +221,21 @@ def compile_step(
         UserError: the schedule or the accumulation does not fit into the training, or a pattern names no parameter.
     """
     parallel = replace(parallel or Parallel(), barriers=recipe.remat)
-    network, initial, replica = make_step(model, task, recipe, steps_per_epoch)
-    return CompiledStep(network, initial, parallel.replicate(Constants(jax.random.key(recipe.seed))), replica, parallel)
+    network, begin, replica = make_step(model, task, recipe, steps_per_epoch)
+    return CompiledStep(network, begin, parallel.replicate(Constants(jax.random.key(recipe.seed))), replica, parallel)
 
 
 def make_step(
     model: Module, task: Task, recipe: Recipe, steps_per_epoch: int
-) -> tuple[Network, TrainState, ReplicaStep]:
-    """Return the structure, the initial state and the step of one replica; as `compile_step`, but for the devices."""
+) -> tuple[Network, Callable[[], TrainState], ReplicaStep]:
+    """Return the structure, what makes the initial state, and the step of one replica; as `compile_step`."""
     if recipe.sync_batch_norm:
         model = nnx.clone(model)
         share_batch_statistics(model, AXIS)
     optimizer = make_optimizer(recipe, steps_per_epoch, recipe.epochs)
-    network, initial = split_model(model, optimizer, task.logged, recipe.mean, recipe.std)
-    return network, initial, make_train_step(network, optimizer, task, recipe)
+    split = partial(split_model, model, optimizer, task.logged, recipe.mean, recipe.std)
+    network, _ = split()
+    return network, lambda: split()[1], make_train_step(network, optimizer, task, recipe)
 
 
 def identity_of(

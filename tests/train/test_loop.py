@@ -318,6 +318,26 @@ def test_floats_reach_a_network_as_they_are():
     np.testing.assert_allclose(train_step.scale_pixels(jnp.asarray(numbers)), numbers / 255, rtol=1e-6)
 
 
+class Odd(Plain):
+    """Of a shape that no other test has."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.conv, self.dense = nn.Conv(3, 7, 3, rngs=rngs), nn.Linear(252, 4, rngs=rngs)
+
+
+def test_a_training_holds_one_state_beside_the_parameters_it_began_with(tmp_path, one_device):
+    live = []
+
+    class Count(train.Callback):
+        def on_step(self, step, state):
+            jax.block_until_ready(state)
+            live.append(sum(array.shape == (252, 4) for array in jax.live_arrays()))
+
+    fit(tmp_path, one_device, Odd, epochs=2, optimizer="adam", callbacks=[Count()])
+    assert set(live[1:5]) == {4}  # of the model; parameters and both moments of the state
+
+
 def test_the_model_given_stays_usable(tmp_path, one_device):
     model = Plain(nnx.Rngs(0))
     fit(tmp_path, one_device, lambda rngs: model, epochs=1)
