@@ -1,9 +1,11 @@
 """Options as dataclasses: types that say what a value may be, and the check of a dataclass against them."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -32,6 +34,9 @@ AnyInteger = Annotated[int, Range("an integer", lambda value: True)]
 Count = Annotated[int, Range("an integer of at least 1", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Range("an integer of at least 0", lambda value: value >= 0)]
 Seed = Annotated[int, within(0, LAST_SEED)]
+
+
+EXPECTED = {bool: "True or False", str: "text", int: "an integer", float: "a number", Path: "a path"}
 
 
 class Kind(NamedTuple):
@@ -69,23 +74,48 @@ def _kind(hint: Any) -> Kind:
 class Checked:
     """Base of dataclasses of options: each field is checked against its annotation.
 
+    Numbers of NumPy and JAX become Python's, and a path becomes text, or text a path, where that is the field's type.
+
     Raises:
-        UserError: a number is out of its range, or a name is none of the choices.
+        UserError: a value is of another type, a number is out of its range, or a name is none of the choices.
     """
 
     def __post_init__(self) -> None:
         for name, kind in kinds(type(self)).items():
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = _plain(given, kind.type)
+            if value is not given:
+                object.__setattr__(self, name, value)  # before others see it: a frozen dataclass
             if value is None and kind.optional:
                 continue
+            if kind.type in EXPECTED and not kind.range and _is_alone(kind.annotation) and not _is_a(value, kind.type):
+                raise UserError(f"`{name}` must be {EXPECTED[kind.type]}, got {value!r}")
             if kind.choices and value not in kind.choices:
                 raise unknown_name(f"`{name}`", value, kind.choices)
             if kind.range and not (_is_a(value, kind.type) and kind.range.holds(value)):
                 raise UserError(f"`{name}` must be {kind.range.text}, got {value!r}")
 
 
-def _is_a(value: object, kind: type) -> bool:
-    return isinstance(value, Real if kind is float else kind) and not isinstance(value, bool)
+def _is_alone(hint: Any) -> bool:
+    """Return whether a field is of one type, besides None."""
+    whole = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    members = get_args(whole) if get_origin(whole) in (Union, UnionType) else (whole,)
+    return sum(member is not type(None) for member in members) == 1
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Return a single number of NumPy or JAX as Python's, and a path or text as what the field has."""
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return Path(value) if kind is Path and isinstance(value, str) else value
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
+    return isinstance(value, Real if kind is float else get_origin(kind) or kind) and not isinstance(value, bool)
 
 
 def check_applies(config: Any, options: Mapping[str, tuple[str, ...]], what: str, chosen: str) -> None:

@@ -125,6 +125,16 @@ def _orientation(image: Any) -> int:
     return value if isinstance(value, int) else 1
 
 
+def read(encoded: bytes, channels: int, deep: Deep = "refuse") -> Any:
+    """Return an image file as one of Pillow's images of full size, otherwise as `decode`."""
+    from PIL import Image
+
+    if not encoded:
+        raise ValueError("the file is empty")
+    with Image.open(io.BytesIO(encoded), formats=formats()) as file:
+        return _converted(upright(file), MODES[channels], deep)
+
+
 def _converted(image: Any, mode: str, deep: Deep) -> Any:
     from PIL import Image
 

@@ -99,14 +99,14 @@ def from_pretrained(name: str, *, file: str | Path | None = None, **overrides: A
         )
     weights = WEIGHTS[name]
     path = fetch(weights.repository) if file is None else Path(file)
-    model = _without_values(name, overrides)
+    model = without_values(name, overrides)
     load_safetensors(model, path)
     configure(model, weights.settings)
     model.eval()
     return Pretrained(model, weights.preprocess, weights.repository)
 
 
-def _without_values(name: str, overrides: dict[str, Any]) -> Module:
+def without_values(name: str, overrides: dict[str, Any]) -> Module:
     """Build a network with random keys but without initial parameters, which the weights replace."""
     model: Module = nnx.eval_shape(lambda: create_model(name, **overrides))
     keys = jax.jit(lambda: nnx.state(create_model(name, **overrides), nnx.RngState))()
@@ -130,7 +130,8 @@ def fetch(repository: str) -> Path:
     try:
         return Path(hf_hub_download(repository, FILE))
     except Exception as error:  # of several libraries
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}".rstrip(": ")
         raise UserError(
-            f"the Hugging Face hub gave no {FILE} of {repository} ({type(error).__name__}: {error}): is there a "
-            "network? A file that is already here can be given as file=PATH"
+            f"the Hugging Face hub gave no {FILE} of {repository} ({reason}): is there a network? A file that is "
+            "already here is read, too (`file=PATH` in Python)"
         ) from error

@@ -31,8 +31,8 @@ class Preprocess:
     size: int
     crop: float = 0.875
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __call__(self, images: Any) -> jax.Array:
         """Return what the network takes.
@@ -50,14 +50,25 @@ class Preprocess:
         x = jnp.asarray(images)
         if x.ndim != 4 or x.shape[3] != len(self.mean):
             raise UserError(f"expected images (batch, height, width, {len(self.mean)}), got shape {x.shape}")
-        shorter = math.floor(self.size / self.crop)
-        height, width = (
-            shorter if side <= min(x.shape[1:3]) else int(shorter * side / min(x.shape[1:3])) for side in x.shape[1:3]
-        )
+        (height, width), (top, left) = self._places(x.shape[1], x.shape[2])
         x = resize(x, height, width, self.interpolation)
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         x = x[:, top : top + self.size, left : left + self.size]
         return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+
+    def crop_picture(self, picture: Any) -> np.ndarray:
+        """Return one of Pillow's images resized and cropped, not normalised: uint8 (size, size, channels)."""
+        from PIL import Image
+
+        (height, width), (top, left) = self._places(picture.height, picture.width)
+        resized = picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        cropped = resized.crop((left, top, left + self.size, top + self.size))
+        return np.asarray(cropped).reshape(self.size, self.size, -1)
+
+    def _places(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The height and width that an image is resized to, and the top and left of the crop."""
+        shorter, least = math.floor(self.size / self.crop), min(height, width)
+        tall, wide = (shorter if side <= least else int(shorter * side / least) for side in (height, width))
+        return (tall, wide), (round((tall - self.size) / 2), round((wide - self.size) / 2))
 
 
 def resize(x: jax.Array, height: int, width: int, interpolation: str) -> jax.Array:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import export
 
 from cnnjax.errors import UserError
+from cnnjax.interop.preprocess import Preprocess
 from cnnjax.nn import Module, path_name
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -22,8 +23,8 @@ from jax import export
 from PIL import Image, ImageOps
 
 program = export.deserialize(bytearray(Path({file!r}).read_bytes()))
-classes = {classes!r}
-image = ImageOps.fit(Image.open("photo.jpg").convert({mode!r}), ({width}, {height}), Image.Resampling.BILINEAR)
+classes = {classes}
+image = ImageOps.fit(Image.open("photo.jpg").convert({mode!r}), ({width}, {height}), {fit})
 images = np.asarray(image, np.float32).reshape(1, {height}, {width}, {channels}) / 255  # any number of images at once
 logits = jax.jit(program.call)(images)
 print(classes[int(logits[0].argmax())], logits[0])
@@ -76,11 +77,24 @@ def save_npz(model: Module, path: str | Path) -> None:
         raise UserError(f"weights cannot be written to {os.fspath(path)} ({error.strerror})") from error
 
 
-def loader(file: str, classes: list[str], image_shape: tuple[int, int, int]) -> str:
-    """Return a script that classifies photo.jpg with a program that `save_program` has written."""
+def loader(
+    file: str, classes: list[str] | str, image_shape: tuple[int, int, int], preprocess: Preprocess | None = None
+) -> str:
+    """Return a script that classifies photo.jpg with a program that `save_program` has written.
+
+    Args:
+        file: the program.
+        classes: their names, or the file that has one in each line.
+        image_shape: (height, width, channels).
+        preprocess: how an image is resized and cropped; by default it is scaled until it covers the shape.
+    """
     height, width, channels = image_shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")
-    return LOADER.format(file=file, classes=classes, mode=mode, height=height, width=width, channels=channels)
+    listed = f"Path({classes!r}).read_text().splitlines()" if isinstance(classes, str) else repr(classes)
+    fit = f"Image.Resampling.{preprocess.interpolation.upper() if preprocess else 'BILINEAR'}"
+    if preprocess and preprocess.crop < 1:
+        fit += f", {(1 - preprocess.crop) / 2:g}"  # of each side
+    return LOADER.format(file=file, classes=listed, mode=mode, height=height, width=width, channels=channels, fit=fit)
 
 
 def _write(path: str | Path, content: bytes) -> None:

@@ -27,6 +27,15 @@ def save_safetensors(model: Module, path: str | Path) -> None:
         raise UserError(f"weights cannot be written to {path} ({error})") from error
 
 
+def has_settings(path: str | Path) -> bool:
+    """Return whether `save_safetensors` has written a file; False of one that cannot be read."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return SETTINGS in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_safetensors(model: Module, path: str | Path, *, prefix: str | None = None) -> None:
     """Put the arrays of a file that `save_safetensors`, torchvision or timm has written into a model.
 

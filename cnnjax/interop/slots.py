@@ -39,6 +39,19 @@ class Setting(NamedTuple):
     pattern: str = ""
 
 
+class MisfitError(ValueError):
+    """Weights are not those of a network.
+
+    Args:
+        message: what does not fit.
+        shapes: of every array of another shape, its own and the one that the network has.
+    """
+
+    def __init__(self, message: str, shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]):
+        super().__init__(message)
+        self.shapes = shapes
+
+
 def slots(model: Module) -> Iterator[tuple[str, Slot]]:
     """Yield every parameter and statistic with the name of its layer, "layer1.0.conv1"."""
     for path, layer in nnx.iter_modules(model):
@@ -55,7 +68,7 @@ def as_numpy(value: Any) -> np.ndarray:
 def check(
     model: Module, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], hint: str = ""
 ) -> None:
-    """Raise a ValueError that lists what is missing, unknown, of another shape, or not finite numbers.
+    """Raise a MisfitError that lists what is missing, unknown, of another shape, or not finite numbers.
 
     Args:
         model: the network, for the message.
@@ -63,14 +76,13 @@ def check(
         given: the arrays.
         hint: end of the message: what a user can do.
     """
+    shapes = {
+        key: (given[key].shape, shape) for key, shape in expected.items() if key in given and given[key].shape != shape
+    }
     problems = {
         "missing": [key for key in expected if key not in given],
         "not in the model": [key for key in given if key not in expected],
-        "of another shape": [
-            f"{key} {given[key].shape} instead of {shape}"
-            for key, shape in expected.items()
-            if key in given and given[key].shape != shape
-        ],
+        "of another shape": [f"{key} {own} instead of {shape}" for key, (own, shape) in shapes.items()],
         "not all finite numbers": [
             key
             for key, array in given.items()
@@ -80,7 +92,7 @@ def check(
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"these are not the weights of this {type(model).__name__}: {listed}{hint}")
+        raise MisfitError(f"these are not the weights of this {type(model).__name__}: {listed}{hint}", shapes)
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -330,11 +330,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
 WORDS = {  # what follows a command in the help
     "train": "--model NAME --data DATA [--OPTION VALUE ...]",
-    "evaluate": "RUN [--data DATA] [--split test]",
-    "predict": "RUN IMAGE ... [--top K] [--out DIR]",
-    "export": "RUN --to FORMAT --out FILE",
+    "evaluate": "RUN|NAME|FILE [--data DATA] [--split test]",
+    "predict": "RUN|NAME|FILE IMAGE ... [--top K] [--out DIR]",
+    "export": "RUN|NAME|FILE --to FORMAT --out FILE",
     "models": "[PATTERN] [--task TASK]",
-    "summary": "NAME [--image-size N]",
+    "summary": "NAME|RUN [--image-size N]",
     "sweep": "EXPERIMENT --grid OPTION=VALUE,...",
     "submit": "EXPERIMENT --time TIME",
     "publish": "RUN",

@@ -1,11 +1,14 @@
-"""Evaluate the network of a run of train on data.
+"""Evaluate the network of a run of train, of published weights, or of a file of weights on data.
 
     python launch.py evaluate results/runs/RUN                           # the test images of the run's own data
     python launch.py evaluate results/runs/RUN --data path/to/folder --out evaluation
     python launch.py evaluate results/runs/RUN --split validation
+    python launch.py evaluate resnet18 --data path/to/imagenet/val                # needs huggingface_hub
+    python launch.py evaluate weights.pth --model resnet50 --classes names.txt --data path/to/folder
 
-The data must have the classes that the network has learned. With --out the folder gets confusion.png, confusion.csv,
-mistakes.png (the most confident ones) and metrics.json.
+The data must have the classes that the network has learned; for weights from elsewhere some of them are enough, named
+as the network names them, by WordNet identifiers (n01440764), or by numbers. With --out the folder gets confusion.png,
+confusion.csv, mistakes.png (the most confident ones) and metrics.json.
 """
 
 import csv
@@ -18,9 +21,11 @@ from typing import Annotated, Literal
 import tyro
 
 from cnnjax import data, runs, train
+from cnnjax.data.folders import FolderSource, folder_splits
 from cnnjax.data.stream import Stream
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
+from cnnjax.lab.imported import Imported, Origin
 from cnnjax.lab.options import parse
 from cnnjax.lab.training import Config, Reviewed, draw_evaluation, parts_of
 from cnnjax.options import Checked
@@ -32,8 +37,9 @@ MOST_NAMED = 5  # classes that a message names
 class Evaluate(Checked):
     """What is evaluated on what."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
-    """Directory of a run of train, its weights.safetensors, or its name in results/runs."""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|NAME|FILE")] = ""
+    """Directory of a run of train, its weights.safetensors, or its name in results/runs; or the name of a network, for
+    its published weights; or a file of weights, with the options of "origin"."""
     data: str = ""
     """shapes, digits, a TFDS set, or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg; default: that of the run."""
     split: Literal["test", "validation", "train"] = "test"
@@ -48,10 +54,12 @@ class Evaluate(Checked):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the figures."""
-    (options,) = parse("evaluate", __doc__, arguments, Evaluate)
-    trained = trained_of("evaluate", options.run)
+    options, origin = parse("evaluate", __doc__, arguments, Evaluate, Origin)
+    trained = trained_of("evaluate", options.run, origin)
     trained = trained.flipped if options.flip else trained
-    name = options.data or trained.about["data"]["name"]
+    name = options.data or trained.about.get("data", {}).get("name", "")
+    if not name:
+        raise UserError("weights from elsewhere have no data of their own: say on which images with `data`")
     examples, names = load(trained, name, options.split, options.skip_bad)
     task = Reviewed(trained.task.loss, names)
     evaluation = train.evaluate(*trained.split(), task, examples)
@@ -84,6 +92,8 @@ def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple
     Raises:
         UserError: it has other classes, or images of another size or number of channels.
     """
+    if isinstance(trained, Imported):
+        return _for_imported(trained, name, split, skip_bad), trained.classes
     height = trained.image_shape[0]
     is_folder = Path(name).is_dir() or "/" in name
     size = height if is_folder else None
@@ -103,6 +113,26 @@ def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple
         raise UserError(f"{name} has images of {theirs}, the network was trained on {ours} (height, width, channels)")
     training, validation = parts_of(dataset, share)
     return {"train": training, "validation": validation, "test": dataset.test}[split], dataset.class_names
+
+
+def _for_imported(trained: Imported, name: str, split: str, skip_bad: bool) -> Stream:
+    """Return the images as the network takes them, with its labels; a folder of classes without splits is one split."""
+    root, shape = Path(name), trained.image_shape
+    if root.is_dir():
+        names, sources = folder_splits(root)
+        if not (root / "train").is_dir():  # a part was held out
+            files, labels = (sum((getattr(part, key) for part in sources.values()), ()) for key in ("files", "targets"))
+            sources = {split: FolderSource(files, labels)}
+        streams: dict[str, data.Examples] = {
+            part: Stream(source, shape, len(names), 0, len(source), 0, skip_bad) for part, source in sources.items()
+        }
+    else:
+        dataset = data.load(name, image_size=shape[0], stream="always", skip_bad=skip_bad)
+        names, streams = dataset.class_names, {"train": dataset.train, "test": dataset.test}
+    stream = streams.get(split)
+    if not isinstance(stream, Stream):
+        raise UserError(f"{name} has no images of the split {split}: choose another `split`")
+    return trained.prepared(stream, names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
-"""Write the network of a run of train for other programs.
+"""Write the network of a run of train, of published weights, or of a file of weights for other programs.
 
     python launch.py export results/runs/RUN --to stablehlo --out net.stablehlo    # runs with JAX alone
     python launch.py export results/runs/RUN --to torch --out net.pth
     python launch.py export results/runs/RUN --to safetensors --out net.safetensors
     python launch.py export results/runs/RUN --to npz --out net.npz
+    python launch.py export resnet18 --to stablehlo    # published weights; needs huggingface_hub
 
 stablehlo is the whole program, for batches of any size on CPU, GPU and TPU; the command prints ten lines that use it.
 torch is a state dict, and safetensors a file, under the names of torchvision or timm where they have the network; npz
@@ -21,10 +22,12 @@ from cnnjax import interop, train
 from cnnjax.errors import UserError
 from cnnjax.interop.program import loader
 from cnnjax.lab.finished import trained_of
+from cnnjax.lab.imported import Imported, Origin
 from cnnjax.lab.options import parse
 from cnnjax.models.registry import lookup
 from cnnjax.options import Checked
 
+MOST_SHOWN = 20  # classes in a script; more are a file beside the program
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "npz": ".npz", "stablehlo": ".stablehlo"}
 
 
@@ -32,8 +35,9 @@ SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "npz": ".npz", "stab
 class Export(Checked):
     """What is written, and how."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
-    """Directory of a run of train, its weights.safetensors, or its name in results/runs."""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|NAME|FILE")] = ""
+    """Directory of a run of train, its weights.safetensors, or its name in results/runs; or the name of a network, for
+    its published weights; or a file of weights, with the options of "origin"."""
     to: Literal["safetensors", "torch", "npz", "stablehlo"] = "safetensors"
     """Format of the file."""
     out: Path | None = None
@@ -44,8 +48,8 @@ class Export(Checked):
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and say how the file is used."""
-    (options,) = parse("export", __doc__, arguments, Export)
-    trained = trained_of("export", options.run)
+    options, origin = parse("export", __doc__, arguments, Export, Origin)
+    trained = trained_of("export", options.run, origin)
     name = trained.about["model"]
     out = options.out or Path(f"{name}{SUFFIXES[options.to]}")
     if out.is_dir() or not out.parent.is_dir():
@@ -96,4 +100,10 @@ def _npz(trained: train.Trained, out: Path) -> str:
 
 def _stablehlo(trained: train.Trained, out: Path) -> str:
     interop.save_program(trained.model, out, trained.image_shape)
-    return f"To use it:\n\n{loader(str(out), list(trained.classes), trained.image_shape)}"
+    preprocess = trained.preprocess if isinstance(trained, Imported) else None
+    names: list[str] | str = list(trained.classes)
+    if len(names) > MOST_SHOWN:
+        file = out.with_name(f"{out.name}.classes.txt")
+        file.write_text("\n".join(names) + "\n", "utf-8")
+        names = str(file)
+    return f"To use it:\n\n{loader(str(out), names, trained.image_shape, preprocess)}"

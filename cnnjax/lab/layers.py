@@ -2,16 +2,18 @@
 
 python launch.py summary resnet18
 python launch.py summary resnet18 --image-size 64 --classes 10
+python launch.py summary results/runs/RUN
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from flax import nnx
 
-from cnnjax import models
+from cnnjax import models, train
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab.options import parse
 from cnnjax.lab.training import takes_image_size
@@ -22,8 +24,8 @@ from cnnjax.options import Checked, Count
 class Summary(Checked):
     """Which network, and for which images."""
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Network; `models` lists all of them."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME|RUN")] = ""
+    """Network; `models` lists all of them. Or the directory of a run of train, with its classes and images."""
     image_size: Count | None = None
     """Height and width of the images; default: 224, or 32 for networks that are built for one size."""
     classes: Count = 1000
@@ -35,6 +37,10 @@ class Summary(Checked):
 def main(arguments: Sequence[str]) -> int:
     """Print the table."""
     (options,) = parse("summary", __doc__, arguments, Summary)
+    if options.name not in models.list_models() and Path(options.name).exists():
+        trained = train.load(options.name)
+        print(models.summary(trained.model, trained.image_shape))
+        return 0
     if options.name not in models.list_models():
         raise unknown_name("model", options.name, models.list_models())
     fixed = takes_image_size(options.name)

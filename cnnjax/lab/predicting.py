@@ -1,8 +1,10 @@
-"""Classify images with the network of a run of train.
+"""Classify images with the network of a run of train, of published weights, or of a file of weights.
 
     python launch.py predict results/runs/RUN photo.jpg
     python launch.py predict results/runs/RUN photos/ "more/*.png" --top 5 --format csv > predictions.csv
     python launch.py predict results/runs/RUN photos/ --out sheet    # also a picture of the images with their classes
+    python launch.py predict resnet18 photo.jpg                      # ImageNet's classes; needs huggingface_hub
+    python launch.py predict weights.pth photo.jpg --model resnet50 --classes names.txt
 
 An image may have any size: it is scaled until it covers the size that the network was trained on, and cropped to its
 middle, as the images of `evaluate` are. Of a run that is not finished the best network so far predicts.
@@ -27,6 +29,7 @@ from cnnjax.data.decode import suffixes
 from cnnjax.data.folders import printable
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
+from cnnjax.lab.imported import Origin
 from cnnjax.lab.options import parse
 from cnnjax.options import Checked, Count
 
@@ -41,8 +44,9 @@ AT_ONCE = 64  # images in memory
 class Predict(Checked):
     """What is classified, and how it is said."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
-    """Directory of a run of train, its weights.safetensors, or its name in results/runs."""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|NAME|FILE")] = ""
+    """Directory of a run of train, its weights.safetensors, or its name in results/runs; or the name of a network, for
+    its published weights; or a file of weights, with the options of "origin"."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
     """Image files; folders, with all images in them and in their folders; or patterns such as "photos/*.jpg"."""
     top: Count = 3
@@ -66,8 +70,8 @@ class Row(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Predict, and print the classes."""
-    (options,) = parse("predict", __doc__, arguments, Predict)
-    trained = trained_of("predict", options.run)
+    options, origin = parse("predict", __doc__, arguments, Predict, Origin)
+    trained = trained_of("predict", options.run, origin)
     trained = trained.flipped if options.flip else trained
     files = find_images(options.images)
     rows, shown = list[Row](), list[np.ndarray]()
@@ -134,7 +138,7 @@ def predicted(
                 if not skip_bad:
                     raise UserError(f"{error}: repair it, or leave it out with `skip_bad`") from error
                 log.warning("skipped: %s", error)
-        found = trained.predict(list(images.values())).probabilities
+        found = trained.probabilities(np.stack([*images.values()])) if images else ()
         for (file, image), scores in zip(images.items(), found, strict=True):
             best = np.argsort(-scores, kind="stable")[:top]
             yield Row(printable(file), tuple((trained.classes[k], float(scores[k])) for k in best)), image

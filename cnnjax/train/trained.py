@@ -81,7 +81,7 @@ class Trained:
             UserError: there is no such file, it is no image, an array has another number of channels, or floats are
                 outside [0, 1].
         """
-        found = [self._probabilities(np.stack(part)) for part in _chunks(self._fitted(images))]
+        found = [self.probabilities(np.stack(part)) for part in _chunks(self._fitted(images))]
         probabilities = np.concatenate(found) if found else np.zeros((0, len(self.classes)), np.float32)
         return Predictions(tuple(self.classes[k] for k in probabilities.argmax(1)), probabilities)
 
@@ -94,20 +94,29 @@ class Trained:
         if isinstance(image, str | os.PathLike):
             try:
                 encoded = Path(image).read_bytes()
-                return decode(encoded, self.image_shape, self.about.get("deep", "refuse")) / np.float32(255)
+                return self._decoded(encoded) / np.float32(255)
             except OSError as error:
                 reason = error.strerror or "no image of a known format"
                 raise UserError(f"{os.fspath(image)} is no image that can be read ({reason})") from error
             except Exception as error:  # Pillow raises many kinds for damaged files
                 raise UserError(f"{os.fspath(image)} is no image that can be read ({error})") from error
-        return cover(np.asarray(image), self.image_shape)
+        return self._covered(np.asarray(image))
+
+    def _decoded(self, encoded: bytes) -> np.ndarray:
+        """A file as uint8 of the network's size."""
+        return decode(encoded, self.image_shape, self.about.get("deep", "refuse"))
+
+    def _covered(self, image: np.ndarray) -> np.ndarray:
+        """An array as float32 of the network's size, in [0, 1]."""
+        return cover(image, self.image_shape)
 
     def _fitted(self, images: Any) -> Iterator[np.ndarray]:
         """Yield every image at the network's size."""
         one = isinstance(images, str | os.PathLike) or (hasattr(images, "ndim") and np.ndim(images) == 3)
         yield from map(self.fit_image, [images] if one else images)
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return those of all classes for images as `fit_image` makes them, (batch, *image_shape)."""
         missing = -len(images) % BATCH if len(images) > 1 else 0  # so that two programs are compiled, not one a size
         padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
         return np.asarray(self._compiled(padded))[: len(images)]
