@@ -18,7 +18,7 @@ from cnnjax.data import Examples
 from cnnjax.errors import RunError, unknown_name
 from cnnjax.models import layer_rows
 from cnnjax.nn import Module
-from cnnjax.runs import processes
+from cnnjax.runs import compilation, processes
 from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import peak_flops
 from cnnjax.runs.metrics import InMemory, Recorder, read_history
@@ -118,7 +118,10 @@ def fit(
 
 
 class Epoch(NamedTuple):
-    """The end of an epoch: the state as one device has it, and what the process needed since it began or resumed it."""
+    """The end of an epoch: the state as one device has it, and what the process needed since it began or resumed it.
+
+    Seconds of compilation are left out.
+    """
 
     number: int
     state: TrainState
@@ -174,7 +177,7 @@ class Epochs:
         state = parallel.replicate(state)
         while at < self.count * self.steps and not (at % self.steps == 0 and self.is_over(at // self.steps)):
             for runner in (advance, careful):
-                began, started = at, time.perf_counter()
+                began, started = at, _steps_clock()
                 epoch, done = divmod(began, self.steps)
                 indices, weights = self.order(epoch)
                 if done == 0:
@@ -183,11 +186,11 @@ class Epochs:
                     )
                 for steps, after in runner(state, indices[done:], weights[done:]):
                     state = after
-                    self._look(state, began, steps, time.perf_counter() - started)
+                    self._look(state, began, steps, _steps_clock() - started)
                     if self.wishes.signum is not None:
                         break
                 jax.block_until_ready(state)
-                seconds = time.perf_counter() - started
+                seconds = _steps_clock() - started
                 if is_finite(parallel.one_copy(state)):
                     break
                 at, state = self._last_finite(epoch + 1)  # the careful run then finds the step that is not finite
@@ -224,6 +227,11 @@ class Epochs:
             raise RunError(f"{self.title}: the parameters are not finite before the first step")
         log.warning("%s: not finite in epoch %d; step by step from step %d on", self.title, epoch, count_steps(good))
         return count_steps(good), self.step.parallel.replicate(good)
+
+
+def _steps_clock() -> float:
+    """A clock in seconds that stands still while something is compiled, so that steps alone are timed."""
+    return time.perf_counter() - compilation.seconds()
 
 
 # ---------------------------------------------------------------- parts of a training, of one seed or of several

@@ -70,9 +70,8 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(weights, folder):
     """Class probabilities of every photograph, by torchvision."""
-    import torch
-
     from experiments.bench import torchvision_without_ops  # noqa: F401, I001
+    import torch
     from torchvision import models as theirs
     from torchvision import transforms
 
