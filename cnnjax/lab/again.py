@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> list[str]:
     """Return the claims whose stored runs are wanted anew."""
     parser = _Parser(
-        prog=f"{workspace.find().command} verify", description=HELP, formatter_class=argparse.RawTextHelpFormatter
+        prog=f"{workspace.find().typed} verify", description=HELP, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
         "--again",
@@ -59,7 +59,7 @@ def _last_verdicts(results: Path) -> list[Claim]:
     path = results / "claims.json"
     stored = read_json(path)
     if stored is None:
-        raise UserError(f"there is no {path}, which names the runs: {workspace.find().command} verify writes it")
+        raise UserError(f"there is no {path}, which names the runs: {workspace.find().typed} verify writes it")
     with reading(path):
         return [from_json(row) for of_one in stored.values() for row in of_one["claims"]]
 
@@ -75,7 +75,7 @@ def _measured_by(id: str, known: Sequence[Claim]) -> list[str]:
             f"{id} is computed anew by every verify: `again` takes claims about stored runs ({', '.join(others)})"
         )
     for bench in (name for name in measured_by if " " in name):
-        raise UserError(f"{id} is about a benchmark: {workspace.find().command} {bench} measures it anew")
+        raise UserError(f"{id} is about a benchmark: {workspace.find().typed} {bench} measures it anew")
     return measured_by
 
 
@@ -84,7 +84,7 @@ def _command(results: Path, name: str) -> tuple[list[str], Path]:
     path = results / name / "summary.json"
     summary = read_json(path)
     if summary is None:
-        raise UserError(f"{name} has no published run: {workspace.find().command} {name}, then publish its directory")
+        raise UserError(f"{name} has no published run: {workspace.find().typed} {name}, then publish its directory")
     with reading(path):
         words = shlex.split(command(name, experiments.load(name).Config, summary["config"]))
     options = words[len(shlex.split(workspace.find().command)) + 1 :]

@@ -207,7 +207,7 @@ def usage() -> str:
         if name in OF_A_CHECKOUT and not workspace.find().experiments:
             continue
         rows[f"{name} {WORDS.get(name, '')}"] = (function.__doc__ or "").partition("\n")[0]
-    return "\n".join(f"  {workspace.find().command} {words:<43} {what}" for words, what in rows.items())
+    return "\n".join(f"  {workspace.find().typed} {words:<43} {what}" for words, what in rows.items())
 
 
 def list_experiments(arguments: list[str]) -> int:
@@ -267,7 +267,7 @@ def publish(arguments: list[str]) -> int:
 
     place = workspace.find()
     if len(arguments) != 1:
-        raise UserError(f"publish takes one run directory, got {arguments}: {place.command} publish results/runs/RUN")
+        raise UserError(f"publish takes one run directory, got {arguments}: {place.typed} publish results/runs/RUN")
     source = Path(arguments[0])
     print(f"published {source} to {published.publish(place.results, source)}")
     return 0

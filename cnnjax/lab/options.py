@@ -67,10 +67,10 @@ def parse(command: str, description: str | None, arguments: Sequence[str], *part
         SystemExit: --help is given, or tyro cannot parse the arguments and has said why.
         UserError: a dataclass refuses the values.
     """
-    description = (description or "").strip()
-    return _instances(
-        _cli(parts, args=arguments, prog=f"{workspace.find().command.split()[-1]} {command}", description=description)
-    )
+    typed = workspace.find().typed
+    description = (description or "").strip().replace("python launch.py", typed)
+    program = f"{typed.removeprefix('python ') if typed.endswith('.py') else typed} {command}"
+    return _instances(_cli(parts, args=arguments, prog=program, description=description))
 
 
 def parse_known(arguments: Sequence[str], *parts: type) -> tuple[tuple[Any, ...], list[str]]:
@@ -217,4 +217,4 @@ def find_run(name: str, config: Any, directory: Directory, execution: Execution)
 def resuming(arguments: Sequence[str]) -> str:
     """Return the command with these arguments that resumes what they began: without --overwrite."""
     words = [argument for argument in arguments if argument != "--overwrite"]
-    return f"{workspace.find().command} {shlex.join(words)}"
+    return f"{workspace.find().typed} {shlex.join(words)}"

@@ -13,7 +13,7 @@ class Workspace(NamedTuple):
     Attributes:
         root: the folder.
         launcher: program and first arguments of a process that runs a command.
-        command: what a person types before a command.
+        command: what a person types before a command, as reports print it.
         experiments: folders whose files are experiments.
     """
 
@@ -21,6 +21,14 @@ class Workspace(NamedTuple):
     launcher: tuple[str, ...]
     command: str
     experiments: tuple[Path, ...] = ()
+
+    @property
+    def typed(self) -> str:
+        """What this process was started with, which its messages and its help repeat."""
+        started = Path(sys.argv[0]) if sys.argv else Path()
+        if started.name == "__main__.py" and started.parent.name == "cnnjax":
+            return "python -m cnnjax"
+        return "cnnjax" if started.stem.removesuffix("-script") == "cnnjax" else self.command
 
     @property
     def results(self) -> Path:

@@ -9,9 +9,9 @@ import pytest
 
 from cnnjax import data, options, tasks, train
 from cnnjax.errors import UserError
-from cnnjax.lab import experiments
+from cnnjax.lab import app, experiments
 from cnnjax.lab.app import benches
-from cnnjax.lab.options import Directory, Execution, describe, find_run, parse, with_flags
+from cnnjax.lab.options import Directory, Execution, describe, find_run, parse, resuming, with_flags
 from cnnjax.lab.slurm import Slurm
 from cnnjax.lab.sweep import Sweep
 from cnnjax.options import Checked, Count, kinds
@@ -159,3 +159,26 @@ def test_another_folder_of_the_same_name_is_another_run(tmp_path):
         config = COMMANDS["fcn-vs-cnn"](data=str(tmp_path))
         paths.add(find_run("fcn-vs-cnn", config, Directory(), Execution()).path)
     assert len(paths) == 2
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        ("/usr/bin/cnnjax", "cnnjax"),
+        (r"C:/Scripts/cnnjax.exe", "cnnjax"),
+        ("/lib/cnnjax/__main__.py", "python -m cnnjax"),
+        ("launch.py", "python launch.py"),
+        ("/lib/other/__main__.py", "python launch.py"),
+    ],
+)
+def test_messages_and_help_name_the_program_as_it_was_started(started, typed, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [started])
+    assert resuming(["train", "--overwrite"]) == f"{typed} train"
+    assert app.main(["help"]) == 0
+    assert f"\n  {typed} train " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        app.main(["predict", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"usage: {typed.replace('python launch.py', 'launch.py')} predict" in printed
+    assert f"{typed} predict results/runs/RUN photo.jpg" in printed
+    assert (typed == "python launch.py") == ("launch.py" in printed)
