@@ -1,6 +1,7 @@
 """Data sets by name or folder, in memory or as a stream."""
 
 import contextlib
+import difflib
 import hashlib
 import logging
 import os
@@ -64,7 +65,7 @@ class Source(Checked):
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     image_size: int | None = None,
     stream: Streaming = "auto",
@@ -101,6 +102,7 @@ def load(
         UserError: an argument is out of range, or there is no such data set, or it cannot be loaded; the message says
             what to do.
     """
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     source = Source(name, image_size, stream, workers, skip_bad, deep, validation_split)  # checks the arguments
     if is_folder(name):
         return _load_folder(Path(name), source)
@@ -153,7 +155,10 @@ def is_folder(name: str) -> bool:
 def _load_folder(root: Path, options: Source) -> Dataset:
     shown, size, stream = printable(root), options.image_size, options.stream
     if not root.is_dir():
-        raise UserError(f"{shown} is no folder: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
+        beside = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
+        near = difflib.get_close_matches(root.name, beside, 1)
+        hint = f" (did you mean {printable(root.parent / near[0])}?)" if near else ""
+        raise UserError(f"{shown} is no folder{hint}: expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
     if size is None:
         raise UserError(f"images of a folder, such as {shown}, are resized to one size: add `image_size=64`")
     names, splits = folder_splits(root, options.validation_split)

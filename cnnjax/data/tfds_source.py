@@ -117,10 +117,11 @@ def _builder(tfds: ModuleType, name: str) -> Any:
     try:
         return tfds.builder(name, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError:
-        known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits"}
-        error = unknown_name("data set", name, known)
+        folders = {path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")}
+        known = {*tfds.list_builders(with_community_datasets=False), "shapes", "digits", *folders}
+        error = f"{unknown_name('data set', name, known)}.".replace("?.", "?")
         raise UserError(
-            f"{error}. Sets without a download are shapes and digits, others TFDS's, such as cifar10; no folder is "
+            f"{error} Sets without a download are shapes and digits, others TFDS's, such as cifar10; no folder is "
             "here under that name"
         ) from None
     except Exception as error:  # the data set's own code and damaged files raise many kinds

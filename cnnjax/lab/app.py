@@ -315,9 +315,9 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_experiments,
     "train": train,
-    "evaluate": _of_module("evaluating", "Evaluate the network of a run of train on data."),
-    "predict": _of_module("predicting", "Classify images with the network of a run of train."),
-    "export": _of_module("exporting", "Write the network of a run of train for other programs."),
+    "evaluate": _of_module("evaluating", "Evaluate a trained network on data."),
+    "predict": _of_module("predicting", "Classify images with a trained network."),
+    "export": _of_module("exporting", "Write a trained network for other programs."),
     "models": _of_module("zoo", "List the networks."),
     "summary": _of_module("layers", "Print the layers of a network with their shapes and parameters."),
     "sweep": _of_module("sweep", "Run every cell of a grid of options; --help says more."),
@@ -329,10 +329,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
 WORDS = {  # what follows a command in the help
-    "train": "--model NAME --data DATA [--OPTION VALUE ...]",
-    "evaluate": "RUN|NAME|FILE [--data DATA] [--split test]",
-    "predict": "RUN|NAME|FILE IMAGE ... [--top K] [--out DIR]",
-    "export": "RUN|NAME|FILE --to FORMAT --out FILE",
+    "train": "--model NAME --data DATA ...",
+    "evaluate": "RUN|NAME|FILE [--data DATA]",
+    "predict": "RUN|NAME|FILE IMAGE ...",
+    "export": "RUN|NAME|FILE --to FORMAT",
     "models": "[PATTERN] [--task TASK]",
     "summary": "NAME|RUN [--image-size N]",
     "sweep": "EXPERIMENT --grid OPTION=VALUE,...",

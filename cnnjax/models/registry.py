@@ -113,6 +113,5 @@ def create_model(
         TypeError: the architecture has no such override.
     """
     build = lookup(name).build
-    integer("num_classes", num_classes, 1)
-    integer("in_channels", in_channels, 1)
+    num_classes, in_channels = integer("num_classes", num_classes, 1), integer("in_channels", in_channels, 1)
     return build(num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **overrides)

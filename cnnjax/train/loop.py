@@ -26,6 +26,7 @@ from cnnjax.runs.processes import Wishes
 from cnnjax.runs.progress import Display, Silent, display
 from cnnjax.runs.signals import StopRequest, deferred_signals, interrupted
 from cnnjax.tasks import Task
+from cnnjax.train.arguments import check_kinds
 from cnnjax.train.callbacks import Callback, EpochEnd, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
 from cnnjax.train.checks import check_data, order_of
@@ -71,10 +72,12 @@ def fit(
         callbacks: observers, beside those of the run.
 
     Raises:
-        UserError: data, network, batch size, schedule and devices do not go together, or the run is of something else.
+        UserError: an argument is of another kind; data, network, batch size, schedule and devices do not go together;
+            or the run is of something else.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; with a run the state is saved.
     """
+    check_kinds(model, task, recipe, train, validation, run)
     parallel = parallel or Parallel()
     check_data(recipe, train, validation, parallel)
     learned, order = task.for_training(train), order_of(task, recipe, train)

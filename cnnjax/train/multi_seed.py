@@ -212,8 +212,10 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
     steps = -(-train.size // recipe.batch_size)
 
     def first_step(build: Callable[[int], Module], batch: Tree) -> Tree:
-        _, begin, replica = make_step(build(recipe.seed), task, recipe, steps)
-        return replica(begin(), Constants(jax.random.key(0)), batch)
+        network, begin, replica = make_step(build(recipe.seed), task, recipe, steps)
+        initial = begin()
+        check_targets(network, initial, task, train)
+        return replica(initial, Constants(jax.random.key(0)), batch)
 
     share = jax.tree.map(
         lambda one: jax.ShapeDtypeStruct((1, recipe.batch_size, *one.shape[1:]), one.dtype), train.spec

@@ -1,7 +1,9 @@
 """Options that do not go with a network or its images are refused before anything is trained or written."""
 
 import re
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -39,7 +41,7 @@ def check(network, data=None, **options):
     ("network", "options", "message"),
     [
         (Plain, {"augment": "random-crop:size=7"}, "plain cannot be trained on images of 8x8x3 with `augment='ra"),
-        (Single, {}, "other cannot be trained .* Classification .logits must have at least two classes"),
+        (Single, {}, "other: the data has labels from 0 to 3, but the network has 1 output, for labels from 0 to 1"),
         (Small, {"augment": "random-crop:size=20"}, r"plain: size=20: larger .*; `augment` is 'random-crop:size=20'$"),
         (Small, {"freeze": "norm"}, "plain: unknown parameter or layer 'norm': there are conv, dense$"),
         (Single, {"lr_factors": "dense=2 norm=0.1"}, "or layer that is not frozen 'norm': there are conv, dense$"),
@@ -62,6 +64,12 @@ def test_colours_of_grey_images_are_refused():
     check(Grey, grey)
     with pytest.raises(UserError, match=re.escape("other: images: expected three channels, red, green and blue")):
         check(Grey, grey, augment="hue")
+
+
+def test_labels_that_a_network_has_no_output_for_are_refused():
+    many = Split(images(72).images, np.where(np.arange(72) == 71, 12, images(72).labels))
+    with pytest.raises(UserError, match=r"^other: the data has labels from 0 to 12, but the network has \d+ outputs"):
+        check(Plain, many)
 
 
 def test_a_stream_of_seeds_in_one_program_is_refused():
@@ -94,3 +102,79 @@ def test_a_single_output_tells_two_classes_apart(loss, middle, one_device):
     expected = [[np.sum((data.labels == row) & (above == column)) for column in (0, 1)] for row in (0, 1)]
     np.testing.assert_array_equal(evaluation.sums["confusion"], expected)
     assert evaluation.figures["accuracy"] == pytest.approx(np.mean(above == data.labels))
+
+
+class Pair(NamedTuple):
+    """What is passed in the place of something else."""
+
+    train: Split
+    test: Split
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"train": Pair(images(8), images(8))},
+            "`train` must be examples .*, got Pair: give its train",
+        ),
+        (
+            {"train": np.zeros((8, 8, 8, 3))},
+            "`train` must be examples .*, got ndarray: data.Split",
+        ),
+        ({"validation": "digits"}, "`validation` must be examples .a Split or a Stream. or None, got str: data.load"),
+        ({"task": tasks.Classification}, r"`task` must be a task, got the class Classification: .*Classification\(\)"),
+        ({"task": "classification"}, "`task` must be a task, got str: tasks.Classification.. makes one"),
+        ({"recipe": {"epochs": 3}}, r"`recipe` must be a train.Recipe, got dict: .*Recipe\(epochs=.*"),
+        ({"run": "results/mine"}, r"`run` must be a runs.Run, got str: runs.Run\(Path\('results/mine'\)\)"),
+        ({"model": "resnet18"}, r"`model` must be a network, a Flax NNX module, got str: models.create_model"),
+        ({"model": Plain}, "`model` must be a network, a Flax NNX module, got the class Plain"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_their_names(changed, message):
+    arguments = {"model": Plain(nnx.Rngs(0)), "task": TASK, "recipe": train.Recipe(epochs=1, batch_size=8)}
+    arguments |= {"train": images(8), "validation": None}
+    with pytest.raises(UserError, match=message):
+        train.fit(**(arguments | changed))
+
+
+def test_arrays_of_other_sizes_and_shapes_are_refused():
+    with pytest.raises(UserError, match="`labels` must be one for each of the 8 images, got 5"):
+        Split(np.zeros((8, 4, 4, 3), np.uint8), np.zeros(5, np.int32))
+    with pytest.raises(UserError, match=r"`images` must be .size, height, width, channels., got shape .8, 4, 4."):
+        Split(np.zeros((8, 4, 4), np.uint8))
+
+
+class Flax(nnx.Module):
+    """A network of Flax's own layers."""
+
+    def __init__(self, rngs):
+        self.conv, self.norm = nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        self.dropout, self.head = nnx.Dropout(0.1, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(nnx.relu(self.norm(self.conv(x))).mean((1, 2))))
+
+
+def test_a_network_of_plain_flax_modules_trains_as_by_hand(one_device):
+    """Two steps of SGD: the same outputs as after a loop of a person's own."""
+    examples, rate, model = images(32), 0.1, Flax(nnx.Rngs(0))
+    model.dropout.rate = 0.0
+    by_hand = nnx.clone(model)
+    recipe = train.Recipe(epochs=2, batch_size=32, optimizer="sgd", lr=rate)
+    fit = train.fit(model, TASK, recipe, examples, None, parallel=one_device)
+    batch, labels = np.float32(examples.images) / 255, examples.labels
+
+    @nnx.jit
+    def step(network):
+        def loss(network):
+            return -nnx.log_softmax(network(batch))[np.arange(32), labels].mean()
+
+        gradients = nnx.grad(loss)(network)
+        nnx.update(network, jax.tree.map(lambda p, g: p - rate * g, nnx.state(network, nnx.Param), gradients))
+
+    by_hand.train()
+    for _ in range(recipe.epochs):
+        step(by_hand)
+    by_hand.eval()
+    np.testing.assert_allclose(fit.model()(batch), by_hand(batch), atol=2e-5)
