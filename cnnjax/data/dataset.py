@@ -67,7 +67,7 @@ class Split:
         keypoints: float32 (size, points, 3), as `Sample` has them.
 
     Raises:
-        UserError: the images are of another type or shape, or floats out of [0, 1], or there are more or fewer targets.
+        UserError: the images are of another type, or floats out of [0, 1], or there are more or fewer targets.
     """
 
     images: np.ndarray
@@ -77,8 +77,6 @@ class Split:
     keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4:
-            raise UserError(f"`images` must be (size, height, width, channels), got shape {self.images.shape}")
         for name, array in self.arrays.items():
             if len(array) != self.size:
                 raise UserError(f"`{name}` must be one for each of the {self.size} images, got {len(array)}")
