@@ -11,7 +11,7 @@ from cnnjax.lab import app
 from tests.lab.own_data import make_folder
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text()
-COMMANDS = re.findall(r"^    python launch\.py (.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^    python launch\.py (.*)$", PAGE.partition("## Weights that you did")[0], re.MULTILINE)
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SMALLER = {"resnet18": "lecture-cnn", "epochs=20": "epochs=1", "--epochs 20": "--epochs 1 --batch-size 16"}
 

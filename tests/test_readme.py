@@ -22,13 +22,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.processes
-def test_the_package_is_used_as_shown(tmp_path, monkeypatch):
+def test_the_package_is_used_as_shown(tmp_path, monkeypatch, capsys):
     (block,) = BLOCKS
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["slope"].shape == (3, 3, 8, 4)
-    assert names["fit"].history["train/loss"][0] < 3
+    assert float(capsys.readouterr().out.split()[-1]) > 0.95
     assert not list(tmp_path.iterdir())
 
 
