@@ -22,7 +22,7 @@ import tyro
 
 from cnnjax import data, runs, train
 from cnnjax.data.folders import FolderSource, folder_splits
-from cnnjax.data.stream import Stream
+from cnnjax.data.stream import Labelled, Stream
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.imported import Imported, Origin
@@ -124,7 +124,8 @@ def _for_imported(trained: Imported, name: str, split: str, skip_bad: bool) -> S
             files, labels = (sum((getattr(part, key) for part in sources.values()), ()) for key in ("files", "targets"))
             sources = {split: FolderSource(files, labels)}
         streams: dict[str, data.Examples] = {
-            part: Stream(source, shape, len(names), 0, len(source), 0, skip_bad) for part, source in sources.items()
+            part: Stream(source, Labelled(shape, len(names)), 0, len(source), skip_bad=skip_bad)
+            for part, source in sources.items()
         }
     else:
         dataset = data.load(name, image_size=shape[0], stream="always", skip_bad=skip_bad)

@@ -1,6 +1,5 @@
 """Networks whose weights come from elsewhere: published ones by their name, and files without a `model.json`."""
 
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from PIL import Image
 
 from cnnjax import interop, models, train
 from cnnjax.data.decode import MODES, Deep, read
-from cnnjax.data.stream import Source, Stream
+from cnnjax.data.stream import Labelled, Record, Stream
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.interop import imagenet
 from cnnjax.interop.hub import WEIGHTS, without_values
@@ -96,9 +95,12 @@ class Imported(train.Trained):
 
     def prepared(self, stream: Stream, names: tuple[str, ...]) -> Stream:
         """Return a stream's images as this network takes them, with its labels, whatever the stream's classes are."""
-        labels = self.labels_of(names)
-        source = Prepared(stream.source, self.preprocess, labels, self.image_shape[2], stream.deep)
-        return replace(stream, source=source, image_shape=self.image_shape, classes=len(self.classes))
+        reader = stream.reader
+        deep: Deep = reader.deep if isinstance(reader, Labelled) else "refuse"
+        ours = Prepared(
+            self.image_shape, len(self.classes), deep, preprocess=self.preprocess, labels=self.labels_of(names)
+        )
+        return replace(stream, reader=ours)
 
     def labels_of(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """Return the network's label of each name: of a class, of its WordNet identifier, or its number.
@@ -118,32 +120,25 @@ class Imported(train.Trained):
         return tuple(known[name] for name in names)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Images of a stream's source, prepared for a network and encoded again without loss."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Labelled):
+    """Reads images as weights from elsewhere expect them.
 
-    source: Source
+    Attributes:
+        preprocess: how they are resized and cropped.
+        labels: the network's label for each of the data.
+    """
+
     preprocess: interop.Preprocess
     labels: tuple[int, ...]
-    channels: int
-    deep: Deep
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        encoded, label = self.source.read(index)
-        pixels = self.preprocess.crop_picture(read(encoded, self.channels, self.deep))
-        return _as_tiff(pixels), self.labels[label]
-
-
-def _as_tiff(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "TIFF")
-    return file.getvalue()
+    def read(self, record: Record) -> dict[str, Any]:
+        picture, label = read(record["image"], self.image_shape[2], self.deep), int(record["label"])
+        known = 0 <= label < len(self.labels)  # `check` refuses others
+        return {
+            "images": self.preprocess.crop_picture(picture),
+            "labels": np.int32(self.labels[label] if known else -1),
+        }
 
 
 # ---------------------------------------------------------------- by name, or from a file

@@ -37,6 +37,7 @@ from cnnjax.lab.slurm import Slurm, joining, make_executor, queued, script, subm
 from cnnjax.lab.sweep_report import STATE, value_of, write_report, write_state
 from cnnjax.lab.terminal import problem
 from cnnjax.options import Checked, Count
+from cnnjax.runs.progress import number
 from cnnjax.runs.signals import deferred_signals
 
 LINES = 8  # of a failed cell's log that are shown
@@ -226,7 +227,7 @@ def _outcome(cell: Cell, code: int | None, folder: Path, metric: str | None) -> 
     if cell.status != "finished":
         return {"running": "started"}.get(cell.status, cell.status)
     path, value = value_of(cell, metric)
-    result = "" if value is None else f", {path} {value:.5g}"
+    result = "" if value is None else f", {path} {number(value)}"
     return f"finished in {cell.summary()['seconds']:.0f} s{result}"
 
 
