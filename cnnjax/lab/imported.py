@@ -4,10 +4,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -20,14 +18,13 @@ from cnnjax.interop.hub import WEIGHTS, without_values
 from cnnjax.interop.safetensors import has_settings
 from cnnjax.interop.slots import MisfitError
 from cnnjax.lab.training import takes_image_size
-from cnnjax.nn import Module
-from cnnjax.options import Checked, Count, Range
+from cnnjax.nn import Module, normalized
+from cnnjax.options import Checked, Count
+from cnnjax.train.recipe import check_normalization
 from cnnjax.train.trained import cover
 
 log = logging.getLogger(__name__)
 
-MEANS = Range("numbers from 0 to 1, one for each channel", lambda given: all(0 <= value <= 1 for value in given))
-STDS = Range("numbers larger than 0, one for each channel", lambda given: all(value > 0 for value in given))
 SUFFIXES = {".safetensors": interop.load_safetensors} | dict.fromkeys(
     (".pth", ".pt", ".bin", ".ckpt", ".tar"), interop.load_pth
 )
@@ -44,29 +41,19 @@ class Origin(Checked):
     there are 1,000, else numbers."""
     image_size: Count | None = None
     """Height and width of what the network sees of an image; default: as published weights of the network."""
-    mean: Annotated[tuple[float, ...], MEANS] | None = None
-    """Subtracted from each channel, from 0 to 1; default: as published weights of the network."""
-    std: Annotated[tuple[float, ...], STDS] | None = None
-    """Each channel is then divided by this; default: as published weights of the network."""
+    mean: tuple[float, ...] | None = None
+    """Of each channel, or one number for all: what the network takes is (image - mean) / std, for images in [0, 1];
+    default: as published weights of the network."""
+    std: tuple[float, ...] | None = None
+    """Of each channel, or one number for all, with `mean`; default: as published weights of the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
-            raise UserError("`mean` and `std` go together, with as many numbers each as the images have channels")
+        check_normalization(self)
 
     def given(self) -> list[str]:
         """Return the options that are not left at their defaults."""
         return [name for name, value in vars(self).items() if value not in (None, "")]
-
-
-class Normalized(Module):
-    """A network behind `(images - mean) / std`, so that it takes images in [0, 1]."""
-
-    def __init__(self, network: Module, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.network, self.mean, self.std = network, mean, std
-
-    def __call__(self, x: jax.Array) -> Any:
-        return self.network((x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +61,9 @@ class Imported(train.Trained):
     """A network with weights from elsewhere, which prepares images as these expect them.
 
     Attributes:
-        network: without the normalisation that `model` begins with.
         preprocess: the size, crop and normalisation.
     """
 
-    network: Module
     preprocess: interop.Preprocess
 
     def _decoded(self, encoded: bytes) -> np.ndarray:
@@ -153,7 +138,9 @@ def by_name(name: str, origin: Origin) -> Imported:
     if origin.model:
         raise UserError(f"`model` is for a file of weights: {name} is the name of a network itself")
     pretrained = interop.from_pretrained(name)
-    return _imported(name, pretrained.model, {"num_classes": imagenet.CLASSES}, pretrained.preprocess, origin)
+    size = origin.image_size or pretrained.preprocess.size
+    arguments = {"num_classes": imagenet.CLASSES}
+    return _imported(name, pretrained.model, arguments, replace(pretrained.preprocess, size=size), origin)
 
 
 def from_file(path: Path, origin: Origin) -> Imported:
@@ -172,7 +159,7 @@ def from_file(path: Path, origin: Origin) -> Imported:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no file of weights by its name: expected one that ends in {', '.join(SUFFIXES)}")
     preprocess = _preprocess(path, origin)
-    arguments: dict[str, Any] = {"num_classes": imagenet.CLASSES, "in_channels": len(preprocess.mean)}
+    arguments: dict[str, Any] = {"num_classes": imagenet.CLASSES, "in_channels": 3}
     if takes_image_size(origin.model):
         arguments["image_size"] = preprocess.size
     model, arguments = _filled(path, origin.model, arguments)
@@ -180,33 +167,32 @@ def from_file(path: Path, origin: Origin) -> Imported:
 
 
 def _preprocess(path: Path, origin: Origin) -> interop.Preprocess:
-    """What is known of how images are prepared, before the options have their say."""
-    if path.suffix == ".safetensors" and has_settings(path):  # written here, for images in [0, 1]
-        if origin.image_size is None:
-            raise UserError(f"{path} does not say for which images it is: add `image_size=64` or whichever it is")
-        mean = origin.mean or (0.0, 0.0, 0.0)
-        return interop.Preprocess(origin.image_size, 1.0, "bilinear", mean, origin.std or (1.0,) * len(mean))
-    published = WEIGHTS[origin.model].preprocess if origin.model in WEIGHTS else interop.Preprocess(224)
-    return _changed(published, origin)
-
-
-def _changed(preprocess: interop.Preprocess, origin: Origin) -> interop.Preprocess:
-    size, mean, std = origin.image_size, origin.mean, origin.std
-    return replace(preprocess, size=size or preprocess.size, mean=mean or preprocess.mean, std=std or preprocess.std)
+    """Return how images are prepared, as far as it is known before the network is."""
+    if path.suffix != ".safetensors" or not has_settings(path):
+        published = WEIGHTS[origin.model].preprocess if origin.model in WEIGHTS else interop.Preprocess(224)
+        return replace(published, size=origin.image_size or published.size)
+    if origin.image_size is None:  # written by this package, for images in [0, 1]
+        raise UserError(f"{path} does not say for which images it is: add `image_size=64` or whichever it is")
+    return interop.Preprocess(origin.image_size, 1.0, "bilinear", (0.0,), (1.0,))
 
 
 def _filled(path: Path, name: str, arguments: Mapping[str, Any]) -> tuple[Module, dict[str, Any]]:
-    """Return the network with the weights of a file, and its arguments: as many classes as the file has outputs."""
+    """Return the network with the weights of a file, and its arguments: with the file's classes and channels."""
     load = SUFFIXES[path.suffix.lower()]
     model = _built(name, arguments)
     try:
         load(model, path)
         return model, dict(arguments)
     except MisfitError as error:
-        counts = {own[0] for own, expected in error.shapes.values() if own[1:] == expected[1:]}
-        if len(counts) != 1:
+        shapes = error.shapes.values()
+        classes = {own[0] for own, expected in shapes if own[1:] == expected[1:]} or {arguments["num_classes"]}
+        channels = {
+            own[1] for own, expected in shapes if len(own) == 4 and own[:1] + own[2:] == expected[:1] + expected[2:]
+        }
+        channels = channels or {arguments["in_channels"]}
+        if len(classes) != 1 or len(channels) != 1:
             raise UserError(f"{path}: {error}") from error
-    arguments = {**arguments, "num_classes": counts.pop()}
+    arguments = {**arguments, "num_classes": classes.pop(), "in_channels": channels.pop()}
     model = _built(name, arguments)
     try:
         load(model, path)
@@ -227,20 +213,28 @@ def _built(name: str, arguments: Mapping[str, Any]) -> Module:
 def _imported(
     name: str, model: Module, arguments: Mapping[str, Any], preprocess: interop.Preprocess, origin: Origin
 ) -> Imported:
-    preprocess = _changed(preprocess, origin)
-    count, size, channels = arguments["num_classes"], preprocess.size, len(preprocess.mean)
+    count, channels = arguments["num_classes"], arguments.get("in_channels", 3)
+    mean, std = (
+        given * channels if len(given) == 1 else given
+        for given in (origin.mean or preprocess.mean, origin.std or preprocess.std)
+    )
+    if len(mean) != channels:
+        raise UserError(
+            f"the images have {channels} channel{'s' * (channels != 1)}, and `mean` {len(mean)} numbers: give `mean` "
+            "and `std`, with one number for each or one for all"
+        )
+    preprocess, size = replace(preprocess, mean=mean, std=std), preprocess.size
     log.warning(
         "%s: %d classes; of an image, scaled to %d pixels on its shorter side (%s), the middle %dx%d; mean %s, "
         "deviation %s",
         *(name, count, int(size / preprocess.crop), preprocess.interpolation, size, size),
-        *(" ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std)),
+        *(" ".join(f"{value:g}" for value in values) for values in (mean, std)),
     )
-    model.eval()
-    classes = _names(origin.classes, count)
     about = {"model": name, "arguments": dict(arguments), "task": "classification", "loss": "cross-entropy"}
-    normalized = Normalized(model, preprocess.mean, preprocess.std)
-    normalized.eval()
-    return Imported(normalized, classes, (size, size, channels), about, model, preprocess)
+    model = normalized(model, mean, std)
+    model.eval()
+    shape = (size, size, channels)
+    return Imported(model, _names(origin.classes, count), shape, {**about, "mean": mean, "std": std}, preprocess)
 
 
 def _names(file: Path | None, count: int) -> tuple[str, ...]:

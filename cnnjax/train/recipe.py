@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cnnjax.data.augment import listing, parse
 from cnnjax.errors import UserError
@@ -66,7 +66,7 @@ class Recipe(Optimization):
         check_epochs(self, self.epochs)
 
 
-def check_normalization(recipe: Recipe) -> None:
+def check_normalization(recipe: Any) -> None:
     """Bring mean and standard deviation into the form of tuples, and raise a UserError if they do not go together."""
     if (recipe.mean is None) != (recipe.std is None):
         raise UserError(f"`mean` and `std` go together, got `mean={recipe.mean}` and `std={recipe.std}`: give both")

@@ -165,6 +165,38 @@ def on_the_hub(published, monkeypatch):
     monkeypatch.setattr(hub, "fetch", {"timm/small": published}.__getitem__)
 
 
+def test_weights_for_grey_images_take_grey_images(tmp_path, folder, capsys):
+    grey = models.create_model("squeezenet1_1", num_classes=7, in_channels=1)
+    interop.save_safetensors(grey, tmp_path / "grey.safetensors")
+    file = next(folder.rglob("2.png"))  # has the size that the network is given
+    pixels = np.float32(Image.open(file).convert("L"))[None, :, :, None] / 255
+    grey.eval()
+    expected = np.asarray(jax.nn.softmax(grey((pixels - 0.5) / 0.25)))[0]
+    words = ["--model", "squeezenet1_1", "--image-size", "64", "--mean", "0.5", "--std", "0.25"]
+    words += ["--format", "jsonl", "--top", "7"]
+    status, printed, error = call(capsys, "predict", str(tmp_path / "grey.safetensors"), str(file), *words)
+    assert status == 0, error
+    scores = json.loads(printed)["probabilities"]
+    assert scores == pytest.approx({str(k): float(score) for k, score in enumerate(expected)}, abs=1e-5)
+    status, _, error = call(
+        capsys,
+        "predict",
+        str(tmp_path / "grey.safetensors"),
+        str(file),
+        *words[:4],
+        "--mean",
+        "0",
+        "0",
+        "0",
+        "--std",
+        "1",
+        "1",
+        "1",
+    )
+    assert status == 2
+    assert "the images have 1 channel, and --mean 3 numbers" in error
+
+
 def test_published_weights_predict_imagenet_s_classes(on_the_hub, folder, capsys):
     file = next(folder.rglob("0.png"))
     pretrained = interop.from_pretrained("squeezenet1_1")
@@ -229,7 +261,7 @@ def test_timm_s_list_has_the_same_order():
             "names.txt .--classes. has 7 names, and the network 1000 outputs: expected another name for each",
         ),
         (["{file}", "--model", "squeezenet1_1", "--mean", "0.5"], "--mean and --std go together"),
-        (["{file}", "--model", "squeezenet1_1", "--std", "0", "--mean", "0"], "--std must be numbers larger than 0"),
+        (["{file}", "--model", "squeezenet1_1", "--std", "0", "--mean", "0"], "--std larger than 0, got"),
         (["{names}", "--model", "squeezenet1_1"], "is no file of weights by its name: expected one that ends in"),
         (["nowhere.safetensors"], "there is no nowhere.safetensors"),
         (["resnet1"], "unknown run or network 'resnet1': did you mean resnet1"),
