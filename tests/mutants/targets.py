@@ -96,6 +96,7 @@ TESTS: dict[str, list[str]] = {
     "train/finite.py": ["tests/train/test_finite.py"],
     "train/evaluation.py": ["tests/train/test_evaluation.py", "tests/tasks/test_task.py", *LOOP],
     "train/trained.py": ["tests/train/test_trained.py", "tests/lab/test_own_data.py"],
+    "train/arguments.py": ["tests/train/test_incompatible.py"],
     "train/multi_seed.py": ["tests/train/test_multi_seed.py", "tests/train/test_recipe.py"],
     "train/*": [*LOOP, "tests/train/test_recipe.py", "tests/train/test_finite.py", "tests/train/test_checkpoints.py"],
     "data/augment/geometry.py": ["tests/data/test_augment_geometry.py", *AUGMENT],
