@@ -14,7 +14,7 @@ def lengthen(run: runs.Run, config: Any) -> None:
     Raises:
         UserError: the schedule of the learning rate depends on the number of epochs, or the run is in use.
     """
-    there = runs.read_json(run.path / "config.json")
+    there = runs.read_json(run.path / "config.json") if run.path.is_dir() else None  # `Run.check` names a file
     if there is None or not isinstance(config, train.Recipe):
         return
     now = {"experiment": run.experiment, **run.config}
