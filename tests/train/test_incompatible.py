@@ -138,11 +138,6 @@ def test_arguments_of_another_kind_are_refused_by_their_names(changed, message):
         train.fit(**(arguments | changed))
 
 
-def test_targets_of_another_number_are_refused():
-    with pytest.raises(UserError, match="`labels` must be one for each of the 8 images, got 5"):
-        Split(np.zeros((8, 4, 4, 3), np.uint8), np.zeros(5, np.int32))
-
-
 class Flax(nnx.Module):
     """A network of Flax's own layers."""
 
