@@ -95,6 +95,11 @@ class Classification(Task):
         weights = self.loss.class_weights
         if isinstance(weights, str):  # "balanced"
             weights = self._balanced(self.classes_of(examples))
+        if weights and self.class_names and len(weights) != len(self.class_names):
+            raise UserError(
+                f"`class_weights` are {len(weights)} numbers, but there are {len(self.class_names)} classes "
+                f"({', '.join(self.class_names[:SHOWN])}{', ...' * (len(self.class_names) > SHOWN)}): give one for each"
+            )
         return replace(self, class_weights=weights)
 
     def _balanced(self, classes: np.ndarray) -> tuple[float, ...]:

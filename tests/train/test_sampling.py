@@ -190,6 +190,8 @@ def test_class_weights_that_do_not_fit_are_refused(tmp_path, one_device):
         fit(tmp_path, one_device, task=three, model=Plain, epochs=1)
     with pytest.raises(UserError, match="`class_weights` is an option of the loss cross-entropy, not of focal"):
         tasks.ClassificationLoss("focal", class_weights="balanced")
+    with pytest.raises(UserError, match=r"`class_weights` are 3 numbers, but there are 2 classes .a, b.: give one"):
+        dataclasses.replace(three, class_names=("a", "b")).for_training(images(72))
     names = ("a", "b", "c", "d", "e")
     with pytest.raises(UserError, match="there are none of e: add some"):
         tasks.Classification(tasks.ClassificationLoss(class_weights="balanced"), names).for_training(images(72))
