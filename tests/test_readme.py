@@ -254,7 +254,7 @@ def of_the_zoo():
     times = sorted(((compiled(row["name"], row["own"]), row["name"], row["own"]) for row in rows), reverse=True)
     created_longest, traced = most(rows, "creation_seconds"), most(rows, "tracing_seconds")
     return [
-        f"The {networks()} networks at 96x96",
+        f"The {len({row['name'] for row in result('bench/models')['rows']})} networks at 96x96",
         f"largest parity error is {max(row['parity_error'] or 0 for row in rows):.0e}".replace("e-0", "e-"),
         f"of the {len(size96)} networks that it has | {geometric_mean(size96.values()):.2f} |",
         f"the worst: {slowest} | {size96[slowest]:.2f} |",

@@ -28,8 +28,8 @@ class Summary(Checked):
     """Network; `models` lists all of them. Or the directory of a run of train, with its classes and images."""
     image_size: Count | None = None
     """Height and width of the images; default: 224, or 32 for networks that are built for one size."""
-    classes: Count = 1000
-    """Number of classes."""
+    classes: Count | None = None
+    """Number of classes; default: 1000, or 21 for segmentation."""
     channels: Count = 3
     """Channels of the images."""
 

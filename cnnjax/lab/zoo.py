@@ -2,9 +2,9 @@
 
     python launch.py models
     python launch.py models "resnet*"
-    python launch.py models --task classification
+    python launch.py models --task segmentation
 
-Parameters are those for 1,000 classes and three channels.
+Parameters are those for 1,000 classes, or 21 for segmentation, and three channels.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from cnnjax.models.backbones import load_backbone
 from cnnjax.models.features import features
 from cnnjax.models.googlenet import WithAuxiliary
 from cnnjax.models.heads import replace_head
@@ -25,6 +26,7 @@ __all__ = [
     "features",
     "layer_rows",
     "list_models",
+    "load_backbone",
     "register",
     "replace_head",
     "summary",

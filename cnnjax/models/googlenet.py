@@ -26,7 +26,7 @@ class WithAuxiliary(NamedTuple):
     Its loss is that of `logits` plus `weight` times the sum of the auxiliary ones.
 
     Attributes:
-        logits: of the main classifier, (batch, num_classes).
+        logits: of the main classifier, (batch, num_classes), or one set a pixel.
         auxiliary: those of the auxiliary classifiers, from the image on.
         weight: of the auxiliary losses.
     """

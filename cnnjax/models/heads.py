@@ -1,5 +1,7 @@
 """Adapt a network to other classes: only the layers that compute the logits are replaced."""
 
+from typing import Any
+
 from flax import nnx
 
 from cnnjax.errors import UserError
@@ -10,7 +12,7 @@ def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
     """Replace the layers that compute the logits by freshly initialised ones for `num_classes` classes.
 
     For fine-tuning: load weights, replace the head, and train with `Recipe(freeze=...)` or
-    `Recipe(lr_factors=...)` for the rest. The auxiliary classifiers of GoogLeNet and Inception-v3 are replaced too.
+    `Recipe(lr_factors=...)` for the rest. Auxiliary classifiers are replaced too.
 
     Args:
         model: the network; the names of its last layers are `model.heads`.
@@ -33,10 +35,16 @@ def replace_head(model: Module, num_classes: int, *, seed: int = 0) -> None:
             replace_module(model, paths[name], _like(modules[paths[name]], num_classes, rngs))
 
 
-def _like(layer: nnx.Module, outputs: int, rngs: nnx.Rngs) -> Linear | Conv:
+def _like(layer: Any, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    if hasattr(layer, "for_classes"):  # a layer from classes to classes
+        new: nnx.Module = layer.for_classes(outputs, rngs)
+        return new
     if isinstance(layer, Linear):
         inputs = layer.image_shape or layer.in_features
         return Linear(inputs, outputs, layer.bias is not None, init=layer.init, rngs=rngs)
-    if isinstance(layer, Conv):  # a map for each class, of single pixels
-        return Conv(layer.in_channels, outputs, 1, bias=layer.bias is not None, init=layer.init, rngs=rngs)
+    if isinstance(layer, Conv):  # a map for each class
+        kernel, padding = layer.kernel_size, layer.padding
+        return Conv(
+            layer.in_channels, outputs, kernel, 1, padding, bias=layer.bias is not None, init=layer.init, rngs=rngs
+        )
     raise TypeError(f"a head is a linear layer or a convolution, not a {type(layer).__name__}")

@@ -1,6 +1,7 @@
-"""Checks of a network's input images before anything is computed."""
+"""Checks of a network's input images before anything is computed, and the padding of sizes that do not fit."""
 
 import jax
+import jax.numpy as jnp
 
 from cnnjax.errors import UserError
 from cnnjax.nn import Module
@@ -32,3 +33,12 @@ def check_image_shape(model: Module, x: jax.Array, shape: tuple[int, int, int]) 
             f"this {type(model).__name__} takes images (batch, {', '.join(map(str, shape))}), got shape {x.shape}: "
             "build it with their image_size and in_channels"
         )
+
+
+def pad_to_multiple(x: jax.Array, stride: int) -> jax.Array:
+    """Return images with zeros at the bottom and right, up to the next multiple of a network's stride.
+
+    Maps of such sizes fit together after poolings and enlargements; `x[:, :height, :width]` cuts the logits back.
+    """
+    bottom, right = -x.shape[1] % stride, -x.shape[2] % stride
+    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0))) if bottom or right else x

@@ -13,6 +13,8 @@ from cnnjax.ops.arguments import integer
 
 Builder = TypeVar("Builder", bound=Callable[..., Module])
 
+CLASSES = {"segmentation": 21}  # by task, those of PASCAL VOC; else ImageNet's
+
 
 class Registration(NamedTuple):
     """A network that `create_model` can build.
@@ -45,7 +47,7 @@ def register(name: str, *, task: str = "classification", reference: str | None =
 
     Args:
         name: what `create_model` takes and `list_models` returns.
-        task: what the network learns: "classification", "reconstruction", or a task of your own.
+        task: what the network learns: "classification", "reconstruction", "segmentation", or a task of your own.
         reference: the library that has the same network, "torchvision" or "timm"; "timm/legacy_xception" where it has
             another name there.
 
@@ -92,26 +94,29 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 
 
 def create_model(
-    name: str, *, num_classes: int = 1000, in_channels: int = 3, seed: int = 0, **overrides: Any
+    name: str, *, num_classes: int | None = None, in_channels: int = 3, seed: int = 0, **overrides: Any
 ) -> Module:
     """Build a network with freshly initialised parameters, in training mode.
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of logits.
+        num_classes: number of logits; default: 1000, and 21 for segmentation, as published networks have them.
         in_channels: channels of the images.
         seed: seed of the initial parameters and of dropout.
-        **overrides: further arguments of the architecture, e.g. `image_size=64`.
+        **overrides: further arguments of the architecture, e.g. `image_size=64`, or `backbone="mobilenet_v2"` of a
+            network for segmentation.
 
     Returns:
         A module that maps images (batch, height, width, in_channels), normalised as its reference does, to raw logits
-        (batch, num_classes); autoencoders map images to images. `model.eval()` and `model.train()` switch dropout and
-        batch statistics. In training, networks with auxiliary classifiers return `WithAuxiliary`.
+        (batch, num_classes), or for segmentation (batch, height, width, num_classes); autoencoders map images to
+        images. `model.eval()` and `model.train()` switch dropout and batch statistics. In training, networks with
+        auxiliary classifiers return `WithAuxiliary`.
 
     Raises:
         ValueError: unknown name (the nearest one is suggested), or an argument out of range.
         TypeError: the architecture has no such override.
     """
-    build = lookup(name).build
+    network = lookup(name)
+    num_classes = CLASSES.get(network.task, 1000) if num_classes is None else num_classes
     num_classes, in_channels = integer("num_classes", num_classes, 1), integer("in_channels", in_channels, 1)
-    return build(num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **overrides)
+    return network.build(num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **overrides)

@@ -24,7 +24,7 @@ class LayerRow(NamedTuple):
 def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
     """Return a row for every layer that has no sub-layers or has parameters of its own, in the order of the calls.
 
-    Nothing is computed: shapes are traced for one image. A layer that is called twice has two rows, and the first
+    Nothing is computed: shapes are traced. A layer that is called twice has two rows, and the first
     counts its parameters. For a layer that returns several arrays, the shape is that of the first.
 
     Args:
@@ -54,7 +54,8 @@ def layer_rows(model: Module, input_shape: tuple[int, ...]) -> list[LayerRow]:
         with watch_calls(watch):
             copy(x)
 
-    jax.eval_shape(trace, state, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    # Two images, because of one there are no batch statistics behind a global average (in DeepLabv3).
+    jax.eval_shape(trace, state, jax.ShapeDtypeStruct((2, *input_shape), jnp.float32))
     return rows
 
 

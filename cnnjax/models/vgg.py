@@ -28,6 +28,8 @@ class VGG(Module):
         in_channels: channels of the images, at least 32x32 pixels.
         batch_norm: whether a batch normalisation follows each convolution.
         dropout: share left out before the last two fully connected layers.
+        widths: channels of the convolutions of each group.
+        hidden: features of the first two fully connected layers.
         rngs: source of the initial parameters.
     """
 
@@ -41,11 +43,13 @@ class VGG(Module):
         in_channels: int,
         batch_norm: bool = False,
         dropout: float = 0.5,
+        widths: Sequence[int] = WIDTHS,
+        hidden: int = 4096,
         rngs: nnx.Rngs,
     ):
         layers: list[Module] = []
         channels = in_channels
-        for width, depth in zip(WIDTHS, depths, strict=True):
+        for width, depth in zip(widths, depths, strict=True):
             for _ in range(depth):
                 layers.append(Conv(channels, width, 3, padding=1, init="he_normal_fan_out", rngs=rngs))
                 layers += [BatchNorm(width)] if batch_norm else []
@@ -56,13 +60,13 @@ class VGG(Module):
         self.avgpool = AdaptiveAvgPool(7)
         linear = partial(Linear, init="normal_0.01", rngs=rngs)
         self.classifier = Sequential(
-            linear((7, 7, channels), 4096),
+            linear((7, 7, channels), hidden),
             Activation(nnx.relu),
             Dropout(dropout, rngs=rngs),
-            linear(4096, 4096),
+            linear(hidden, hidden),
             Activation(nnx.relu),
             Dropout(dropout, rngs=rngs),
-            linear(4096, num_classes),
+            linear(hidden, num_classes),
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,3 +77,6 @@ class VGG(Module):
 for name, depths in DEPTHS.items():
     register(name, reference="torchvision")(partial(VGG, depths))
     register(f"{name}_bn", reference="torchvision")(partial(VGG, depths, batch_norm=True))
+
+# A narrow one without classifier, the backbone of small networks for segmentation.
+TINY = partial(VGG, (1, 1, 2, 2, 2), widths=(16, 32, 64, 96, 128), batch_norm=True)

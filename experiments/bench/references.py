@@ -1,5 +1,6 @@
 """The published networks of torchvision and timm, with random weights and statistics, where both are installed."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,9 @@ FAMILIES = [
 SIZES = {"inception_v3": 75}  # of images, where 64 is too small
 # Where torchvision warns unless it is told whether to begin with the published initial values.
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
+# Without a download, and with the auxiliary heads that its published weights have.
+SEGMENTATION = registry.list_models(task="segmentation")
+OPTIONS |= {name: {"weights_backbone": None, "aux_loss": not name.startswith("lraspp")} for name in SEGMENTATION}
 
 
 def has_reference(name: str) -> bool:
@@ -43,10 +47,15 @@ def installed() -> bool:
 
 def build(name: str, **options: Any) -> Any:
     """Return a torch module with random parameters and running statistics; the same ones every time."""
+    return randomised(lambda: create(name, **options))
+
+
+def randomised(create: Callable[[], Any]) -> Any:
+    """Return the torch module that a function creates, with random values in the place of its initial ones."""
     import torch
 
     with torch.device("meta"):  # their own initial values take longer than the rest of a test
-        model = create(name, **options)
+        model = create()
     model.to_empty(device="cpu")
     torch.manual_seed(0)
     with torch.no_grad():

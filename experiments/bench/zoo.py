@@ -23,6 +23,7 @@ import optax
 from flax import nnx
 
 from cnnjax import interop, models
+from cnnjax.models.registry import lookup
 from cnnjax.runs.hardware import peak_memory
 from experiments.bench import references
 from experiments.bench.plain_flax import plain_flax
@@ -49,9 +50,11 @@ class Network(NamedTuple):
 
 
 def networks() -> dict[str, Network]:
-    """Return all of `models.list_models()`; those without numbers published for ImageNet are networks for CIFAR-10."""
+    """Return all networks but those for segmentation; without numbers published for ImageNet, they are for CIFAR-10."""
     published, found = read(), {}
     for name in models.list_models():
+        if lookup(name).task == "segmentation":
+            continue
         if name in published:
             found[name] = Network(name, published[name].size, 1000, published[name].gmacs or 1.0)
         else:

@@ -44,6 +44,11 @@ LOOP = [
 AUGMENT = ["tests/data/test_augment_compose.py", "tests/data/test_augment_geometry.py"]
 AUGMENT += ["tests/data/test_augment_pixels.py", "tests/data/test_augment_mixing.py"]
 REFERENCES = ["tests/models/test_references.py"]
+SEGMENTATION = [
+    "tests/models/test_segmentation.py",
+    "tests/interop/test_segmentation_references.py",
+    "tests/interop/test_torch_segmentation.py",
+]
 ALONE = ("lecture", "zfnet", "all_cnn", "resnet_cifar", "autoencoder", "fractalnet", "vgg_attention")  # in no library
 ZOO = ["tests/models/test_zoo.py", "tests/models/test_classic_zoo.py"]
 
@@ -126,7 +131,9 @@ TESTS: dict[str, list[str]] = {
         *ZOO,
     ],
     "models/blocks.py": ["tests/models/test_blocks.py", *library("mobilenet_v2"), *library("efficientnet_b0"), *ZOO],
-    "models/images.py": [*ZOO, "tests/models/test_models.py"],
+    "models/images.py": [*ZOO, "tests/models/test_models.py", *SEGMENTATION],
+    "models/backbones.py": ["tests/models/test_backbones.py", *SEGMENTATION],
+    **{f"models/{name}.py": SEGMENTATION for name in ("deeplab", "dilatednet", "fcn", "lraspp", "segnet", "unet")},
     "models/*": [*ZOO, "tests/models/test_models.py"],
 }
 
