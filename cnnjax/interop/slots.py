@@ -74,8 +74,10 @@ def check(
             for key, shape in expected.items()
             if key in given and given[key].shape != shape
         ],
-        "of integers, as if quantised": [
-            f"{key} {array.dtype}" for key, array in given.items() if jnp.issubdtype(array.dtype, jnp.integer)
+        "of integers, as if quantised": [  # single ones are counters, such as of Keras's Normalization
+            f"{key} {array.dtype}"
+            for key, array in given.items()
+            if array.ndim and jnp.issubdtype(array.dtype, jnp.integer)
         ],
         "not all finite numbers": [
             key
