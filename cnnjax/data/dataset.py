@@ -67,7 +67,7 @@ class Split:
         keypoints: float32 (size, points, 3), as `Sample` has them.
 
     Raises:
-        UserError: the images are of another type, or floats out of [0, 1].
+        UserError: the images are of another type, or floats out of [0, 1], or there are more or fewer targets.
     """
 
     images: np.ndarray
@@ -77,6 +77,9 @@ class Split:
     keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        for name, array in self.arrays.items():
+            if len(array) != len(self.images):
+                raise UserError(f"there are {len(self.images)} images but {len(array)} {name}: expected one for each")
         if self.images.dtype == np.uint8:
             return
         expected = "expected uint8, or floats from 0 to 1"

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,10 @@ from cnnjax.errors import UserError
 log = logging.getLogger(__name__)
 
 LARGEST_READ = 256 << 20  # bytes, which takes a fraction of a second
-VALIDATION = ("validation", "val", "valid")  # names of the folder of images to validate on
+# What folders of splits are called, in letters of any case: macOS and Windows take Train and train for the same.
+SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation", "valid": "validation"}
+# Not read as splits, because a class may be called so; but not as classes either where there are no others.
+NO_CLASSES = frozenset({"training", "testing", "evaluation", "eval", "dev"})
 DEFAULT_SPLIT = 0.2  # of the images, held out where there are neither test nor validation images
 # Kept by macOS's archives, Synology, Windows, and ext file systems; other hidden names begin with a point.
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
@@ -78,10 +82,10 @@ def printable(path: str | os.PathLike[str]) -> str:
 def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tuple[str, ...], dict[str, FolderSource]]:
     """Return the class names and the sources "train", "validation" and "test" of a tree, as far as it has them.
 
-    The tree is `root/SPLIT/CLASS/*.jpg` with folders train, test, and val, valid or validation; or `root/CLASS/*.jpg`,
-    all to train on. Where there are no validation images, a part of those to train on is taken: the files whose hash,
-    of class and name, is below a limit, so that files added later move none; but at least one file of a class, unless
-    it has no other.
+    The tree is `root/SPLIT/CLASS/*.jpg` with folders train, test, and val, valid or validation, in letters of any case;
+    or `root/CLASS/*.jpg`, all to train on. Where there are no validation images, a part of those to train on is taken:
+    the files whose hash, of class and name, is below a limit, so that files added later move none; but at least one
+    file of a class, unless it has no other.
 
     Images also lie in folders within a class; links are followed, as torchvision's `ImageFolder` does. What is hidden,
     is no image by its name, or leads back to a folder around it is left out, and one warning counts it by the reason.
@@ -98,8 +102,8 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
     left = LeftOut()
     splits = splits_of(root, left)
     shown = printable(root)
-    folders = {split: sorted(_folders(path, left, "beside the classes")) for split, path in splits.items()}
-    names = [os.path.basename(folder) for folder in folders["train"]]
+    folders = {split: sorted(_folders(path, left, "beside the classes"), key=_name) for split, path in splits.items()}
+    names = [_name(folder) for folder in folders["train"]]
     if not names:
         raise UserError(f"{printable(splits['train'])} has no folders: expected one for every class, with its images")
     found = {
@@ -111,7 +115,7 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
         for split, classes in folders.items()
     }
     for split, classes in folders.items():
-        _check_classes(shown, os.path.basename(splits[split]), [os.path.basename(folder) for folder in classes], names)
+        _check_classes(shown, os.path.basename(splits[split]), [_name(folder) for folder in classes], names)
     if left.paths:
         counts = ", ".join(f"{len(found[split])} images in {os.path.basename(splits[split])}" for split in splits)
         log.warning("%s has %s; left out are %s", shown, counts, left)
@@ -127,29 +131,44 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
 def splits_of(root: Path, left: LeftOut) -> dict[str, str]:
     """Return the folders of "train", "validation" and "test"; the root itself where classes lie in it."""
     shown, inside = printable(root), LeftOut()
-    there = {os.path.basename(path): path for path in _folders(str(root), inside, "beside the splits")}
-    validation = [name for name in VALIDATION if name in there]
-    if not {"train", "test", *validation} & there.keys():
+    there = {path: os.path.basename(path).lower() for path in _folders(str(root), inside, "beside the splits")}
+    splits = dict[str, str]()
+    for path, name in there.items():
+        if (split := SPLITS.get(name)) in splits:
+            both = f"{os.path.basename(splits[split])} and {os.path.basename(path)}"
+            raise UserError(f"{shown} has folders {both}, both for {split}: keep one of them")
+        if split:
+            splits[split] = path
+    if not splits and there and set(there.values()) <= NO_CLASSES:
+        both = ", ".join(map(os.path.basename, there))
+        raise UserError(f"{shown} has only folders {both}, which are no classes: call them train, test or validation")
+    if not splits:
         return {"train": str(root)}
-    if len(validation) > 1:
-        raise UserError(f"{shown} has folders {' and '.join(validation)}, both for validation: keep one of them")
-    if "train" not in there:
+    if "train" not in splits:
         raise UserError(
             f"{shown} has no folder train: expected {shown}/train/CLASS/*.jpg, and test or validation beside"
         )
     for reason, paths in inside.paths.items():
         for path in paths:
             left.add(reason, path)
-    splits = {"train": there.pop("train")}
-    splits |= {"validation": there.pop(validation[0])} if validation else {}
-    splits |= {"test": there.pop("test")} if "test" in there else {}
-    for path in there.values():
-        left.add("folders that are no split", path)
-    return splits
+    for path in there:
+        if path not in splits.values():
+            left.add("folders that are no split", path)
+    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+
+
+def _name(folder: str) -> str:
+    """Return a folder's name in composed characters: macOS may write an accented letter as two, others as one."""
+    return unicodedata.normalize("NFC", os.path.basename(folder))
 
 
 def _check_classes(root: str, split: str, classes: Sequence[str], names: Sequence[str]) -> None:
-    """Raise a UserError if a split has not the classes of the images to train on, its `names`."""
+    """Raise a UserError if a split has not the classes of the images to train on, its `names`, once each."""
+    if twice := {name for name in classes if classes.count(name) > 1}:
+        raise UserError(
+            f"{root}: {split} has two folders {printable(min(twice))}, whose letters are written in different Unicode "
+            "characters: move the images into one of them"
+        )
     lacking, more = (sorted(map(printable, odd)) for odd in (set(names) - set(classes), set(classes) - set(names)))
     said = [f"lacks {', '.join(lacking)}"] if lacking else []
     said += [f"has {', '.join(more)}, which train lacks"] if more else []
@@ -171,7 +190,7 @@ def held_out(files: Sequence[Any], root: str, part: float) -> tuple[list[Any], l
 
 def _position(file: str, root: str) -> float:
     """A number from 0 to 1 that the file's name and class decide."""
-    name = os.fsencode(os.path.relpath(file, root).replace(os.sep, "/"))
+    name = os.fsencode(unicodedata.normalize("NFC", os.path.relpath(file, root)).replace(os.sep, "/"))
     return int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
 
 

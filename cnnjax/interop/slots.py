@@ -62,7 +62,10 @@ def slots(model: Module) -> Iterator[tuple[str, Slot]]:
 
 def as_numpy(value: Any) -> np.ndarray:
     """Return a torch tensor of any float type on any device, or whatever NumPy takes, as an array."""
-    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()  # NumPy has no bfloat16
 
 
 def check(
@@ -83,11 +86,16 @@ def check(
         "missing": [key for key in expected if key not in given],
         "not in the model": [key for key in given if key not in expected],
         "of another shape": [f"{key} {own} instead of {shape}" for key, (own, shape) in shapes.items()],
+        "of integers, as if quantised": [  # single ones are counters, such as of Keras's Normalization
+            f"{key} {array.dtype}"
+            for key, array in given.items()
+            if array.ndim and jnp.issubdtype(array.dtype, jnp.integer)
+        ],
         "not all finite numbers": [
             key
             for key, array in given.items()
-            if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
-            or not _finite(array)
+            if not jnp.issubdtype(array.dtype, jnp.integer)
+            and not (jnp.issubdtype(array.dtype, jnp.floating) and _finite(array))
         ],
     }
     if any(problems.values()):

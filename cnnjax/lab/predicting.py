@@ -25,8 +25,7 @@ import numpy as np
 import tyro
 
 from cnnjax import train, viz
-from cnnjax.data.decode import suffixes
-from cnnjax.data.folders import printable
+from cnnjax.data.folders import LeftOut, images_in, printable
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.imported import Origin
@@ -103,22 +102,16 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 def _named(word: str) -> list[str]:
     if os.path.isdir(word):
-        paths = (os.path.join(folder, name) for folder, _, names in os.walk(word, followlinks=True) for name in names)
-        found = [path for path in paths if _is_image(path)]
-        if not found:
-            raise UserError(f"{printable(word)} has no images: these are files named {', '.join(sorted(suffixes()))}")
-        return sorted(found)
+        found = images_in(word, left := LeftOut())
+        if left.paths:
+            log.warning("%s has %d images; left out are %s", printable(word), len(found), left)
+        return found
     if os.path.exists(word):
         return [word]
     found = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
     if not found:
         raise UserError(f"there is no image {printable(word)}: expected a file, a folder, or a pattern that matches")
     return found
-
-
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
 
 
 def predicted(

@@ -27,7 +27,7 @@ from cnnjax.nn import (
     Module,
     Sequential,
 )
-from cnnjax.ops.precision import in_single_precision
+from cnnjax.ops.precision import in_single_precision, wide
 
 # Channels and number of VGG-16's convolutions up to each attention estimator. The poolings between those of the first
 # are left out, so that there are many pixels to choose from.
@@ -72,8 +72,11 @@ class Attention(Module):
 
     def __call__(self, local: jax.Array, descriptor: jax.Array) -> jax.Array:
         """Return the attention map (batch, height, width), which sums to 1 for each image."""
-        scores = self.score(in_single_precision(jnp.add)(local, self.project(descriptor)[:, None, None]))
-        return jax.nn.softmax(scores[..., 0], axis=(1, 2))
+        # In float32 throughout: the softmax and its gradient are sums over pixels, and the gradients of all scores add
+        # up to zero, which rounded ones do not.
+        total = wide(local.dtype)
+        summed = local.astype(total) + self.project(descriptor)[:, None, None].astype(total)
+        return jax.nn.softmax(self.score(summed)[..., 0], axis=(1, 2))
 
 
 @register("vgg16_attention")
@@ -103,21 +106,21 @@ class VGGAttention(Module):
     ):
         if not isinstance(dropout, Sequence) or len(dropout) != 3:
             raise UserError(f"dropout takes three shares, as (0.3, 0.4, 0.5), got {dropout!r}")
-        narrow, wide, vector = dropout
+        narrow, broad, vector = dropout
         stages, channels = [], in_channels
         for number, stage in enumerate(STAGES):
             layers: list[Module] = [pool()] if number else []
             for width, depth in stage:
-                for rate in [narrow if width == 64 else wide] * (depth - 1) + [0.0]:
+                for rate in [narrow if width == 64 else broad] * (depth - 1) + [0.0]:
                     layers.append(conv_unit(channels, width, rate, rngs))
                     channels = width
             stages.append(Sequential(*layers))
         self.stage1, self.stage2, self.stage3 = stages
         self.descriptor = Sequential(
             pool(),
-            conv_unit(channels, WIDTH, wide, rngs),
+            conv_unit(channels, WIDTH, broad, rngs),
             pool(),
-            conv_unit(WIDTH, WIDTH, wide, rngs),
+            conv_unit(WIDTH, WIDTH, broad, rngs),
             pool(),
             GlobalAvgPool(),  # of a single pixel for 32x32 images
             Dropout(vector, rngs=rngs),
@@ -148,4 +151,5 @@ class VGGAttention(Module):
 
 def _mean(local: jax.Array, weights: jax.Array) -> jax.Array:
     """Return local features (batch, height, width, channels) averaged with the weights of an attention map."""
-    return in_single_precision(partial(jnp.einsum, "nhw,nhwc->nc", precision="highest"))(weights, local)
+    mean = partial(jnp.einsum, "nhwc,nhw->nc", precision="highest")
+    return in_single_precision(mean)(local, weights.astype(wide(local.dtype)))

@@ -13,7 +13,8 @@ from jax import lax
 from cnnjax import ops
 from cnnjax.nn.initializers import filled
 from cnnjax.nn.module import Module
-from cnnjax.ops.arguments import integer
+from cnnjax.ops.arguments import image, integer
+from cnnjax.ops.precision import in_single_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -43,12 +44,17 @@ class BatchNorm(Module):
         self.use_running_average = False  # set by train() and eval()
 
     def __call__(self, x: Float[Array, "n ... c"]) -> Float[Array, "n ... c"]:
-        images = _as_images(x, self.num_features)
+        # In float32 throughout: the gradient of x is a difference of sums, and each of them rounded to half precision
+        # would be off by more than what is left of cotangents that are nearly equal.
+        images = image("x", _as_images(x, self.num_features))
+        return in_single_precision(self._normalised)(images).reshape(x.shape)
+
+    def _normalised(self, x: jax.Array) -> jax.Array:
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = self._batch_statistics(images)
-        return ops.batch_norm(images, mean, var, self.scale[...], self.bias[...], eps=self.eps).reshape(x.shape)
+            mean, var = self._batch_statistics(x)
+        return ops.batch_norm(x, mean, var, self.scale[...], self.bias[...], eps=self.eps)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, var = ops.moments(x)

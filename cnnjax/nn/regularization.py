@@ -83,5 +83,6 @@ class StochasticDepth(Dropout):
 
 
 def _drop_together(dropout: nnx.Dropout, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return dropout of `x` with a mask of this shape, broadcast over the other axes."""
-    return x * dropout(jnp.ones(shape, x.dtype))
+    """Return dropout of `x` with a mask of this shape, broadcast over the other axes; what is dropped is not read."""
+    factor = dropout(jnp.ones(shape, x.dtype))
+    return jnp.where(factor == 0, jnp.zeros((), x.dtype), x * factor)

@@ -42,7 +42,9 @@ def batch_norm(
 
     Args:
         x: images (batch, height, width, channels); arithmetic is in float32 at least, the result in x's dtype.
-        mean: (channels,); for training mean and variance come from `moments(x)`, and gradients flow through them.
+        mean: (channels,); for training mean and variance come from `moments(x)`, and gradients flow through them. Half
+            of x's gradient then comes from here and half from there, and they nearly cancel: convert x of half
+            precision to float32 before both, as `nn.BatchNorm` does.
         var: (channels,).
         scale: (channels,).
         bias: (channels,).
@@ -222,10 +224,14 @@ def group_norm(
         for name, vector in {"scale": scale, "bias": bias}.items()
     )
     eps = arguments.real("eps", eps, positive=True)
-    mean, var = _group_moments(x, groups)
-    gain = scale[None] * _per_channel(lax.rsqrt(var + eps), channels)
-    # Batch normalisation of every image by itself: the same two sums in the backward pass.
-    return jax.vmap(_centred_affine, (0, 0, 0, None))(x[:, None], _per_channel(mean, channels), gain, bias)[:, 0]
+
+    def normalised(x: jax.Array) -> jax.Array:
+        mean, var = _group_moments(x, groups)
+        gain = scale[None] * _per_channel(lax.rsqrt(var + eps), channels)
+        # Batch normalisation of every image by itself: the same two sums in the backward pass.
+        return jax.vmap(_centred_affine, (0, 0, 0, None))(x[:, None], _per_channel(mean, channels), gain, bias)[:, 0]
+
+    return in_single_precision(normalised)(x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -136,19 +136,22 @@ class Classification(Task):
         else:
             return
         if least < 0 or most >= max(count, 2):
+            larger = f"create it with `num_classes={most + 1}`, " if most >= max(count, 2) else ""
             raise UserError(
                 f"the data has labels from {least} to {most}, but the network has {count} output{'s' * (count != 1)}, "
-                f"for labels from 0 to {max(count, 2) - 1}: create it with `num_classes={most + 1}`, correct the "
-                "labels, or leave out those of one number with `ignore_index`"
+                f"for labels from 0 to {max(count, 2) - 1}: {larger}correct the labels, or leave out those of one "
+                "number with `ignore_index`"
             )
 
     def weights(self, batch: Sample) -> jax.Array:
         weights = super().weights(batch)
-        if self.loss.ignore_index is None:
+        if self.loss.ignore_index is None or _are_probabilities(batch.labels):
             return weights
         return jnp.where(jnp.asarray(batch.labels, jnp.int32) == self.loss.ignore_index, 0, weights)
 
     def before_augmentation(self, batch: Sample, outputs: Outputs) -> Sample:
+        if _are_probabilities(batch.labels):
+            return batch
         labels = jnp.asarray(batch.labels, jnp.int32)
         probabilities = probabilities_of(labels, outputs.shape[-1])
         if self.loss.ignore_index is not None:  # in a mixture with another image all classes are alike
@@ -161,6 +164,11 @@ class Classification(Task):
             raise UserError(
                 f"classification needs logits (batch, classes), got outputs of shape {jnp.shape(outputs)}: choose a "
                 "network for classification, or another task"
+            )
+        if outputs.shape[-1] == 1 and self.loss.loss == "cross-entropy":
+            raise UserError(
+                "cross-entropy compares outputs, of which the network has one: choose another loss, such as "
+                "`loss='binary-cross-entropy'`, or a network of two outputs"
             )
         return {self.loss.loss: self.loss.function(self.class_weights)(outputs, jnp.asarray(batch.labels))}
 
@@ -240,6 +248,11 @@ def _parsed_weights(given: Any) -> Any:
             f"`class_weights` must be balanced, or a number for each class, at least 0 and not all 0, got {given!r}"
         )
     return numbers
+
+
+def _are_probabilities(labels: jax.typing.ArrayLike | None) -> bool:
+    """Whether labels are probabilities (batch, classes), and not classes (batch,)."""
+    return jnp.ndim(labels) == 2  # type: ignore[arg-type] # never None where images have labels
 
 
 def _classes(labels: jax.Array) -> jax.Array:

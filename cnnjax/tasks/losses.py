@@ -177,12 +177,16 @@ def _classes_of(
     fits = given.shape in (outputs.shape, outputs.shape[:-1])  # else `_like_outputs` says what is wrong
     if not (fits and jnp.issubdtype(given.dtype, jnp.integer)):
         return outputs, jnp.asarray(given), None
-    values = given if known else given.astype(jnp.int32)  # with which -1 can be compared, unlike with uint8
+    values = given  # as int32 at least, with which -1 can be compared, unlike with uint8
+    if not known and given.dtype.itemsize < 4:
+        values = given.astype(jnp.int32)
     one_each = _are_classes(outputs, given)
     most = max(outputs.shape[-1], 2) - 1 if one_each else 1
     is_class = (values >= 0) & (values <= most)
     ignored: Any = np.zeros(values.shape, bool)
-    if ignore_index is not None and (one_each or ignore_index not in (0, 1)):
+    limits = np.iinfo(values.dtype)
+    can_be = ignore_index is not None and limits.min <= ignore_index <= limits.max
+    if can_be and (one_each or ignore_index not in (0, 1)):
         ignored = values == ignore_index
         outputs = jnp.where(ignored[..., None] if one_each else ignored, 0, outputs)
     if known and not (is_class | ignored).all():

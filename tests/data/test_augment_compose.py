@@ -1,5 +1,6 @@
 """What holds for every augmentation, by name: what is kept, determinism, JAX's transformations; and command lines."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -32,6 +33,29 @@ def random_sample(name, seed=1):
         keypoints=jnp.float32(np.concatenate([rng.uniform(0, SIZE, (COUNT, 4, 2)), np.ones((COUNT, 4, 1))], -1)),
         mask_fill=9,
     )
+
+
+def traced(name, count, dtype):
+    """The types before and after."""
+    sample = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), random_sample(name))
+    sample = dataclasses.replace(sample, images=sample.images.update(dtype=dtype))
+    return sample, jax.eval_shape(augment.parse(name), jax.random.key(0), sample)
+
+
+@pytest.mark.parametrize("name", augment.AUGMENTATIONS)
+def test_types_stay_in_half_precision_in_double_precision_and_of_an_empty_batch(name):
+    for count, dtype in ((COUNT, jnp.bfloat16), (0, jnp.float32)):
+        before, after = traced(name, count, dtype)
+        assert after == before
+    with jax.enable_x64(True):
+        before, after = traced(name, COUNT, jnp.float32)
+        assert after == before
+
+
+@pytest.mark.parametrize("name", augment.AUGMENTATIONS)
+def test_ranks_agree_where_jax_wants_them_to(name):
+    with jax.numpy_rank_promotion("raise"):
+        traced(name, COUNT, jnp.float32)
 
 
 @functools.cache

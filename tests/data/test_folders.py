@@ -319,6 +319,48 @@ def test_two_folders_for_validation_are_refused(tree):
         data.load(str(tree), image_size=4)
 
 
+def test_a_name_is_the_same_in_composed_and_decomposed_characters(tree):
+    """macOS's archives write "é" as two characters, others as one."""
+    (tree / "train" / "cat").rename(tree / "train" / "\u00e9t\u00e9")
+    (tree / "test" / "cat").rename(tree / "test" / "e\u0301te\u0301")
+    loaded = data.load(str(tree), image_size=4, stream="never")
+    assert loaded.class_names == ("dog", "\u00e9t\u00e9")  # as the composed characters are sorted, in both splits
+    for part in (loaded.train, loaded.test):
+        assert dict(zip(part.labels.tolist(), part.images[:, 0, 0, 0].tolist(), strict=True)) in (
+            {0: first, 1: second} for first in (100, 150) for second in (0, 50)
+        )
+    save(tree / "train" / "e\u0301te\u0301" / "0.png")
+    with pytest.raises(UserError, match="train has two folders \u00e9t\u00e9, whose letters are written in different"):
+        data.load(str(tree), image_size=4)
+
+
+def test_the_part_held_out_is_the_same_in_composed_and_decomposed_characters(tmp_path):
+    for folder, accent in (("one", "\u00e9"), ("two", "e\u0301")):
+        for number in range(20):
+            save(tmp_path / folder / f"caf{accent}" / f"{accent}{number}.png", number)
+            save(tmp_path / folder / "tea" / f"{number}.png", number)
+    first, second = (data.load(str(tmp_path / folder), image_size=4, stream="never") for folder in ("one", "two"))
+    for ours, theirs in ((first.train, second.train), (first.validation, second.validation)):
+        assert sorted(ours.images[:, 0, 0, 0]) == sorted(theirs.images[:, 0, 0, 0])
+
+
+def test_splits_are_called_so_in_letters_of_any_case(tree):
+    (tree / "train").rename(tree / "Train")
+    (tree / "test").rename(tree / "TEST")
+    loaded = data.load(str(tree), image_size=4)
+    assert (loaded.class_names, loaded.train.size, loaded.test.size) == (("cat", "dog"), 4, 4)
+    save(tree / "train" / "cat" / "0.png")
+    with pytest.raises(UserError, match="has folders Train and train, both for train: keep one of them"):
+        data.load(str(tree), image_size=4)
+
+
+def test_folders_for_training_and_testing_are_no_classes(tree):
+    (tree / "train").rename(tree / "Training")
+    (tree / "test").rename(tree / "Testing")
+    with pytest.raises(UserError, match="has only folders Testing, Training, which are no classes: call them tra"):
+        data.load(str(tree), image_size=4)
+
+
 def test_images_of_kinds_that_are_not_read_are_named(tree, caplog):
     (tree / "train" / "cat" / "phone.HEIC").write_bytes(b"")
     size, message = counted(tree, caplog)

@@ -264,6 +264,14 @@ def test_floats_from_0_to_1_are_images_and_others_are_refused():
         data.Split(np.zeros((1, 2, 2, 3), np.int64))
 
 
+def test_there_is_one_target_for_each_image():
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    with pytest.raises(UserError, match="there are 3 images but 2 labels: expected one for each"):
+        data.Split(images, np.zeros(2, np.int32))
+    with pytest.raises(UserError, match="there are 3 images but 4 masks: expected one for each"):
+        data.Split(images, masks=np.zeros((4, 4, 4), np.uint8))
+
+
 def test_a_photograph_is_one_of_scikit_learn_s_or_any_image_file(tmp_path):
     assert data.photograph("china").shape == data.photograph("flower").shape == (427, 640, 3)
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -155,6 +155,13 @@ def test_arrays_of_other_float_types_are_converted(state, dtype, tmp_path):
     assert all(slot.variable[...].dtype == jnp.float32 for _, slot in slots(model))
 
 
+def test_integers_are_no_weights(state):
+    """The scales of quantised ones are elsewhere: without them it would be another network."""
+    quantised = state | {"layer1.0.conv1.weight": state["layer1.0.conv1.weight"].astype(np.int8)}
+    with pytest.raises(ValueError, match=r"of integers, as if quantised: layer1\.0\.conv1\.weight int8$"):
+        loaded(quantised)
+
+
 @needs_torch
 @pytest.mark.parity
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

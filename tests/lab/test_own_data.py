@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 
 from cnnjax import data, interop, models, runs, train
 from cnnjax.lab import app, starting, training
+from cnnjax.lab.predicting import find_images
 from tests.lab.own_data import CLASSES, MISLABELLED, SIZE, logits_of, make_folder, pixels_of, softmax
 from tests.lab.test_launch import _lines, _wait, call, start
 
@@ -246,6 +248,20 @@ def test_what_is_no_image_is_named_or_left_out(run, folder, tmp_path, capsys):
     assert len(printed.splitlines()) == 1
 
 
+def test_of_a_folder_each_image_is_classified_once_and_no_hidden_copy(tmp_path, caplog):
+    for name in ("a.png", "in/b.PNG", "in/.ipynb_checkpoints/b-checkpoint.png", "@eaDir/a.png/small.png", "._a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "in" / "around").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with caplog.at_level("WARNING"):
+        assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png"), str(tmp_path / "in" / "b.PNG")]
+    (said,) = caplog.messages
+    assert "has 2 images; left out are broken links, pipes and devices: 1" in said
+    assert "hidden files and folders: 3" in said
+    assert "links to a folder around them: 1" in said
+
+
 # ---------------------------------------------------------------- export
 
 
@@ -324,7 +340,7 @@ def other_runs(run, tmp_path):
         (["predict"], "predict takes a run of train, its directory or its name in"),
         (["predict", "{run}"], "predict takes images after the run: files, folders, or patterns"),
         (["predict", "{run}", "nowhere.jpg"], "there is no image nowhere.jpg: expected a file, a folder"),
-        (["predict", "{run}", "{other}/empty"], "empty has no images: these are files named"),
+        (["predict", "{run}", "{other}/empty"], "empty has no images: fill or remove it; images are files"),
         (["predict", "{run}s", "x.jpg"], "did you mean {run}?"),
         (["predict", "{other}/empty", "x.jpg"], "empty is no run of `train`: it has no model.json"),
         (["predict", "{other}/lecture", "x.jpg"], "is a run of fcn-vs-cnn, which keeps no model.json"),

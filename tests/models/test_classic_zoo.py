@@ -451,6 +451,32 @@ def test_attention_is_the_softmax_of_scores_whatever_the_global_descriptor():
         np.testing.assert_allclose(weights, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_attention_over_many_half_precision_pixels_sums_in_float32(dtype):
+    """`y = sum_i a_i l_i` with `a = softmax(l u)`; the gradient of y . g by u is `sum_i a_i (l_i . g - y . g) l_i`."""
+    attention = vgg_attention.Attention(vgg_attention.WIDTH, 0.0, rngs=nnx.Rngs(0))
+    attention.score.kernel[...], rng = attention.score.kernel[...].at[..., 4:, :].set(0), np.random.default_rng(0)
+    local = np.zeros((1, 56, 56, vgg_attention.WIDTH))
+    local[..., :4] = rng.uniform(0.5, 1.5, (1, 56, 56, 4)) * np.linspace(0.1, 3, 56)[:, None, None]
+    local, cotangent = jnp.asarray(local, dtype), jnp.ones((1, vgg_attention.WIDTH), dtype)
+    graphdef, params = nnx.split(attention)
+
+    def picked(kernel):
+        layer = nnx.merge(graphdef, params, copy=True)
+        layer.score.kernel.set_value(kernel)
+        return vgg_attention._mean(local, layer(local, jnp.zeros((1, vgg_attention.WIDTH), dtype)))
+
+    y, pull = jax.vjp(picked, attention.score.kernel[...])
+    pixels, kernel = np.asarray(local, float).reshape(-1, vgg_attention.WIDTH), np.asarray(attention.score.kernel[...])
+    weights = np.exp(pixels @ kernel[0, 0, :, 0].astype(float))
+    weights /= weights.sum()
+    gained = pixels.sum(1)
+    expected = (weights * (gained - weights @ gained)) @ pixels
+    np.testing.assert_allclose(np.asarray(y[0], float), weights @ pixels, rtol=float(jnp.finfo(dtype).eps))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(pull(cotangent)[0][0, 0, :, 0], expected, rtol=1e-3, atol=1e-6)
+
+
 def test_dropout_of_attention_takes_three_shares():
     with pytest.raises(UserError, match=r"dropout takes three shares, as \(0.3, 0.4, 0.5\), got 0.5"):
         models.create_model("vgg16_attention", dropout=0.5)

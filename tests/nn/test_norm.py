@@ -75,6 +75,23 @@ def test_values_and_gradients_are_those_of_torch(groups):
         np.testing.assert_allclose(ours, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("groups", [None, 2])
+def test_the_gradient_of_half_precision_images_is_rounded_once(groups, dtype):
+    """Of cotangents of one sign little is left; None: batch normalisation."""
+    layer = nn.BatchNorm(4) if groups is None else nn.GroupNorm(groups, 4)
+    rng = np.random.default_rng(1)
+    x, cotangent = (jnp.asarray(rng.uniform(*ends, (2, 56, 56, 4)), dtype) for ends in ((0.5, 1.5), (0.95, 1.05)))
+    graphdef, state = nnx.split(layer)
+    ours = jax.jit(lambda x, ct: jax.vjp(lambda x: nnx.merge(graphdef, state, copy=True)(x), x)[1](ct)[0])(x, cotangent)
+    images, pull = (np.asarray(a, np.float64).reshape(2, 56, 56, groups or 1, -1) for a in (x, cotangent))
+    axes = (0, 1, 2) if groups is None else (1, 2, 4)
+    y = normal(images, axes)
+    rest = pull - pull.mean(axes, keepdims=True) - y * (pull * y).mean(axes, keepdims=True)
+    expected = (rest / np.sqrt(images.var(axes, keepdims=True) + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(np.asarray(ours, np.float64), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-5)
+
+
 # ---------------------------------------------------------------- batch normalisation and replicas
 
 BATCH = (RNG.standard_normal((16, 4, 4, 6)) + np.arange(16)[:, None, None, None]).astype(np.float32)

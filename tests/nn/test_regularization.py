@@ -39,6 +39,16 @@ def test_values_that_stay_are_scaled_and_gradients_with_them(layer):
     np.testing.assert_array_equal(jax.grad(lambda x: build()(x).sum())(x), mask)
 
 
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_is_dropped_may_be_anything(layer, bad):
+    x, cotangent = jnp.full((8, 2, 3, 8), bad), jnp.ones((8, 2, 3, 8))
+    mask = layer(0.5, rngs=nnx.Rngs(0))(jnp.ones_like(x))
+    y, pull = jax.vjp(lambda x: layer(0.5, rngs=nnx.Rngs(0))(x), x)
+    np.testing.assert_array_equal(np.isfinite(y), mask == 0)
+    np.testing.assert_array_equal(pull(cotangent)[0], mask)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(("shape", "dtype"), [((4, 3, 3, 2), jnp.float32), ((4, 6), jnp.bfloat16)])
 def test_in_eval_it_is_the_identity_and_in_training_keeps_shape_and_dtype(layer, shape, dtype):

@@ -210,6 +210,15 @@ def test_within_a_compiled_function_its_loss_and_gradient_are_nan_and_no_others(
     np.testing.assert_allclose(losses[others], compute(LOGITS, CLASSES, **options)[others], rtol=1e-6)
 
 
+@pytest.mark.parametrize("compute", EVERY)
+def test_no_label_of_a_wide_type_wraps_around_to_a_class(compute):
+    compiled = jax.jit(lambda x, t: compute(x, t, ignore_index=-1))
+    assert np.isnan(compiled(jnp.float32(LOGITS[:1]), np.array([2**32 - 1], np.uint32))).all()  # as int32: -1
+    with jax.enable_x64(True):
+        for label in (2**32 + 1, -(2**32) + 2, 2**32 - 1):
+            assert np.isnan(compiled(jnp.float32(LOGITS[:1]), np.array([label]))).all()
+
+
 def test_a_single_logit_tells_0_and_1_apart_and_nothing_else():
     for compute in EVERY[1:]:
         for target in (-1, 2):

@@ -159,6 +159,24 @@ def test_an_image_without_a_class_is_alike_to_all_in_a_mixture():
     np.testing.assert_array_equal(single, [[1], [0.5], [0]])
 
 
+@pytest.mark.parametrize("augment", ["", "mixup"])
+def test_labels_may_be_probabilities(augment, one_device):
+    task = tasks.Classification(tasks.ClassificationLoss(ignore_index=-1))
+    classes = images(8)
+    recipe = train.Recipe(optimizer="sgd", lr=0.1, augment=augment)
+    step, losses = train.compile_step(Plain(nnx.Rngs(0)), task, recipe, one_device), []
+    for split in (classes, Split(classes.images, np.eye(4, dtype=np.float32)[classes.labels])):
+        state = step(step.start(), one_device.split(split.take(slice(None), np.ones(8, np.float32))))
+        losses.append(float(one_device.one_copy(state).sums["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_one_output_has_nothing_to_compare_in_a_softmax():
+    batch = images(2).take(slice(None), np.ones(2, np.float32))
+    with pytest.raises(UserError, match=r"cross-entropy compares outputs, .* `loss='binary-cross-entropy'`"):
+        tasks.Classification().losses(jnp.zeros((2, 1)), batch)
+
+
 def test_what_is_no_class_is_in_no_cell_of_the_confusion():
     batch = Split(images(3).images, np.int32([-1, 4, 2])).take(slice(None), np.ones(3, np.float32))
     measured = tasks.Classification().measure(jnp.float32(np.eye(4)[[3, 3, 2]]), batch)
@@ -170,7 +188,10 @@ def test_what_is_no_class_is_in_no_cell_of_the_confusion():
     ("labels", "message"),
     [
         ([0, 4], r"labels from 0 to 4, but the network has 4 outputs, for labels from 0 to 3: .*`num_classes=5`"),
-        ([-1, 3], r"labels from -1 to 3, but the network has 4 outputs, .* with `ignore_index`"),
+        (
+            [-1, 3],
+            r"labels from -1 to 3, but the network has 4 outputs, for labels from 0 to 3: correct the labels, or",
+        ),
         ([-1, -1], "labels from -1 to -1"),
         ([255, 7], "labels from 7 to 255"),
     ],

@@ -7,6 +7,7 @@ in milliseconds): rotation 0.4 by gathers, 0.7 in two passes over slices, 9.7 by
 gathers, 0.9 as two products with interpolation matrices; a shift of whole pixels 0.4 by gathers, 0.2 by slices.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def translate(fraction: float = 0.125, fill: float = 0.0) -> Geometric:
     check_range("fraction", fraction, 0, 1)
 
     def draw(key: jax.Array, count: int, size: Size) -> Map:
-        most = jnp.asarray([int(fraction * length) for length in size])
+        most = jnp.asarray([[int(fraction * length) for length in size]])
         y, x = jax.random.randint(key, (count, 2), -most, most + 1).T
         return Map(_matrix(count, 1, 0, -x, 0, 1, -y), size)
 
@@ -102,7 +103,7 @@ def random_crop(padding: int = 4, size: int | None = None, fill: float = 0.0) ->
         room = np.asarray(image) + 2 * padding - window
         if room.min() < 0:
             raise UserError(f"size={size}: larger than images of {image} with padding={padding}")
-        y, x = jax.random.randint(key, (count, 2), 0, jnp.asarray(room + 1)).T - padding
+        y, x = jax.random.randint(key, (count, 2), 0, jnp.asarray(room + 1)[None]).T - padding
         return Map(_matrix(count, 1, 0, x, 0, 1, y), window)
 
     return Geometric(draw, fill)
@@ -254,7 +255,7 @@ def move(sample: Sample, map: Map, fill: float) -> Sample:
 
 def _sources(map: Map, height: int, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Where every output pixel's centre lies in the input: x, y and whether that is inside, (N, *size) each."""
-    columns, rows = jnp.arange(map.size[1]) + 0.5, jnp.arange(map.size[0])[:, None] + 0.5
+    columns, rows = jnp.arange(map.size[1])[None, None] + 0.5, jnp.arange(map.size[0])[None, :, None] + 0.5
     (xx, xy, x), (yx, yy, y) = (jnp.moveaxis(map.matrix[:, row], -1, 0)[..., None, None] for row in (0, 1))
     x, y = xx * columns + xy * rows + x, yx * columns + yy * rows + y
     return x, y, (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -264,7 +265,7 @@ def _gather(planes: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Values (N, *size, C) of planes (N, H, W, C) at whole x and y (N, *size), clamped to the border."""
     count, height, width, channels = planes.shape
     column, row = (jnp.clip(at, 0, last).astype(jnp.int32) for at, last in ((x, width - 1), (y, height - 1)))
-    index = (row * width + column).reshape(count, -1, 1)
+    index = (row * width + column).reshape(count, math.prod(x.shape[1:]), 1)
     pixels = planes.reshape(count, height * width, channels)
     # The index is clipped already; the default mode would compare and select again.
     return jnp.take_along_axis(pixels, index, axis=1, mode="promise_in_bounds").reshape(*x.shape, channels)
@@ -303,9 +304,9 @@ def _determinant(map: Map) -> jax.Array:
 
 
 def _move_boxes(boxes: jax.Array, map: Map) -> jax.Array:
-    corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(len(boxes), -1, 2)
+    corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(len(boxes), 4 * boxes.shape[1], 2)
     moved = _move_points(corners, map).reshape(*boxes.shape[:2], 4, 2)
-    border = jnp.asarray(map.size[::-1], moved.dtype)
+    border = jnp.asarray(map.size[::-1], moved.dtype)[None, None]
     low, high = jnp.clip(moved.min(2), 0, border), jnp.clip(moved.max(2), 0, border)
     given = (boxes[..., 2:] > boxes[..., :2]).all(-1, keepdims=True)  # turned, a line would have an area
     left = given & (high > low).all(-1, keepdims=True)
@@ -314,7 +315,7 @@ def _move_boxes(boxes: jax.Array, map: Map) -> jax.Array:
 
 def _move_keypoints(keypoints: jax.Array, map: Map, pairs: Sequence[tuple[int, int]]) -> jax.Array:
     moved = _move_points(keypoints[..., :2], map)
-    border = jnp.asarray(map.size[::-1], moved.dtype)
+    border = jnp.asarray(map.size[::-1], moved.dtype)[None, None]
     inside = ((moved >= 0) & (moved < border)).all(-1)
     placed = jnp.concatenate([moved, jnp.where(inside, keypoints[..., 2], 0)[..., None]], -1)
     partner = np.arange(keypoints.shape[1])

@@ -59,7 +59,7 @@ def cutmix(alpha: float = 1.0) -> Augmentation:
         count, height, width, _ = sample.images.shape
         share_key, centre_key, order_key = jax.random.split(key, 3)
         side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, (count, 1)))
-        size = jnp.asarray([height, width])
+        size = jnp.asarray([[height, width]])
         cut = jnp.round(side * size).astype(jnp.int32)
         low = jax.random.randint(centre_key, (count, 2), 0, size) - cut // 2
         pasted = inside(low, low + cut, (height, width))
@@ -86,4 +86,4 @@ def _labels(name: str, sample: Sample, unfit: tuple[str, ...]) -> jax.Array:
 
 
 def _blend(own: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    return share * own + (1 - share) * other
+    return (share * own + (1 - share) * other).astype(own.dtype)

@@ -207,7 +207,7 @@ def cutout(size: int = 8, fill: float = 0.5) -> Augmentation:
 
     def augment(key: jax.Array, sample: Sample) -> Sample:
         count, height, width, _ = sample.images.shape
-        corner = jax.random.randint(key, (count, 2), 0, jnp.asarray([height, width])) - size // 2
+        corner = jax.random.randint(key, (count, 2), 0, jnp.asarray([[height, width]])) - size // 2
         hole = inside(corner, corner + size, (height, width))[..., None]
         return change_images(sample, lambda images: jnp.where(hole, fill, images))
 
@@ -216,5 +216,6 @@ def cutout(size: int = 8, fill: float = 0.5) -> Augmentation:
 
 def inside(low: jax.Array, high: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Return whether the pixels (N, *size) lie in the rectangles from low to before high, (N, 2) each, (y, x)."""
-    rows, columns = ((low[:, k, None] <= np.arange(n)) & (np.arange(n) < high[:, k, None]) for k, n in enumerate(size))
+    places = (np.arange(n)[None] for n in size)
+    rows, columns = ((low[:, k, None] <= at) & (at < high[:, k, None]) for k, at in enumerate(places))
     return rows[:, :, None] & columns[:, None]

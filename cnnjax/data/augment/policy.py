@@ -50,7 +50,8 @@ def _dealt(every: list[Augmentation], key: jax.Array, sample: Sample) -> Sample:
     """Apply one augmentation to each image."""
     count, share = len(sample.images), -(-len(sample.images) // len(every))
     place = jax.random.permutation(jax.random.fold_in(key, len(every)), share * len(every))[:count]
-    image_at = jnp.zeros(share * len(every), jnp.int32).at[place].set(jnp.arange(count))  # 0 where nothing is placed
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    image_at = jnp.zeros(share * len(every), jnp.int32).at[place].set(numbers)  # 0 where nothing is placed
 
     def done(number: int) -> Sample:
         hand = image_at[number * share : (number + 1) * share]

@@ -50,9 +50,9 @@ Augmentation = Callable[[jax.Array, Sample], Sample]
 
 
 def change_images(sample: Sample, change: Callable[[jax.Array], jax.Array]) -> Sample:
-    """Return the sample with changed images, clipped to [0, 1]."""
+    """Return the sample with changed images, clipped to [0, 1] and of the same type."""
     check_images(sample)
-    return replace(sample, images=jnp.clip(change(sample.images), 0, 1))
+    return replace(sample, images=jnp.clip(change(sample.images), 0, 1).astype(sample.images.dtype))
 
 
 def check_images(sample: Sample) -> None:
