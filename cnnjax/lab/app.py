@@ -294,6 +294,11 @@ def train(arguments: list[str]) -> int:
     return run_experiment("train", arguments)
 
 
+def find_lr(arguments: list[str]) -> int:
+    """Find a learning rate for `train`, by a sweep that raises it from step to step."""
+    return run_experiment("find-lr", arguments)
+
+
 def _of_module(module: str, does: str) -> Callable[[list[str]], int]:
     """Return a command whose module is imported when it is called."""
 
@@ -313,6 +318,7 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_experiments,
     "train": train,
+    "find-lr": find_lr,
     "evaluate": _of_module("evaluating", "Evaluate the network of a run of train on data."),
     "predict": _of_module("predicting", "Classify images with the network of a run of train."),
     "export": _of_module("exporting", "Write the network of a run of train for other programs."),
@@ -328,6 +334,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
 WORDS = {  # what follows a command in the help
     "train": "--model NAME --data DATA [--OPTION VALUE ...]",
+    "find-lr": "--model NAME --data DATA [--OPTION VALUE ...]",
     "evaluate": "RUN [--data DATA] [--split test]",
     "predict": "RUN IMAGE ... [--top K] [--out DIR]",
     "export": "RUN --to FORMAT --out FILE",

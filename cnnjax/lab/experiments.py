@@ -21,7 +21,8 @@ from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import workspace
 from cnnjax.lab.claims import Claim
 
-BUILT_IN = {"train": "cnnjax.lab.training"}  # modules of the package that are experiments, by their commands
+# Modules of the package that are experiments, by their commands.
+BUILT_IN = {"train": "cnnjax.lab.training", "find-lr": "cnnjax.lab.find_lr"}
 
 
 class SummaryError(UserError):
