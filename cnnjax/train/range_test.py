@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith, 2017, arXiv:1506.01186): train while the rate rises, and watch the loss."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain, count, islice
 from typing import NamedTuple
@@ -93,7 +93,7 @@ def find_lr(
     return RateSweep(rates, losses, *suggest(rates, losses, steps))
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float], steps: int) -> tuple[np.ndarray, float | None, str]:
+def suggest(rates: np.ndarray, losses: np.ndarray, steps: int) -> tuple[np.ndarray, float | None, str]:
     """Return the smoothed losses, a learning rate, and the rule in words.
 
     The rate is a tenth of the one at which the smoothed loss is the lowest, in two digits. Losses are averaged over

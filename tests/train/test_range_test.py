@@ -108,7 +108,7 @@ def test_a_tenth_of_the_rate_with_the_lowest_smoothed_loss_is_suggested():
         (valley(3e-6, np.geomspace(1e-6, 10, 100), 5.0), "near the start: lower `lowest`"),
         (2 + 0.01 * np.cos(np.arange(100)), "the loss falls at no rate by more than its noise"),
         (np.linspace(1, 3, 100), "the loss falls at no rate"),
-        ([2.3, 2.3], "the loss is not finite after 2 steps: lower `lowest`"),
+        (np.array([2.3, 2.3]), "the loss is not finite after 2 steps: lower `lowest`"),
     ],
 )
 def test_a_sweep_that_shows_no_rate_says_why(losses, why):
