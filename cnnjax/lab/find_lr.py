@@ -21,7 +21,7 @@ from cnnjax.lab.claims import Claim
 from cnnjax.options import Count, Positive
 from cnnjax.train.range_test import DIVERGED, plain
 
-FIGURES = {
+CAPTIONS = {
     "rates": "The loss of each step of the sweep over its learning rate, smoothed over neighbouring steps, and the "
     "suggested rate."
 }
@@ -85,8 +85,8 @@ def curve(sweep: train.RateSweep) -> viz.Lines:
         "smoothed": (sweep.rates, np.minimum(sweep.smoothed, top)),
     }
     if sweep.suggested is not None:
-        shown = lines["loss of a batch"][1]
-        lines[f"suggested: {plain(sweep.suggested)}"] = (np.full(2, sweep.suggested), np.array([shown.min(), shown.max()]))
+        heights = np.array([sweep.losses.min(), min(sweep.losses.max(), top)])
+        lines[f"suggested: {plain(sweep.suggested)}"] = (np.full(2, sweep.suggested), heights)
     return viz.Lines("", ("learning rate", "loss"), lines, ("log", "linear"), styles={"loss of a batch": "x"})
 
 

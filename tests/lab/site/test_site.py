@@ -13,7 +13,7 @@ from PIL import Image
 from cnnjax.lab import experiments, published, site
 from cnnjax.lab.claims import Verdict, check, erratum, not_run
 from cnnjax.lab.experiments import SummaryError, reading
-from cnnjax.lab.report import Entry
+from cnnjax.lab.page import Entry, Figure, idea
 
 CLAIMS = [
     check("B2", "two", "2", "2", True),
@@ -120,7 +120,7 @@ def test_a_page_shows_idea_table_figures_claims_and_command(lab):
     assert "What one shows, e.g. it. Lecture S9, &quot;A vs. B&quot; (claim B1): it is &lt;so&gt;." in page
     assert "<td>42</td>" in page
     assert 'src="figures/one/1-first-one.png" width="60" height="20"' in page
-    assert "first one</figcaption>" in page
+    assert "<figcaption>First one</figcaption>" in page
     assert "python launch.py one --seed 3" in page
     assert "The last start took 1 seconds" in page
     assert (lab.results / "site" / "figures" / "one" / "1-first-one.png").exists()
@@ -134,16 +134,18 @@ def test_the_reports_of_published_runs_are_written_from_their_summaries(lab):
     lab.report()
     report = (lab.results / "one" / "report.md").read_text()
     assert report.startswith("# one\n\nWhat one shows, e.g. it.")
-    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![1 first one](figures/1-first-one.png)", "| B1 |"):
+    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![First one](figures/1-first-one.png)", "| B1 |"):
         assert part in report, part
 
 
 def test_claims_stand_in_their_order_and_errata_first(lab):
     lab.add("one", CLAIMS)
     page = lab.report()["claims.html"]
-    assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B1", "B2", "B10", "Z1"]
-    assert page.count('<tr class="erratum">') == 2
-    assert page.index("Errata") < page.index("the lecture says 1; right is 7")
+    assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B2", "B10", "Z1"]
+    assert page.index("Errata") < page.index("one &lt;b&gt;") < page.index("All claims")
+    said = "".join(part for part in re.split(r"<[^>]+>", page[page.index("Errata") : page.index("All claims")]))
+    assert "B1 one &lt;b&gt;The lecture says1Right is7" in said
+    assert page.index("All claims") < page.index("the lecture says 1; right is 7")
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
 
@@ -258,14 +260,14 @@ def test_the_idea_ends_after_two_sentences_whatever_is_abbreviated():
     doc = (
         'First line, i.e. this.\n\nLecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn\nit. Not this. Nor this.\n'
     )
-    assert site.idea(doc) == 'First line, i.e. this. Lecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn it.'
-    assert site.idea("Only one line.") == "Only one line."
+    assert idea(doc) == 'First line, i.e. this. Lecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn it.'
+    assert idea("Only one line.") == "Only one line."
 
 
 def test_a_picture_that_is_drawn_may_be_wide_a_moving_one_is_not(tmp_path):
     for name, size in {"wide.png": (400, 100), "tall.png": (100, 100), "wide.gif": (400, 100)}.items():
         Image.new("RGB", size).save(tmp_path / name)
     Path(tmp_path / "drawn.svg").write_text("<svg/>")
-    figures = [tmp_path / name for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
+    figures = [Figure(tmp_path / name, name) for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
     page = site.pages([Entry("one", "One.", "python launch.py one", "", [], figures, "")])["one.html"]
     assert re.findall(r'<figure( class="wide")?>', page) == [' class="wide"', "", "", ""]
