@@ -82,17 +82,18 @@ def lone_page(title: str, body: str, footer: str) -> str:
     return fill_template(title, title, body, head=head, style=style, footer=footer)
 
 
-def run_page(entry: Entry, files: Sequence[str]) -> str:
+def run_page(title: str, entry: Entry, files: Sequence[str]) -> str:
     """Return the page of a run, which lies in the run's directory.
 
     Args:
+        title: of the page.
         entry: what the run found.
         files: names of files in the directory that the page leads to.
     """
     links = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in files)
     body = f'{about(entry, "figures")}\n<h2>Files</h2><ul class="files">{links}</ul>'
     footer = "Written as the run ended. You can move this directory anywhere: its page loads nothing from outside."
-    return lone_page(entry.name, body, footer)
+    return lone_page(title, body, footer)
 
 
 def about(entry: Entry, folder: str) -> str:
@@ -102,15 +103,19 @@ def about(entry: Entry, folder: str) -> str:
         f'<p class="lead">{inline(idea(entry.doc))}</p>',
         f"<h2>Results</h2>{scrolling(to_html(entry.table), 'Results')}",
     ]
-    if entry.figures:
-        figures = "".join(_figure(figure, f"{folder}/{figure.path.name}") for figure in entry.figures)
-        parts.append(f'<h2>Figures</h2><div class="figures">{figures}</div>')
+    parts.append(figures_html(entry.figures, f"{folder}/"))
     if entry.claims:
         parts.append(f"<h2>Claims</h2>{claims_table(entry.claims)}")
     parts.append(f"<h2>Repeat it</h2><pre><code>{escape(entry.command)}</code></pre>")
     parts.append(f"<h2>About</h2>{to_html(rest)}")
     parts.append(f'<p class="meta">{escape(entry.made)}</p>')
     return "\n".join(parts)
+
+
+def figures_html(figures: Sequence[Figure], folder: str) -> str:
+    """Return pictures under a heading, "" without any; their files lie in `folder`, which ends with a slash."""
+    shown = "".join(_figure(figure, f"{folder}{figure.path.name}") for figure in figures)
+    return f'<h2>Figures</h2><div class="figures">{shown}</div>' if shown else ""
 
 
 def _figure(figure: Figure, source: str) -> str:

@@ -46,7 +46,9 @@ def write_pages(folder: Path, name: str, experiment: Experiment, summary: dict[s
     entry = describe(name, experiment, summary, experiment.claims(summary), figures_in(folder / "figures"))
     write_text(folder / "report.md", page(entry))
     files = [file for file in FILES if file == "summary.json" or (folder / file).exists()]
-    write_text(folder / "index.html", run_page(entry, files))
+    network = summary["config"].get("model")
+    title = f"{entry.name}: {network}" if network else entry.name
+    write_text(folder / "index.html", run_page(title, entry, files))
 
 
 def show(experiment: Experiment, summary: dict[str, Any]) -> None:
@@ -91,8 +93,9 @@ def page(entry: Entry) -> str:
 
 
 def figures_in(folder: Path) -> list[Path]:
-    """Return a run's picture files in the order of their names."""
-    return sorted(path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+    """Return a run's picture files in the order of their names, its curves first."""
+    files = (path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+    return sorted(files, key=lambda path: (path.stem != "curves", path.name))
 
 
 def command(name: str, options: type, config: Mapping[str, Any]) -> str:
