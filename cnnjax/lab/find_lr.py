@@ -18,8 +18,9 @@ from cnnjax import models, runs, tasks, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown, training
 from cnnjax.lab.claims import Claim
+from cnnjax.lab.options import with_flags
 from cnnjax.options import Count, Positive
-from cnnjax.train.range_test import DIVERGED, plain
+from cnnjax.train.range_test import DIVERGED, LEAST, plain
 
 CAPTIONS = {
     "rates": "The loss of each step of the sweep over its learning rate, smoothed over neighbouring steps, and the "
@@ -44,6 +45,8 @@ class Config(training.Config):
             raise UserError(f"`lr={self.lr:g}` is what is looked for: leave it out, and give `lowest` and `highest`")
         if self.lowest >= self.highest:
             raise UserError(f"`lowest` must be less than `highest`, got {self.lowest:g} and {self.highest:g}")
+        if self.steps < LEAST:
+            raise UserError(f"`steps` must be at least {LEAST}, got {self.steps}: fewer show no curve")
 
 
 load = training.load
@@ -93,8 +96,8 @@ def curve(sweep: train.RateSweep) -> viz.Lines:
 def table(summary: dict[str, Any]) -> str:
     """Return the suggested rate, the rule, and what was tried."""
     rates, losses = summary["rates"], summary["smoothed"]
-    found = summary["suggested_lr"]
-    said = f"Suggested learning rate: **{plain(found)}**, {summary['why']}." if found else f"No rate: {summary['why']}."
+    found, why = summary["suggested_lr"], with_flags(summary["why"], ("lowest", "highest", "steps"))
+    said = f"Suggested learning rate: **{plain(found)}**, {why}." if found else f"No rate: {why}."
     swept = f"{plain(rates[0])} to {plain(rates[-1])}"
     row = [summary["model"], summary["optimizer"], len(rates), swept, f"{min(losses):.3f}"]
     head = ["network", "optimizer", "steps", "rates", "lowest smoothed loss"]

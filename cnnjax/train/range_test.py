@@ -27,6 +27,7 @@ from cnnjax.train.step import CompiledStep, Constants, make_train_step
 
 SMOOTHING = 0.03  # standard deviation of the smoothing, as a share of the sweep's steps
 ENOUGH = 0.05  # share of the first loss that the loss has to fall by, or the data are too noisy to suggest a rate
+LEAST = 10  # steps of a sweep
 DIVERGED, OVER = 4.0, 5  # the sweep ends when the mean of 5 losses is 4 times that of the first 5
 
 
@@ -81,8 +82,8 @@ def find_lr(
     """
     if not 0 < lowest < highest < np.inf:
         raise UserError(f"`lowest` must be larger than 0 and less than `highest`, got {lowest:g} and {highest:g}")
-    if steps < 2 * OVER:
-        raise UserError(f"`steps` must be at least {2 * OVER}, got {steps}: fewer show no curve")
+    if steps < LEAST:
+        raise UserError(f"`steps` must be at least {LEAST}, got {steps}: fewer show no curve")
     parallel = parallel or Parallel()
     check_data(recipe, train, None, parallel)
     rates = np.geomspace(lowest, highest, steps)
@@ -156,7 +157,7 @@ def _losses(step: CompiledStep, recipe: Recipe, train: Examples, steps: int) -> 
                 return
             losses.append(loss)
             yield loss
-            if done >= 2 * OVER and np.mean(losses[-OVER:]) > DIVERGED * abs(np.mean(losses[:OVER])):
+            if done >= LEAST and np.mean(losses[-OVER:]) > DIVERGED * abs(np.mean(losses[:OVER])):
                 return
             if stop.signum is not None:
                 raise interrupted(stop.signum, False, "a sweep of rates saves nothing before its end")
