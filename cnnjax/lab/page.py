@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -107,7 +108,8 @@ def about(entry: Entry, folder: str) -> str:
     if entry.claims:
         parts.append(f"<h2>Claims</h2>{claims_table(entry.claims)}")
     parts.append(f"<h2>Repeat it</h2><pre><code>{escape(entry.command)}</code></pre>")
-    parts.append(f"<h2>About</h2>{to_html(rest)}")
+    if rest:
+        parts.append(f"<h2>About</h2>{to_html(rest)}")
     parts.append(f'<p class="meta">{escape(entry.made)}</p>')
     return "\n".join(parts)
 
@@ -120,9 +122,8 @@ def figures_html(figures: Sequence[Figure], folder: str) -> str:
 
 def _figure(figure: Figure, source: str) -> str:
     size, kind_of = "", ""
-    if figure.path.suffix != ".svg":
-        with Image.open(figure.path) as picture:
-            width, height = picture.size
+    with suppress(OSError), Image.open(figure.path) as picture:  # not of SVG, nor of one's own damaged file
+        width, height = picture.size
         size = f' width="{width}" height="{height}"'
         whole = (width / height > WIDE or width > LARGE) and figure.path.suffix != ".gif"
         kind_of = ' class="wide"' if whole else ""

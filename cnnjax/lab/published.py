@@ -283,7 +283,7 @@ def publish(results: Path, source: Path) -> Path:
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
     check_replaces(results, name, source, summary)
-    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
+    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", "index.html", ".*")
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=results) as partial:  # so that nothing is lost if the copy fails
         shutil.copytree(source, Path(partial) / name, ignore=left_out)

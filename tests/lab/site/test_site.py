@@ -1,5 +1,7 @@
 """The site as files: what `report` writes of good, damaged and missing results, and what `verify` keeps for it."""
 
+import html
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from cnnjax.lab import experiments, published, site
+from cnnjax.lab import experiments, ledger, published, site
 from cnnjax.lab.claims import Verdict, check, erratum, not_run
 from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.page import Entry, Figure, idea
@@ -21,6 +23,8 @@ CLAIMS = [
     erratum("B1", "one <b>", "1", "7", True),
     not_run("Z1", "zero", "needs a run"),
 ]
+
+ROOT = Path(__file__).parents[3]
 
 PAGE = """above
 <!-- options: written by launch.py report -->
@@ -271,3 +275,49 @@ def test_a_picture_that_is_drawn_may_be_wide_a_moving_one_is_not(tmp_path):
     figures = [Figure(tmp_path / name, name) for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
     page = site.pages([Entry("one", "One.", "python launch.py one", "", [], figures, "")])["one.html"]
     assert re.findall(r'<figure( class="wide")?>', page) == [' class="wide"', "", "", ""]
+
+
+def test_every_published_figure_is_described_in_words(built):
+    described = {(row["experiment"], row["figure"]): row["caption"] for row in ledger.rows_of("captions.csv")}
+    shown = {(path.parents[1].name, path.stem) for path in (ROOT / "results").glob("*/figures/*.*")}
+    assert shown == set(described)
+    for (experiment, figure), caption in described.items():
+        page = (built / f"{experiment}.html").read_text()
+        assert f"<figcaption>{html.escape(caption)}</figcaption>" in page, figure
+        assert f'alt="{html.escape(caption)}"' in page
+        assert caption.endswith(".")
+        assert len(caption.split()) >= 5
+
+
+def test_the_site_says_which_lectures_its_names_mean(built):
+    names = {one.id: one for one in ledger.lectures()}
+    assert list(names) == sorted({name for entry in ledger.read() for name in entry.lectures})
+    for page in ("index.html", "claims.html"):
+        text = (built / page).read_text()
+        for one in names.values():
+            said = f"<dt>{one.id}</dt><dd><cite>{html.escape(one.title)}</cite>, {html.escape(one.where)}</dd>"
+            assert said in text, one.id
+
+
+def test_an_erratum_names_its_lecture_what_it_says_and_what_is_right(built):
+    text = (built / "claims.html").read_text()
+    errata = re.findall(r"<li><p>.*?</li>", text[text.index("Errata") : text.index("All claims")])
+    assert len(errata) >= 10
+    for erratum_ in errata:
+        said = re.sub("<[^>]+>", " ", erratum_)
+        assert re.search(r"\bS[0-4]\b", said), said
+        assert "The lecture says" in said
+        assert "Right is" in said
+
+
+def test_pages_have_landmarks_labels_and_one_heading(built):
+    for path in built.glob("*.html"):
+        page = path.read_text()
+        assert '<html lang="en">' in page
+        for landmark in ("<header", '<nav aria-label="Pages">', '<main id="main"', "<footer"):
+            assert page.count(landmark) == 1, f"{path.name}: {landmark}"
+        levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+        assert levels.count(1) == 1
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), path.name
+        assert not re.findall(r"<img (?![^>]*\balt=)[^>]*>", page)
