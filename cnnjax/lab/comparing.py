@@ -83,7 +83,12 @@ def table(compared: Mapping[str, Stored]) -> list[list[str]]:
     summaries = [numbers(run.summary) for run in all_runs]
     names = dict.fromkeys(name for summary in summaries for name in summary)
     figures = {name: [summary.get(name) for summary in summaries] for name in names}
-    differing = {name: values for name, values in figures.items() if len(set(values)) > 1 or name == "params"}
+    finished = [place for place, run in enumerate(all_runs) if run.summary]
+
+    def differs(values: Sequence[float | None]) -> bool:
+        return len({values[place] for place in finished}) > 1 or len(finished) == 1
+
+    differing = {name: values for name, values in figures.items() if name == "params" or differs(values)}
     rows += [[name, *map(_shown, values)] for name, values in list(differing.items())[:MOST]]
     more = len(differing) - MOST
     return rows + ([[f"and {more} more figures in comparison.json", *[""] * len(all_runs)]] if more > 0 else [])

@@ -126,6 +126,10 @@ def _card(entry: Entry) -> str:
     )
 
 
+def _experiment(entry: Entry) -> str:
+    return f'{about(entry, _folder(entry))}\n<p class="meta"><a href="claims.html#lectures">What S0 to S4 are</a></p>'
+
+
 def _lectures(lectures: Sequence[Lecture]) -> str:
     rows = "".join(
         f"<div><dt>{escape(one.id)}</dt><dd><cite>{escape(one.title)}</cite>, {escape(one.where)}</dd></div>"

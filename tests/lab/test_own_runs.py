@@ -1,6 +1,7 @@
 """Pages of one's own runs, and their index: of an experiment in a file, which takes no time."""
 
 import json
+import os
 import re
 import shutil
 
@@ -94,6 +95,8 @@ def folder(mine, tmp_path):
     (swept / "sweep.json").write_text(json.dumps({"cells": [{"status": "finished"}, {"status": "failed"}]}))
     (swept / "report.md").write_text("# Sweep")
     make_run(swept / "seed=1", {"seed": 1}, {})
+    for age, file in enumerate(("nine/summary", "swept/config", "begun/config", "swept/seed=1/config")):
+        os.utime(tmp_path / "runs" / f"{file}.json", (1e9 - age, 1e9 - age))
     return tmp_path / "runs"
 
 
@@ -107,7 +110,7 @@ def test_report_writes_what_is_missing_and_lists_all_runs(folder, capsys):
     for row in re.findall(r"<tr>(.*?)</tr>", page)[1:]:
         cells = re.findall(r"<td[^>]*><div>(.*?)</div></td>", row)
         rows[re.sub("<.*?>", "", cells[0])] = [re.sub("<.*?>", "", cell) for cell in cells[1:5]], cells[0]
-    assert set(rows) == {"nine", "begun", "swept", "swept/seed=1"}
+    assert list(rows) == ["nine", "swept", "begun", "swept/seed=1"]  # the newest first
     assert rows["nine"][0][:2] == ["--second 9", "test accuracy 1"]
     assert rows["nine"][0][3] == "finished"
     assert rows["begun"][0] == ["--model resnet34 --epochs 7", "", "", "unfinished, epoch 2 of 7"]
