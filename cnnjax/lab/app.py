@@ -326,7 +326,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 OF_A_CHECKOUT = ("verify", "publish", "bench")  # commands that read its experiments
 WORDS = {  # what follows a command in the help
     "train": "--model NAME --data DATA [--OPTION VALUE ...]",
-    "find-lr": "--model NAME --data DATA [--OPTION VALUE ...]",
+    "find-lr": "--model NAME --data DATA ...",
     "evaluate": "RUN [--data DATA] [--split test]",
     "predict": "RUN IMAGE ... [--top K] [--out DIR]",
     "export": "RUN --to FORMAT --out FILE",

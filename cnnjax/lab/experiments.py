@@ -32,6 +32,8 @@ class SummaryError(UserError):
 class Experiment(Protocol):
     """The members of a module that is an experiment.
 
+    It may also have `CAPTIONS`: what its figures show, by the names of their files without suffix.
+
     Attributes:
         Config: a frozen dataclass of options with defaults.
     """

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnnjax.lab import app, comparing, stored
-from tests.lab.test_launch import at, call
+from tests.lab.test_launch import ROOT, at, call
 
 CONFIG = {"experiment": "train", "model": "resnet18", "epochs": 3, "lr": None, "augment": "", "seed": 0}
 LOSSES = {"a": [2.0, 1.0, 1.5], "b": [3.0, 2.5], "seeds/seed0": [4.0, 3.0], "seeds/seed1": [6.0, 1.0]}
@@ -127,6 +128,19 @@ def test_the_same_runs_in_any_order_have_one_folder(place, capsys):
     for names in (("a", "b"), ("b", "a")):
         assert app.main(["compare", *names]) == 0
     assert len(list(place.glob("compare-*/comparison.json"))) == 1
+
+
+def test_the_commands_of_the_page_about_ones_own_data_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("flowers", "other"):
+        make_run(tmp_path / "runs" / name, {"out": name}, {"": [1.0]})
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    lines = re.findall(r"^    cnnjax ((?:compare|report) .*)$", page, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        assert call(capsys, *shlex.split(line))[0] == 0
+    assert (tmp_path / "comparison" / "curves.png").exists()
+    assert (tmp_path / "runs" / "index.html").exists()
 
 
 def test_many_figures_are_cut_and_counted():

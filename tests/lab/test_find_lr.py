@@ -1,6 +1,8 @@
 """The learning-rate sweep as a command: on a folder of images, with what it leaves behind."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -8,14 +10,16 @@ import pytest
 from cnnjax import models, train
 from cnnjax.lab import find_lr
 from tests.lab.own_data import CLASSES, make_folder
-from tests.lab.test_launch import call
+from tests.lab.test_launch import ROOT, call
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     folder = make_folder(tmp_path_factory.mktemp("sweep") / "colours")
     options = ["--lowest", "0.0001", "--highest", "1", "--steps", "20", "--batch-size", "16", "--optimizer", "sgd"]
-    return ["find-lr", "--model", "lecture-cnn", "--data", str(folder), "--image-size", "16", *options]
+    (line,) = re.findall(r"^    cnnjax (find-lr .*)$", (ROOT / "docs" / "own_data.md").read_text(), re.MULTILINE)
+    smaller = {"resnet18": "lecture-cnn", "flowers": str(folder), "64": "16"}
+    return [*(smaller.get(word, word) for word in shlex.split(line)), *options]
 
 
 def test_the_command_sweeps_as_asked_and_leaves_rates_losses_and_a_picture(command, tmp_path, capsys, monkeypatch):
