@@ -20,7 +20,7 @@ from cnnjax.lab import markdown, training
 from cnnjax.lab.claims import Claim
 from cnnjax.lab.options import with_flags
 from cnnjax.options import Count, Positive
-from cnnjax.train.range_test import DIVERGED, LEAST, plain
+from cnnjax.train.rates import DIVERGED, LEAST, plain
 
 CAPTIONS = {
     "rates": "The loss of each step of the sweep over its learning rate, smoothed over neighbouring steps, and the "

@@ -8,7 +8,7 @@ from cnnjax.train.loop import fit
 from cnnjax.train.multi_seed import check_training, fit_seeds, fit_together, together
 from cnnjax.train.optimizers import OPTIMIZERS, learning_rate, make_optimizer
 from cnnjax.train.parallel import MODES, Parallel
-from cnnjax.train.range_test import RateSweep, find_lr
+from cnnjax.train.rates import RateSweep, find_lr
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.schedules import SCHEDULES
 from cnnjax.train.state import Fit, Network, TrainState, split_model, tree_sha256

@@ -10,7 +10,7 @@ from flax import nnx
 from cnnjax import tasks, train
 from cnnjax.data import Split, epoch_order
 from cnnjax.errors import RunError, UserError
-from cnnjax.train.range_test import suggest
+from cnnjax.train.rates import suggest
 
 RECIPE = train.Recipe(optimizer="momentum", momentum=0.5, batch_size=8, seed=3, weight_decay=0.01)
 TASK = tasks.Classification(class_names=("a", "b", "c"))
