@@ -200,7 +200,7 @@ def _output_classifier() -> list[Claim]:
     return [
         check_or_correct(
             "H3",
-            "Inception's output classifier: global average pooling, dropout, one fully connected layer of as many "
+            "S2: Inception's classifier is global average pooling, dropout and one fully connected layer of as many "
             "outputs as classes",
             "a fully connected layer of 1,024 neurons before the softmax",
             f"{net.fc.in_features:,} inputs, means of the last maps to {pooled:.0e}; {net.fc.out_features:,} outputs",

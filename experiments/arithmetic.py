@@ -299,7 +299,7 @@ def _errata() -> list[Claim]:
         rows.append(
             erratum(
                 "C6",
-                f"S0 prints ({number}) as {text}, which misses {wrong} of {len(cases)} sizes; with {GIVEN(*case)}",
+                f"S0 prints output size ({number}) as {text}: wrong for {wrong} of {len(cases)}, as for {GIVEN(*case)}",
                 f"{formula(*case):g}",
                 f"{output_size(case)}, by {RELATIONSHIPS[number].text.split(': ')[-1]}",
                 formula(*case) != output_size(case) == RELATIONSHIPS[number].size(*case),

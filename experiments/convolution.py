@@ -298,9 +298,9 @@ def _many_channels(random: np.random.Generator) -> list[Claim]:
         ),
         erratum(
             "B9",
-            "S2's y(i, j, o) as first printed, at one pixel: r is free on its right side; the next slide has the sum",
+            "S2 first prints y(i, j, o) without a sum over the channels r, so that a pixel has a value for each r",
             f"{printed.shape[-1]} values, {show(a_pixel, 3)}",
-            f"their sum over r, {flat[0, 0]:.3g}",
+            f"their sum over r, {flat[0, 0]:.3g}, as on the next slide",
             distance(printed.sum(-1), flat) <= ROUNDING and bool(np.ptp(a_pixel) > 0.1),
             f"{ROUNDING:g}",
         ),
@@ -318,9 +318,9 @@ def _pointwise(random: np.random.Generator) -> list[Claim]:
         check_error("B10", "S2: a 1x1 convolution maps each pixel's channels", "b + sum_r w(r, o) x(i, j, r)", error),
         erratum(
             "B10",
-            "S2's general formula on that slide, whose sums run from k=1 to M, with M=1: it moves the image by a pixel",
+            "S2's sums for an MxM kernel run from k=1 to M, so that a 1x1 convolution (M=1) moves the image by a pixel",
             "x(i - 1, j - 1)",
-            "x(i, j), as in its own special case",
+            "x(i, j), as in S2's own formula for 1x1",
             distance(printed[1:, 1:], y[:-1, :-1]) <= ROUNDING and distance(printed, y) > 0.1,
             f"{ROUNDING:g}",
         ),

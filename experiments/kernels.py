@@ -213,7 +213,7 @@ def _as_printed() -> list[Claim]:
         errata.append(
             erratum(
                 "B5",
-                f"S1's {name} kernel as printed, {show(printed)}, sees an edge in an even surface of 10",
+                f"S1 prints the {name} kernel as {show(printed)}, which sees an edge in an even surface of 10",
                 f"{show(printed[row])} in its row {row + 1}, with response {seen:g}",
                 f"{show(right[row])}, with response {unseen:g}",
                 unseen == 0 and seen != 0,

@@ -217,7 +217,7 @@ def _kinds() -> list[Claim]:
     return [
         check_or_correct(
             "D3",
-            "which pooling keeps an object: max on a white background, min on a dark one",
+            "S0: max pooling keeps dark objects on a white background, min pooling light objects on a dark one",
             "max: dark on white; min: light on dark",
             f"contrast left of thin lines: light on dark max {light['max']:.0%}, min {light['min']:.0%}; dark on light "
             f"max {dark['max']:.0%}, min {dark['min']:.0%}",

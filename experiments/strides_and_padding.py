@@ -178,7 +178,7 @@ def _padded_example() -> list[Claim]:
         ),
         erratum(
             "B3",
-            f"S0: its result's upper left corner: {wrong.sum()} of the six numbers that the slide prints",
+            f"S0 prints the upper left corner of its padded 6x6 image's result: {wrong.sum()} of six numbers are wrong",
             show(PADDING_RESULT),
             show(first),
             same and wrong.tolist() == [[False, True, False], [True, False, False]],
@@ -284,7 +284,7 @@ def _pixels() -> list[Claim]:
         *checked,
         erratum(
             "C8",
-            "S0, S4: padding ensures that all pixels are used equally frequently: 3x3 windows on 5x5, padding 1",
+            "S0, S4: with padding all pixels are used equally often. Uses in a 5x5 image by 3x3 windows, padding 1",
             "equally",
             f"corner {half[0, 0]}, edge {half[0, 2]}, middle {half[2, 2]}; with full padding all {full[0, 0]}",
             bool(half[0, 0] < half[0, 2] < half[2, 2]) and bool((full == full[0, 0]).all()),

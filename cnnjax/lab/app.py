@@ -252,15 +252,6 @@ def verify(arguments: list[str]) -> int:
     return 1 if published.verify(results) else 0
 
 
-def report(arguments: list[str]) -> int:
-    """Write the published runs' reports, the site, and the tables in docs."""
-    from cnnjax.lab import published
-
-    _no_arguments("report", arguments)
-    published.report(workspace.find().results, workspace.find().root / "docs")
-    return 0
-
-
 def publish(arguments: list[str]) -> int:
     """Replace results/EXPERIMENT by a finished run, without its checkpoints."""
     from cnnjax.lab import published
@@ -291,9 +282,14 @@ def benches() -> list[str]:
     return [path.stem for path in files if f"bench {path.stem}" in path.read_text().partition('"""\n')[0]]
 
 
-def train(arguments: list[str]) -> int:
-    """Train a network of the zoo on images of your own, or on any data set."""
-    return run_experiment("train", arguments)
+def _of_experiment(name: str, does: str) -> Callable[[list[str]], int]:
+    """Return a command that runs an experiment of the package."""
+
+    def command(arguments: list[str]) -> int:
+        return run_experiment(name, arguments)
+
+    command.__doc__ = does
+    return command
 
 
 def _of_module(module: str, does: str) -> Callable[[list[str]], int]:
@@ -314,22 +310,25 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_experiments,
-    "train": train,
+    "train": _of_experiment("train", "Train a network of the zoo on images of your own, or on any data set."),
+    "find-lr": _of_experiment("find-lr", "Find a learning rate for train, by a sweep that raises it step by step."),
     "evaluate": _of_module("evaluating", "Evaluate a trained network on data."),
-    "predict": _of_module("predicting", "Classify images with a trained network."),
+    "predict": _of_module("predicting", "Classify images, or their pixels, with a trained network."),
     "export": _of_module("exporting", "Write a trained network for other programs."),
+    "compare": _of_module("comparing", "Compare runs: a table, and their curves in one figure."),
     "models": _of_module("zoo", "List the networks."),
     "summary": _of_module("layers", "Print the layers of a network with their shapes and parameters."),
     "sweep": _of_module("sweep", "Run every cell of a grid of options; --help says more."),
     "submit": _of_module("slurm", "Submit an experiment to SLURM; --help says more."),
     "verify": verify,
-    "report": report,
+    "report": _of_module("own_runs", "Write the site of the published runs, and an index of your own."),
     "publish": publish,
     "bench": bench,
 }
-OF_A_CHECKOUT = ("verify", "report", "publish", "bench")  # commands that read its experiments
+OF_A_CHECKOUT = ("verify", "publish", "bench")  # commands that read its experiments
 WORDS = {  # what follows a command in the help
     "train": "--model NAME --data DATA ...",
+    "find-lr": "--model NAME --data DATA ...",
     "evaluate": "RUN|NAME|FILE [--data DATA]",
     "predict": "RUN|NAME|FILE IMAGE ...",
     "export": "RUN|NAME|FILE --to FORMAT",
@@ -337,6 +336,8 @@ WORDS = {  # what follows a command in the help
     "summary": "NAME|RUN [--image-size N]",
     "sweep": "EXPERIMENT --grid OPTION=VALUE,...",
     "submit": "EXPERIMENT --time TIME",
+    "compare": "RUN RUN ... [--out DIR]",
+    "report": "[FOLDER]",
     "publish": "RUN",
     "bench": "WHAT",
     "verify": "[--again ID ...]",

@@ -21,7 +21,8 @@ from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import workspace
 from cnnjax.lab.claims import Claim
 
-BUILT_IN = {"train": "cnnjax.lab.training"}  # modules of the package that are experiments, by their commands
+# Modules of the package that are experiments, by their commands.
+BUILT_IN = {"train": "cnnjax.lab.training", "find-lr": "cnnjax.lab.find_lr"}
 
 
 class SummaryError(UserError):
@@ -30,6 +31,8 @@ class SummaryError(UserError):
 
 class Experiment(Protocol):
     """The members of a module that is an experiment.
+
+    It may also have `CAPTIONS`: what its figures show, by the names of their files without suffix.
 
     Attributes:
         Config: a frozen dataclass of options with defaults.

@@ -1,8 +1,10 @@
-"""The ledger: everything checkable that the lectures state, whether or not a claim checks it already."""
+"""What is written down of the lectures: which there are, everything checkable that they state, and captions.
+
+The tables lie beside the experiments; of the statements, some have a claim that checks them, and some not yet.
+"""
 
 import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from cnnjax.lab import workspace
@@ -23,18 +25,36 @@ class Entry(NamedTuple):
     statement: str
 
 
-def path() -> Path | None:
-    """Return the file of the ledger, beside the experiments; None outside of a checkout."""
-    return next((file for folder in workspace.find().experiments if (file := folder / "ledger.csv").exists()), None)
+class Lecture(NamedTuple):
+    """A lecture: its short name in all texts, its title, and where it was given."""
+
+    id: str
+    title: str
+    where: str
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table that lies beside the experiments; none outside of a checkout."""
+    for folder in workspace.find().experiments:
+        if (folder / name).exists():
+            with (folder / name).open(newline="") as rows:
+                return list(csv.DictReader(rows))
+    return []
 
 
 def read() -> list[Entry]:
     """Return all entries, none outside of a checkout."""
-    file = path()
-    if file is None:
-        return []
-    with file.open(newline="") as rows:
-        return [Entry(row["id"], tuple(row["lectures"].split()), row["statement"]) for row in csv.DictReader(rows)]
+    return [Entry(row["id"], tuple(row["lectures"].split()), row["statement"]) for row in rows_of("ledger.csv")]
+
+
+def lectures() -> list[Lecture]:
+    """Return all lectures, none outside of a checkout."""
+    return [Lecture(**row) for row in rows_of("lectures.csv")]
+
+
+def captions(experiment: str) -> dict[str, str]:
+    """Return what the figures of an experiment of the lectures show, by the names of their files without suffix."""
+    return {row["figure"]: row["caption"] for row in rows_of("captions.csv") if row["experiment"] == experiment}
 
 
 def open_entries(claims: Sequence[Claim]) -> list[Entry]:

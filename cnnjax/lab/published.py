@@ -20,7 +20,8 @@ from cnnjax.lab.claims import Claim, Verdict, count, from_json
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import SummaryError, reading
 from cnnjax.lab.options import describe as describe_options
-from cnnjax.lab.report import Entry, describe, figures_in, page
+from cnnjax.lab.page import Entry
+from cnnjax.lab.report import describe, figures_in, page
 from cnnjax.lab.terminal import say
 from cnnjax.options import kinds
 from cnnjax.runs.files import read_json
@@ -207,13 +208,13 @@ def _readme(entries: Sequence[Entry]) -> str:
     ]
     for entry in entries:
         parts += [f"## [{entry.name}]({entry.name}/report.md)", entry.doc.splitlines()[0], entry.table]
-        parts += [f"![{path.stem}]({entry.name}/figures/{path.name})" for path in entry.figures]
+        parts += [f"![{figure.caption}]({entry.name}/figures/{figure.path.name})" for figure in entry.figures]
     return "\n\n".join(parts) + "\n"
 
 
 def _write_site(folder: Path, entries: Sequence[Entry], others: Sequence[Claim], notices: Sequence[str]) -> None:
     """Replace the folder, with all that an earlier report left there."""
-    files = site.pages(entries, others, notices) | site.assets()
+    files = site.pages(entries, others, notices, ledger.lectures()) | site.assets()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in files.items():
@@ -222,7 +223,7 @@ def _write_site(folder: Path, entries: Sequence[Entry], others: Sequence[Claim],
         for figure in entry.figures:
             target = folder / site.figure_path(entry, figure)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(figure, target)
+            shutil.copyfile(figure.path, target)
 
 
 def with_tables(text: str, tables: Mapping[str, str]) -> str:
@@ -282,7 +283,7 @@ def publish(results: Path, source: Path) -> Path:
     if source.resolve() == target.resolve():
         raise UserError(f"{source} is published already: publish takes a run, such as one in results/runs")
     check_replaces(results, name, source, summary)
-    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", ".*")
+    left_out = shutil.ignore_patterns("checkpoints", "trainings", "tensorboard", "profile", "slurm", "index.html", ".*")
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=results) as partial:  # so that nothing is lost if the copy fails
         shutil.copytree(source, Path(partial) / name, ignore=left_out)

@@ -1,34 +1,29 @@
-"""The results of a finished run: its summary, its page, and its table in the terminal."""
+"""The results of a finished run: its summary, its report and page, and its table in the terminal."""
 
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from cnnjax.lab import code, workspace
+from cnnjax.lab import code, ledger, workspace
 from cnnjax.lab.claims import Claim
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import Experiment
+from cnnjax.lab.page import Entry, Figure, run_page, words
 from cnnjax.runs import Run, write_text
 from cnnjax.runs.hardware import describe_device, describe_versions, peak_memory
 
 FIGURE_SUFFIXES = (".png", ".gif", ".svg")
-
-
-class Entry(NamedTuple):
-    """A finished run as reports and the site show it."""
-
-    name: str  # of the experiment
-    doc: str  # its module's docstring
-    command: str  # the command line that repeats it
-    table: str  # its results as Markdown
-    claims: Sequence[Claim]  # with their verdicts
-    figures: Sequence[Path]  # its picture files
-    made: str  # its time, device and versions, in one line
+CAPTIONS = {  # of figures that experiments share
+    "curves": "Loss and accuracy over the epochs.",
+    "confusion": "How the test images of each class (row) were classified (column), in per cent of the row.",
+    "mistakes": "The most confident mistakes on the test images: predicted class, its probability, and true class.",
+}
+FILES = ("summary.json", "metrics.jsonl", "config.json", "model.json", "weights.safetensors", "report.md")
 
 
 def finish(experiment: Experiment, run: Run, summary: dict[str, Any], seconds: float) -> None:
@@ -41,10 +36,19 @@ def finish(experiment: Experiment, run: Run, summary: dict[str, Any], seconds: f
         "code": code.describe(Path(str(experiment.__file__))),
     }
     whole = {**summary, "config": run.config}
-    entry = describe(run.experiment, experiment, whole, experiment.claims(whole), figures_in(run.figures))
-    write_text(run.path / "report.md", page(entry))
+    write_pages(run.path, run.experiment, experiment, whole)
     run.finish(summary)
     show(experiment, summary)
+
+
+def write_pages(folder: Path, name: str, experiment: Experiment, summary: dict[str, Any]) -> None:
+    """Write a finished run's `report.md` and `index.html`; the summary must include its config."""
+    entry = describe(name, experiment, summary, experiment.claims(summary), figures_in(folder / "figures"))
+    write_text(folder / "report.md", page(entry))
+    files = [file for file in FILES if file == "summary.json" or (folder / file).exists()]
+    network = summary["config"].get("model")
+    title = f"{entry.name}: {network}" if network else entry.name
+    write_text(folder / "index.html", run_page(title, entry, files))
 
 
 def show(experiment: Experiment, summary: dict[str, Any]) -> None:
@@ -60,13 +64,14 @@ def describe(
         ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in summary[part].items())
         for part in ("device", "versions")
     )
+    captions = CAPTIONS | ledger.captions(name) | getattr(experiment, "CAPTIONS", {})
     return Entry(
         name=name,
         doc=experiment.__doc__ or "",
         command=command(name, experiment.Config, summary["config"]),
         table=experiment.table(dict(summary)),
         claims=claims,
-        figures=figures,
+        figures=[Figure(path, captions.get(path.stem, words(path))) for path in figures],
         made=f"The last start took {summary['seconds']:.0f} seconds. Device: {device}. Versions: {versions}.",
     )
 
@@ -81,15 +86,16 @@ def page(entry: Entry) -> str:
         f"    {entry.command}",
         entry.table,
         *([claims_table(entry.claims)] if entry.claims else []),
-        *[f"![{path.stem.replace('-', ' ')}](figures/{path.name})" for path in entry.figures],
+        *[f"![{figure.caption}](figures/{figure.path.name})" for figure in entry.figures],
         entry.made,
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def figures_in(folder: Path) -> list[Path]:
-    """Return a run's picture files in the order of their names."""
-    return sorted(path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+    """Return a run's picture files in the order of their names, its curves first."""
+    files = (path for path in folder.glob("*") if path.suffix in FIGURE_SUFFIXES)
+    return sorted(files, key=lambda path: (path.stem != "curves", path.name))
 
 
 def command(name: str, options: type, config: Mapping[str, Any]) -> str:

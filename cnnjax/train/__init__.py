@@ -8,6 +8,7 @@ from cnnjax.train.loop import fit
 from cnnjax.train.multi_seed import check_training, fit_seeds, fit_together, together
 from cnnjax.train.optimizers import OPTIMIZERS, learning_rate, make_optimizer
 from cnnjax.train.parallel import MODES, Parallel
+from cnnjax.train.rates import RateSweep, find_lr
 from cnnjax.train.recipe import Recipe
 from cnnjax.train.schedules import SCHEDULES
 from cnnjax.train.state import Fit, Network, TrainState, split_model, tree_sha256
@@ -29,6 +30,7 @@ __all__ = [
     "Parallel",
     "Predictions",
     "Profile",
+    "RateSweep",
     "Recipe",
     "TrainState",
     "Trained",
@@ -38,6 +40,7 @@ __all__ = [
     "check_training",
     "compile_step",
     "evaluate",
+    "find_lr",
     "fit",
     "fit_seeds",
     "fit_together",

@@ -137,6 +137,11 @@ def line_plots(plots: Sequence[Lines], *, size: tuple[float, float] = (4.4, 3.4)
         axes.grid(alpha=0.3)
     named = {label: handle for label, handle in handles.items() if not label.startswith("_")}
     figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 6), fontsize=8, frameon=False
+        named.values(),
+        named.keys(),
+        loc="outside lower center",
+        ncols=min(len(named), 3 * len(plots)),
+        fontsize=8,
+        frameon=False,
     )
     return figure

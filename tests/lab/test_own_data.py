@@ -76,7 +76,7 @@ def tested(folder, exported):
 
 
 def test_a_run_has_what_predicting_needs_and_figures(run):
-    assert {"config.json", "metrics.jsonl", "summary.json", "report.md", "weights.safetensors", "model.json"} <= {
+    assert {"config.json", "metrics.jsonl", "summary.json", "index.html", "weights.safetensors", "model.json"} <= {
         path.name for path in run.iterdir()
     }
     assert {path.name for path in (run / "figures").iterdir()} == {"confusion.png", "curves.png", "mistakes.png"}

@@ -134,6 +134,8 @@
     return made;
   }
 
+  const BLACK_FROM = 0.21; // share of the way to white from which black text has more contrast than white, both 4.5:1
+
   // Dark grey to white over the range of all values, with black or white text, whichever is readable.
   function shades(values) {
     const known = values.flat().filter(Number.isFinite);
@@ -141,14 +143,14 @@
     return (value) => {
       const share = high > low && Number.isFinite(value) ? (value - low) / (high - low) : 1;
       const mix = (from) => Math.round(from + share * (255 - from));
-      return { fill: `rgb(${mix(70)} ${mix(82)} ${mix(94)})`, ink: share < 0.42 ? "#ffffff" : "#1d232a" };
+      return { fill: `rgb(${mix(70)} ${mix(82)} ${mix(94)})`, ink: share < BLACK_FROM ? "#ffffff" : "#000000" };
     };
   }
 
   function number(x, y, value, size, colour) {
     const text = Arithmetic.format(value);
     const fitted = Math.min(size, (CELL - 4) / (0.7 * text.length));
-    return shape("text", { x, y, "font-size": fitted.toFixed(1), fill: colour }, text);
+    return shape("text", { x, y, "font-size": fitted.toFixed(1), ...(colour && { fill: colour }) }, text);
   }
 
   function grid(svg, rows, cell) {
@@ -171,11 +173,11 @@
     const shade = shades(settings.image);
     grid(element("input"), cells, ({ value, pixel }, y, x) => {
       const tap = taps.get(`${y} ${x}`);
-      const look = pixel ? shade(value) : { fill: "#ffffff", ink: "#7a838c" };
-      const colours = tap ? { fill: tap.wins ? "#f6b84a" : "#fde7bd", ink: "#1d232a" } : look;
+      const look = pixel && !tap ? shade(value) : {}; // the style sheet has the colours of the others
+      const kind = [pixel ? "pixel" : "blank", ...(tap ? ["tap"] : []), ...(tap?.wins ? ["winner"] : [])].join(" ");
       const weighted = tap && tap.weight !== null;
-      const parts = [square({ fill: colours.fill, class: pixel ? "pixel" : "blank" })];
-      if (value !== null) parts.push(number(CELL / 2, CELL * (weighted ? 0.38 : 0.5), value, 17, colours.ink));
+      const parts = [square({ ...(look.fill && { fill: look.fill }), class: kind })];
+      if (value !== null) parts.push(number(CELL / 2, CELL * (weighted ? 0.38 : 0.5), value, 17, look.ink));
       if (weighted) {
         const text = `×${Arithmetic.format(tap.weight)}`;
         const size = Math.min(12, (CELL - 4) / (0.62 * text.length));

@@ -1,5 +1,7 @@
 """The site as files: what `report` writes of good, damaged and missing results, and what `verify` keeps for it."""
 
+import html
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -10,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from cnnjax.lab import experiments, published, site
+from cnnjax.lab import experiments, ledger, published, site
 from cnnjax.lab.claims import Verdict, check, erratum, not_run
 from cnnjax.lab.experiments import SummaryError, reading
-from cnnjax.lab.report import Entry
+from cnnjax.lab.page import Entry, Figure, idea
 
 CLAIMS = [
     check("B2", "two", "2", "2", True),
@@ -21,6 +23,8 @@ CLAIMS = [
     erratum("B1", "one <b>", "1", "7", True),
     not_run("Z1", "zero", "needs a run"),
 ]
+
+ROOT = Path(__file__).parents[3]
 
 PAGE = """above
 <!-- options: written by launch.py report -->
@@ -120,7 +124,7 @@ def test_a_page_shows_idea_table_figures_claims_and_command(lab):
     assert "What one shows, e.g. it. Lecture S9, &quot;A vs. B&quot; (claim B1): it is &lt;so&gt;." in page
     assert "<td>42</td>" in page
     assert 'src="figures/one/1-first-one.png" width="60" height="20"' in page
-    assert "first one</figcaption>" in page
+    assert "<figcaption>First one</figcaption>" in page
     assert "python launch.py one --seed 3" in page
     assert "The last start took 1 seconds" in page
     assert (lab.results / "site" / "figures" / "one" / "1-first-one.png").exists()
@@ -134,16 +138,18 @@ def test_the_reports_of_published_runs_are_written_from_their_summaries(lab):
     lab.report()
     report = (lab.results / "one" / "report.md").read_text()
     assert report.startswith("# one\n\nWhat one shows, e.g. it.")
-    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![1 first one](figures/1-first-one.png)", "| B1 |"):
+    for part in ("    python launch.py one --seed 3\n", "| 42 |", "![First one](figures/1-first-one.png)", "| B1 |"):
         assert part in report, part
 
 
 def test_claims_stand_in_their_order_and_errata_first(lab):
     lab.add("one", CLAIMS)
     page = lab.report()["claims.html"]
-    assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B1", "B2", "B10", "Z1"]
-    assert page.count('<tr class="erratum">') == 2
-    assert page.index("Errata") < page.index("the lecture says 1; right is 7")
+    assert re.findall(r'data-title="claim"><div>(\w+)', page) == ["B1", "B2", "B10", "Z1"]
+    assert page.index("Errata") < page.index("one &lt;b&gt;") < page.index("All claims")
+    said = "".join(part for part in re.split(r"<[^>]+>", page[page.index("Errata") : page.index("All claims")]))
+    assert "B1 one &lt;b&gt;The lecture says1Right is7" in said
+    assert page.index("All claims") < page.index("the lecture says 1; right is 7")
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
 
@@ -258,14 +264,60 @@ def test_the_idea_ends_after_two_sentences_whatever_is_abbreviated():
     doc = (
         'First line, i.e. this.\n\nLecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn\nit. Not this. Nor this.\n'
     )
-    assert site.idea(doc) == 'First line, i.e. this. Lecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn it.'
-    assert site.idea("Only one line.") == "Only one line."
+    assert idea(doc) == 'First line, i.e. this. Lecture S0, "CNNs vs. FCNs" (claims A1 to A6): both learn it.'
+    assert idea("Only one line.") == "Only one line."
 
 
 def test_a_picture_that_is_drawn_may_be_wide_a_moving_one_is_not(tmp_path):
     for name, size in {"wide.png": (400, 100), "tall.png": (100, 100), "wide.gif": (400, 100)}.items():
         Image.new("RGB", size).save(tmp_path / name)
     Path(tmp_path / "drawn.svg").write_text("<svg/>")
-    figures = [tmp_path / name for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
+    figures = [Figure(tmp_path / name, name) for name in ("wide.png", "tall.png", "wide.gif", "drawn.svg")]
     page = site.pages([Entry("one", "One.", "python launch.py one", "", [], figures, "")])["one.html"]
     assert re.findall(r'<figure( class="wide")?>', page) == [' class="wide"', "", "", ""]
+
+
+def test_every_published_figure_is_described_in_words(built):
+    described = {(row["experiment"], row["figure"]): row["caption"] for row in ledger.rows_of("captions.csv")}
+    shown = {(path.parents[1].name, path.stem) for path in (ROOT / "results").glob("*/figures/*.*")}
+    assert shown == set(described)
+    for (experiment, figure), caption in described.items():
+        page = (built / f"{experiment}.html").read_text()
+        assert f"<figcaption>{html.escape(caption)}</figcaption>" in page, figure
+        assert f'alt="{html.escape(caption)}"' in page
+        assert caption.endswith(".")
+        assert len(caption.split()) >= 5
+
+
+def test_the_site_says_which_lectures_its_names_mean(built):
+    names = {one.id: one for one in ledger.lectures()}
+    assert list(names) == sorted({name for entry in ledger.read() for name in entry.lectures})
+    for page in ("index.html", "claims.html"):
+        text = (built / page).read_text()
+        for one in names.values():
+            said = f"<dt>{one.id}</dt><dd><cite>{html.escape(one.title)}</cite>, {html.escape(one.where)}</dd>"
+            assert said in text, one.id
+
+
+def test_an_erratum_names_its_lecture_what_it_says_and_what_is_right(built):
+    text = (built / "claims.html").read_text()
+    errata = re.findall(r"<li><p>.*?</li>", text[text.index("Errata") : text.index("All claims")])
+    assert len(errata) >= 10
+    for erratum_ in errata:
+        said = re.sub("<[^>]+>", " ", erratum_)
+        assert re.search(r"\bS[0-4]\b", said), said
+        assert "The lecture says" in said
+        assert "Right is" in said
+
+
+def test_pages_have_landmarks_labels_and_one_heading(built):
+    for path in built.glob("*.html"):
+        page = path.read_text()
+        assert '<html lang="en">' in page
+        for landmark in ("<header", '<nav aria-label="Pages">', '<main id="main"', "<footer"):
+            assert page.count(landmark) == 1, f"{path.name}: {landmark}"
+        levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+        assert levels.count(1) == 1
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), path.name
+        assert not re.findall(r"<img (?![^>]*\balt=)[^>]*>", page)
