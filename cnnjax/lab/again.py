@@ -86,7 +86,8 @@ def _command(results: Path, name: str) -> tuple[list[str], Path]:
     if summary is None:
         raise UserError(f"{name} has no published run: {workspace.find().typed} {name}, then publish its directory")
     with reading(path):
-        words = shlex.split(command(name, experiments.load(name).Config, summary["config"]))
+        kind = experiments.config_of(experiments.load(name), config=summary["config"])
+        words = shlex.split(command(name, kind, summary["config"]))
     options = words[len(shlex.split(workspace.find().command)) + 1 :]
     out = workspace.find().runs / f"again-{name}-{code.fingerprint(experiments.files()[name])}"
     return [*options, "--out", str(out)], out

@@ -93,7 +93,7 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
     from cnnjax.runs.hardware import use_compilation_cache
     from cnnjax.train.checkpoints import hide_late_complaints
 
-    parts = (experiment.Config, options.Directory, options.Execution)
+    parts = (experiments.config_of(experiment, arguments), options.Directory, options.Execution)
     config, directory, execution = options.parse(name, experiment.__doc__, arguments, *parts)
     if execution.distributed is not None:
         _join(name, config, execution)

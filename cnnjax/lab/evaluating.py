@@ -26,9 +26,12 @@ from cnnjax.data.stream import Labelled, Stream
 from cnnjax.errors import UserError
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.imported import Imported, Origin
+from cnnjax.lab.kinds import kind_of
+from cnnjax.lab.kinds.classification import Config
 from cnnjax.lab.options import parse
-from cnnjax.lab.training import Config, Reviewed, draw_evaluation, parts_of
+from cnnjax.lab.training import network_of, parts_of
 from cnnjax.options import Checked
+from cnnjax.train.segmented import Segmenter
 
 MOST_NAMED = 5  # classes that a message names
 
@@ -50,27 +53,37 @@ class Evaluate(Checked):
     """Folder for the confusion matrix, the most confident mistakes and the figures."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded; each is named."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of segmentation: judge the mean of the probabilities of each image at these scales."""
+    score_size: tuple[int, ...] | None = None
+    """Of segmentation: height and width of the masks that predictions are judged on; default: the images'."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the figures."""
     options, origin = parse("evaluate", __doc__, arguments, Evaluate, Origin)
     trained = trained_of("evaluate", options.run, origin)
-    trained = trained.flipped if options.flip else trained
+    trained = changed(trained, options.flip, options.scales)
     name = options.data or trained.about.get("data", {}).get("name", "")
     if not name:
         raise UserError("weights from elsewhere have no data of their own: say on which images with `data`")
-    examples, names = load(trained, name, options.split, options.skip_bad)
-    task = Reviewed(trained.task.loss, names)
-    evaluation = train.evaluate(*trained.split(), task, examples)
+    kind = kind_of(trained.about["task"])
+    examples, names = load(trained, name, options.split, options.skip_bad, options.score_size)
+    evaluation = train.evaluate(*trained.split(), kind.judge(trained.task.loss, names, True), examples)
     figures = {"images": examples.size, **evaluation.figures}
-    rows = [(key, f"{value:,}" if key == "images" else _shown(key, value)) for key, value in figures.items()]
+    shares = {key for key, column in kind.columns.items() if column.format.endswith("%")}
+    rows = [
+        (key, f"{value:,}" if key == "images" else f"{value:.2%}" if key in shares else f"{value:.4f}")
+        for key, value in figures.items()
+    ]
     show_table((f"{name}, {options.split}", ""), rows)
+    for title, table in kind.details(evaluation, names):
+        show_table(title, table)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        files = draw_evaluation(options.out, examples, names, evaluation)
+        files = kind.draw(options.out, examples, names, evaluation, network_of(trained.model))
         with (options.out / "confusion.csv").open("w", newline="") as file:
-            counts = evaluation.sums["confusion"].astype(int).tolist()
+            counts = kind.confusion(evaluation).tolist()
             csv.writer(file).writerows(
                 [["true", *names], *([one, *row] for one, row in zip(names, counts, strict=True))]
             )
@@ -82,11 +95,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{value:.2%}" if name in ("accuracy", "top5") else f"{value:.4f}"
+def changed(trained: train.Trained, flip: bool, scales: tuple[float, ...] = (1.0,)) -> train.Trained:
+    """Return the network with probabilities that are means over mirror images and scales.
+
+    Raises:
+        UserError: the network's task has no scales.
+    """
+    if scales == (1.0,):
+        return trained.flipped if flip else trained
+    if not isinstance(trained, Segmenter):
+        raise UserError(f"`scales` are for segmentation: this network has learned {trained.about['task']}")
+    return trained.averaged(flip=flip, scales=scales)
 
 
-def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple[data.Examples, tuple[str, ...]]:
+def load(
+    trained: train.Trained, name: str, split: str, skip_bad: bool, score_size: tuple[int, ...] | None = None
+) -> tuple[data.Examples, tuple[str, ...]]:
     """Return a split of a data set, as the network takes it, and the names of the classes.
 
     Raises:
@@ -98,11 +122,22 @@ def load(trained: train.Trained, name: str, split: str, skip_bad: bool) -> tuple
     is_folder = Path(name).is_dir() or "/" in name
     size = height if is_folder else None
     share = trained.about["data"]["validation_split"]
+    if isinstance(trained, Segmenter):
+        sizes = trained.image_shape[:1] if name == "shapes" else trained.image_shape[:2], score_size
+        return _part(trained, name, data.MaskSource(name, *sizes, skip_bad=skip_bad).dataset(), split, share)
+    if score_size:
+        raise UserError(f"`score_size` is for segmentation: this network has learned {trained.about['task']}")
     deep = trained.about.get("deep", "refuse")
     source = Config(data=name, image_size=size, skip_bad=skip_bad, deep=deep, validation_split=share)
     dataset = source.dataset()
     if isinstance(dataset.train, Stream) and not is_folder and dataset.image_shape != trained.image_shape:
         dataset = dataclasses.replace(source, image_size=height, stream="always").dataset()
+    return _part(trained, name, dataset, split, share)
+
+
+def _part(
+    trained: train.Trained, name: str, dataset: data.Dataset, split: str, share: float
+) -> tuple[data.Examples, tuple[str, ...]]:
     if dataset.class_names != trained.classes:
         raise UserError(
             f"{name} has the classes {_listed(dataset.class_names)}, the network has learned "

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -60,6 +60,21 @@ class Experiment(Protocol):
         Nothing but the summary is read, unless the docstring says so.
         """
         ...
+
+
+def config_of(experiment: Experiment, arguments: Sequence[str] = (), config: Mapping[str, Any] | None = None) -> type:
+    """Return the options of an experiment; those of `train` depend on the task.
+
+    Args:
+        experiment: its module.
+        arguments: of the command line.
+        config: of a run, in their place.
+    """
+    choose = getattr(experiment, "config_for", None)
+    if choose is None:
+        return experiment.Config
+    chosen: type = choose(["--task", config["task"]] if config and "task" in config else arguments)
+    return chosen
 
 
 def files() -> dict[str, Path]:

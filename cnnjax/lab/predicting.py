@@ -1,13 +1,17 @@
-"""Classify images with the network of a run of train, of published weights, or of a file of weights.
+"""Classify images, or their pixels, with the network of a run, of published weights, or of a file of weights.
 
     python launch.py predict results/runs/RUN photo.jpg
     python launch.py predict results/runs/RUN photos/ "more/*.png" --top 5 --format csv > predictions.csv
     python launch.py predict results/runs/RUN photos/ --out sheet    # also a picture of the images with their classes
     python launch.py predict resnet18 photo.jpg                      # ImageNet's classes; needs huggingface_hub
     python launch.py predict weights.pth photo.jpg --model resnet50 --classes names.txt
+    python launch.py predict results/runs/RUN street.jpg --out masks # of a run of segmentation: masks and overlays
 
 An image may have any size: it is scaled until it covers the size that the network was trained on, and cropped to its
 middle, as the images of `evaluate` are. Of a run that is not finished the best network so far predicts.
+
+A network for segmentation says which share of an image each class has. With --out the folder gets NAME.mask.png, whose
+pixels are the numbers of the classes in colours of a palette, and NAME.overlay.png, for each image.
 """
 
 import csv
@@ -27,10 +31,13 @@ import tyro
 from cnnjax import train, viz
 from cnnjax.data.folders import LeftOut, images_in, printable
 from cnnjax.errors import UserError
+from cnnjax.lab.evaluating import changed
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.imported import Origin
+from cnnjax.lab.masking import write_masks
 from cnnjax.lab.options import parse
 from cnnjax.options import Checked, Count
+from cnnjax.train.segmented import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,10 @@ class Predict(Checked):
     """Folder for a picture of the images with their classes."""
     skip_bad: bool = False
     """Leave out files that are no images; each is named."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of segmentation: predict the mean of the probabilities of each image at these scales."""
+    windows: bool = False
+    """Of segmentation: look at each image in its own size, through windows that overlap by a half."""
 
 
 class Row(NamedTuple):
@@ -71,8 +82,12 @@ def main(arguments: Sequence[str]) -> int:
     """Predict, and print the classes."""
     options, origin = parse("predict", __doc__, arguments, Predict, Origin)
     trained = trained_of("predict", options.run, origin)
-    trained = trained.flipped if options.flip else trained
+    trained = changed(trained, options.flip, options.scales)
     files = find_images(options.images)
+    if isinstance(trained, Segmenter):
+        return write_masks(trained, files, options)
+    if options.windows:
+        raise UserError(f"`windows` are for segmentation: this network has learned {trained.about['task']}")
     rows, shown = list[Row](), list[np.ndarray]()
     for row, image in predicted(trained, files, options.top, options.skip_bad):
         rows.append(row)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from cnnjax.lab import code, ledger, workspace
+from cnnjax.lab import code, experiments, ledger, workspace
 from cnnjax.lab.claims import Claim
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import Experiment
@@ -68,7 +68,7 @@ def describe(
     return Entry(
         name=name,
         doc=experiment.__doc__ or "",
-        command=command(name, experiment.Config, summary["config"]),
+        command=command(name, experiments.config_of(experiment, config=summary["config"]), summary["config"]),
         table=experiment.table(dict(summary)),
         claims=claims,
         figures=[Figure(path, captions.get(path.stem, words(path))) for path in figures],

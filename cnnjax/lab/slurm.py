@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     """Submit an experiment, or resume it."""
     name = experiment_name("submit", __doc__, arguments, Directory, Slurm)
     arguments = arguments[1:]
-    parts = (experiments.load(name).Config, Execution, Directory, Slurm)
+    parts = (experiments.config_of(experiments.load(name), arguments), Execution, Directory, Slurm)
     config, execution, directory, slurm = parse(f"submit {name}", __doc__, arguments, *parts)
     _, options = parse_known(arguments, Directory, Slurm)
     options += joining(slurm, name, type(config), arguments)

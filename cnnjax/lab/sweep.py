@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
 
 def _sweep(name: str, arguments: list[str]) -> int:
     (options, slurm), given = parse_known(arguments, Sweep, Slurm)
-    config = experiments.load(name).Config
+    config = experiments.config_of(experiments.load(name), given)
 
     def to_config(flags: list[str]) -> Any:
         return parse(f"sweep {name}", __doc__, [*arguments, *flags], config, Execution, Sweep, Slurm)[0]

@@ -1,100 +1,55 @@
-"""Train any network of the zoo on any labelled images: a folder of your own, a TFDS set, or generated ones.
+"""Train any network of the zoo on any images: a folder of your own, a TFDS set, or generated ones.
 
     python launch.py train --model resnet18 --data path/to/folder --image-size 64 --epochs 20
     python launch.py train --model resnet18 --data cifar10 --augment "random-crop:padding=4 mirror" --schedule cosine
     python launch.py train --model resnet18 --data path/to/folder --image-size 224 --pretrained resnet18
 
+    python launch.py train --task segmentation --model deeplabv3_tiny --data path/to/folder --image-size 180 240
+
 It is a run like any other: the same command resumes it. Besides, its directory has weights.safetensors, the network of
 the epoch that is the best by validation, and model.json; `predict`, `evaluate` and `export` take the directory. Figures
-are the curves, the confusion matrix and the most confident mistakes on the test images.
+are the curves, and of the test images the confusion matrix and the most confident mistakes, or masks beside the true
+ones. `train --task segmentation --help` lists the options of that task.
 """
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from cnnjax import data, models, runs, tasks, train, viz
-from cnnjax.data.augment import Sample
+from cnnjax import data, models, runs, train, viz
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import markdown
 from cnnjax.lab.claims import Claim
-from cnnjax.lab.starting import Pretrained, started_from
+from cnnjax.lab.kinds import KINDS, Kind, Loaded, kind_of
+from cnnjax.lab.kinds.classification import Config
+from cnnjax.lab.starting import started_from
 from cnnjax.models.registry import lookup
-from cnnjax.options import Fraction
 from cnnjax.runs.hardware import describe_versions
-from cnnjax.tasks.task import Outputs
 from cnnjax.train.lengths import stopped_early
 from cnnjax.train.state import count_steps
+from cnnjax.train.step import scale_pixels
 from cnnjax.viz.figures import Curve
 
-TOP = 5  # classes among which "top5" looks for the true one, where there are more
-MISTAKES = 12  # that are shown
-MOST_CLASSES = 60  # that a confusion matrix shows legibly
+__all__ = ["Config", "claims", "config_for", "load", "run", "table"]
 
 
-@dataclass(frozen=True)
-class Config(train.Recipe, tasks.ClassificationLoss, data.Source):
-    """Train a network on labelled images."""
-
-    task: Literal["classification"] = "classification"
-    """What the network learns."""
-    model: str = "resnet18"
-    """Network; `models` lists all of them."""
-    validation_split: Fraction = 0.1
-    """Share of the training images held out for validation, by which the best epoch is chosen."""
-    pretrained: Pretrained = ""
-    """Weights to start from, with the normalisation that they were trained with, unless `mean` and `std` are given;
-    where they are for other classes, the layer that computes the logits starts anew."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seeds != 1:
-            raise UserError(
-                f"`seeds` must be 1, got {self.seeds}: a run of train is one network; several are the cells of a "
-                "sweep, as with sweep train --grid seed=0,1,2"
-            )
+def config_for(arguments: Sequence[str]) -> type[Any]:
+    """Return the options of the task that the arguments name, as `--task NAME` or `--task=NAME`."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    asked = [after for word, after in itertools.pairwise(words) if word == "--task"]
+    return kind_of(asked[-1]).Config if asked and asked[-1] in KINDS else Config
 
 
-class Loaded(NamedTuple):
-    """The data, the network with its initial parameters, the arguments that it was built with, and the recipe.
-
-    The recipe is the config, with the normalisation of the weights that the training starts from.
-    """
-
-    dataset: data.Dataset
-    training: data.Examples
-    validation: data.Examples
-    model: models.Module
-    arguments: dict[str, Any]
-    recipe: Config
-
-
-class Judged(tasks.Classification):
-    """Classification that also counts how often the true class is among the five most probable ones."""
-
-    def measure(self, outputs: Outputs, batch: Sample) -> dict[str, jax.Array]:
-        measured = super().measure(outputs, batch)
-        if outputs.shape[-1] > TOP:
-            _, best = jax.lax.top_k(outputs, TOP)
-            found = (best == jnp.asarray(batch.labels)[:, None]).any(1)
-            measured["top5"] = jnp.sum(found * batch.weights)
-        return measured
-
-
-class Reviewed(Judged):
-    """The same, with the predictions of every image."""
-
-    gathers = True
-
-
-def load(config: Config) -> Loaded:
+def load(config: Any) -> Loaded:
     """Return data and network; raise a UserError if they do not fit."""
+    kind = kind_of(config.task)
     if config.model not in models.list_models(task=config.task):
         if config.model in models.list_models():
             raise UserError(
@@ -108,13 +63,13 @@ def load(config: Config) -> Loaded:
         raise UserError(
             f"`validation_split={config.validation_split}` of {dataset.train.size} images is none: give a larger share"
         )
-    arguments = arguments_for(config.model, dataset)
+    arguments = arguments_for(config.model, dataset) | _chosen(config)
 
     def build(seed: int) -> models.Module:
         return models.create_model(config.model, **arguments, seed=seed)
 
     try:
-        train.check_training({config.model: build}, _task(config, dataset), config, training)
+        train.check_training({config.model: build}, kind.task(config, dataset.class_names), config, training)
     except UserError:
         raise
     except ValueError as error:  # of the network's arguments
@@ -124,6 +79,12 @@ def load(config: Config) -> Loaded:
     start = started_from(config, arguments)
     recipe = replace(config, mean=start.mean, std=start.std)
     return Loaded(dataset, training, validation, start.model, arguments, recipe)
+
+
+def _chosen(config: Any) -> dict[str, Any]:
+    """Arguments of a network that are options of `train`."""
+    backbone = getattr(config, "backbone", "")
+    return {"backbone": backbone} if backbone else {}
 
 
 def parts_of(dataset: data.Dataset, share: float) -> tuple[data.Examples, data.Examples]:
@@ -150,9 +111,10 @@ def takes_image_size(name: str) -> bool:
     return "image_size" in inspect.signature(vars(build)["__init__"] if isinstance(build, type) else build).parameters
 
 
-def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Any, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Train, evaluate the best epoch on all splits, write the network and the figures, and return the summary."""
-    dataset, task, about = loaded.dataset, _task(config, loaded.dataset), describe(config, loaded)
+    dataset, kind, about = loaded.dataset, kind_of(config.task), describe(config, loaded)
+    task = kind.task(config, dataset.class_names)
     if run.writes:  # what is there is of the same training, stopped, or finished with fewer epochs
         so_far = runs.read_json(run.path / train.trained.MODEL) or about
         runs.write_json(run.path / train.trained.MODEL, {**so_far, "finished": False})
@@ -161,12 +123,11 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
     fit = train.fit(loaded.model, task, loaded.recipe, loaded.training, loaded.validation, **options)
     best = train.best_state(fit, run)
     splits = {"train": loaded.training, "validation": loaded.validation, "test": dataset.test}
-    judges = {"train": Judged, "validation": Judged, "test": Reviewed}
     options = {"precision": config.precision, "parallel": parallel}
-    judged = {
-        name: train.evaluate(fit.network, best, judges[name](config, dataset.class_names), examples, **options)
-        for name, examples in splits.items()
-    }
+    judged = {}
+    for name, examples in splits.items():
+        judge = kind.judge(config, dataset.class_names, name == "test")
+        judged[name] = train.evaluate(fit.network, best, judge, examples, **options)
     metrics = {name: evaluation.figures for name, evaluation in judged.items()}
     steps = -(-loaded.training.size // config.batch_size)
     epoch, last = count_steps(best) // steps, count_steps(fit.state) // steps
@@ -174,27 +135,25 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
     if run.writes:
         model = fit._replace(state=best).model()
         train.trained.save(run.path, model, {**about, "epoch": epoch, "metrics": metrics, "finished": True})
-        draw(run.figures, dataset, fit.history, judged["test"])
+        draw_curves(run.figures, kind, fit.history)
+        kind.draw(run.figures, dataset.test, dataset.class_names, judged["test"], network_of(model))
     return {
         "data": {"name": dataset.name, "version": dataset.version, "classes": len(dataset.class_names)},
         "images": {name: examples.size for name, examples in splits.items()},
+        "task": config.task,
         "model": config.model,
         "params": models.count_params(loaded.model),
         "best_epoch": epoch,
         "epochs": last,
         "stopped": early if last < config.epochs else None,
         "metrics": metrics,
-        "test_accuracy": metrics["test"]["accuracy"],
+        f"test_{task.best}": metrics["test"][task.best],
         "train_seconds": sum(fit.history["train/seconds"]),
         "params_sha256": train.tree_sha256(fit.state.params),
     }
 
 
-def _task(config: Config, dataset: data.Dataset) -> tasks.Classification:
-    return tasks.Classification(config, dataset.class_names)
-
-
-def describe(config: Config, loaded: Loaded) -> dict[str, Any]:
+def describe(config: Any, loaded: Loaded) -> dict[str, Any]:
     """Return what `model.json` says of a network, but for the epoch and its figures."""
     dataset = loaded.dataset
     height, width, channels = dataset.image_shape
@@ -202,85 +161,51 @@ def describe(config: Config, loaded: Loaded) -> dict[str, Any]:
         "model": config.model,
         "arguments": loaded.arguments,
         "task": config.task,
-        "loss": config.loss,
         "classes": list(dataset.class_names),
         "image_size": [height, width],
         "channels": channels,
         "mean": loaded.recipe.mean,
         "std": loaded.recipe.std,
-        "preprocessing": "scaled (bilinear, antialiased) until it covers image_size, cropped to its middle, over 255"
-        + (", minus mean, over std" if loaded.recipe.mean else ""),
-        "deep": config.deep,
+        **kind_of(config.task).about(config, loaded),
         "data": {"name": config.data, "validation_split": config.validation_split},
         "versions": describe_versions(),
     }
 
 
+def network_of(model: models.Module) -> Any:
+    """Return a compiled function from images, bytes or floats in [0, 1], to a network's outputs."""
+    model.eval()
+    graphdef, state = nnx.split(model)
+    program = jax.jit(lambda state, images: nnx.merge(graphdef, state)(scale_pixels(images)))
+    return lambda images: program(state, images)
+
+
 # ---------------------------------------------------------------- figures and results
 
 
-def draw(
-    folder: Path,
-    dataset: data.Dataset,
-    history: Mapping[str, Sequence[float]],
-    test: train.Evaluation,
-) -> None:
-    """Draw the curves, the confusion matrix and the mistakes."""
+def draw_curves(folder: Path, kind: Kind, history: Mapping[str, Sequence[float]]) -> None:
+    """Draw the quantities of a task over the epochs, of training and validation as far as they are measured."""
     panels = {
-        quantity: [
+        quantity.replace("_", " "): [
             Curve(split, np.array(history[f"{split}/{quantity}"]), colour, "-")
             for colour, split in enumerate(("train", "validation"))
+            if f"{split}/{quantity}" in history
         ]
-        for quantity in ("loss", "accuracy")
+        for quantity in kind.curves
     }
     viz.save(viz.curves(panels), folder / "curves.png")
-    draw_evaluation(folder, dataset.test, dataset.class_names, test)
-
-
-def draw_evaluation(
-    folder: Path, examples: data.Examples, names: Sequence[str], evaluation: train.Evaluation
-) -> list[Path]:
-    """Draw the confusion matrix and the most confident mistakes of an evaluation; return the files.
-
-    Nothing is drawn of more classes than are legible, and no mistakes where there are none.
-    """
-    files = []
-    if len(names) <= MOST_CLASSES:
-        files.append(folder / "confusion.png")
-        confusion = {"test images, in % of each true class": evaluation.sums["confusion"].astype(int)}
-        viz.save(viz.confusion_matrices(confusion, names), files[-1])
-    worst = mistakes(evaluation)
-    if len(worst) and len(evaluation.predictions["label"]) == examples.size:  # none was left out, which shifts indices
-        predictions = evaluation.predictions
-        batch = next(examples.batches(worst[None], np.ones((1, len(worst)), np.float32)))
-        titles = [
-            f"{names[predictions['label'][k]]} ({predictions['scores'][k].max():.0%})\nis {names[label]}"
-            for k, label in zip(worst, np.asarray(batch.labels), strict=True)
-        ]
-        files.append(folder / "mistakes.png")
-        viz.save(viz.image_grid(np.asarray(batch.images), titles, columns=min(4, len(worst))), files[-1])
-    return files
-
-
-def mistakes(evaluation: train.Evaluation) -> np.ndarray:
-    """Return the images whose class is another than the predicted one, those with the highest scores first."""
-    predictions, targets = evaluation.predictions, evaluation.targets
-    assert targets is not None
-    assert targets.weights is not None
-    wrong = np.flatnonzero((predictions["label"] != np.asarray(targets.labels)) & (np.asarray(targets.weights) > 0))
-    return wrong[np.argsort(-predictions["scores"][wrong].max(1), kind="stable")][:MISTAKES]
 
 
 def table(summary: dict[str, Any]) -> str:
     """Return the results of the best epoch on all splits as a Markdown table."""
-    top = summary["data"]["classes"] > TOP
+    columns = kind_of(summary["task"]).columns
+    there = [name for name in columns if any(name in figures for figures in summary["metrics"].values())]
     rows = [
-        [name, f"{summary['images'][name]:,}", f"{figures['accuracy']:.1%}"]
-        + ([f"{figures['top5']:.1%}"] if top else [])
-        + [f"{figures['loss']:.3f}"]
-        for name, figures in summary["metrics"].items()
+        [split, f"{summary['images'][split]:,}"]
+        + [format(figures[name], columns[name].format) if name in figures else "" for name in there]
+        for split, figures in summary["metrics"].items()
     ]
-    head = ["split", "images", "accuracy", *(["top-5"] if top else []), "loss"]
+    head = ["split", "images", *(columns[name].title for name in there)]
     said = (
         f"{summary['model']}, {summary['params']:,} parameters, on {summary['data']['name']}; the best of "
         f"{summary['epochs']} epochs by validation is epoch {summary['best_epoch']}:"

@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from cnnjax.train.state import Fit, Network, TrainState
 log = logging.getLogger(__name__)
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
-TASKS = ("classification",)  # that a trained network is loaded for
+TASKS = ("classification", "segmentation")  # that a trained network is loaded for
 BATCH = 64  # images that are predicted at once
 NEEDED = ("model", "arguments", "task", "loss", "classes", "image_size", "channels")  # in model.json
 
@@ -81,7 +81,7 @@ class Trained:
             UserError: there is no such file, it is no image, an array has another number of channels, or floats are
                 outside [0, 1].
         """
-        found = [self.probabilities(np.stack(part)) for part in _chunks(self._fitted(images))]
+        found = [self.probabilities(np.stack(part)) for part in _chunks(map(self.fit_image, self._each(images)))]
         probabilities = np.concatenate(found) if found else np.zeros((0, len(self.classes)), np.float32)
         return Predictions(tuple(self.classes[k] for k in probabilities.argmax(1)), probabilities)
 
@@ -92,15 +92,18 @@ class Trained:
             UserError: as `predict`.
         """
         if isinstance(image, str | os.PathLike):
-            try:
-                encoded = Path(image).read_bytes()
-                return self._decoded(encoded) / np.float32(255)
-            except OSError as error:
-                reason = error.strerror or "no image of a known format"
-                raise UserError(f"{os.fspath(image)} is no image that can be read ({reason})") from error
-            except Exception as error:  # Pillow raises many kinds for damaged files
-                raise UserError(f"{os.fspath(image)} is no image that can be read ({error})") from error
+            return self._read(image, self._decoded)
         return self._covered(np.asarray(image))
+
+    def _read(self, file: Any, decoded: Callable[[bytes], np.ndarray]) -> np.ndarray:
+        """An image file as float32 in [0, 1]."""
+        try:
+            return decoded(Path(file).read_bytes()) / np.float32(255)
+        except OSError as error:
+            reason = error.strerror or "no image of a known format"
+            raise UserError(f"{os.fspath(file)} is no image that can be read ({reason})") from error
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise UserError(f"{os.fspath(file)} is no image that can be read ({error})") from error
 
     def _decoded(self, encoded: bytes) -> np.ndarray:
         """A file as uint8 of the network's size."""
@@ -110,16 +113,21 @@ class Trained:
         """An array as float32 of the network's size, in [0, 1]."""
         return cover(image, self.image_shape)
 
-    def _fitted(self, images: Any) -> Iterator[np.ndarray]:
-        """Yield every image at the network's size."""
+    def _each(self, images: Any) -> Iterable[Any]:
+        """The images that `predict` is given, one or several."""
         one = isinstance(images, str | os.PathLike) or (hasattr(images, "ndim") and np.ndim(images) == 3)
-        yield from map(self.fit_image, [images] if one else images)
+        return [images] if one else images
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return those of all classes for images as `fit_image` makes them, (batch, *image_shape)."""
         missing = -len(images) % BATCH if len(images) > 1 else 0  # so that two programs are compiled, not one a size
         padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
         return np.asarray(self._compiled(padded))[: len(images)]
+
+    def _scores(self, logits: jax.Array) -> jax.Array:
+        """Probabilities of all classes."""
+        found: jax.Array = self.task.decode(logits)["scores"]
+        return found
 
     @cached_property
     def flipped(self) -> "Trained":
@@ -132,8 +140,7 @@ class Trained:
 
         def scores(state: Any, images: jax.Array) -> jax.Array:
             logits = jnp.float32(nnx.merge(graphdef, state)(images))
-            found: jax.Array = self.task.decode(logits)["scores"]
-            return found
+            return self._scores(logits)
 
         program = jax.jit(scores)
         return lambda images: program(state, images)
@@ -169,16 +176,7 @@ def cover(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         UserError: another number of axes or channels, or floats outside [0, 1].
     """
     height, width, channels = shape
-    if image.ndim != 3 or image.shape[2] != channels or not image.size:
-        raise UserError(
-            f"the network takes images (height, width, {channels}), or a batch of them, got an array of shape "
-            f"{image.shape}{'' if image.ndim != 3 else f': it was trained on images of {channels} channels'}"
-        )
-    if image.dtype != np.uint8:
-        if not np.issubdtype(image.dtype, np.floating):
-            raise UserError(f"images are bytes (uint8) or floats in [0, 1], got {image.dtype}: convert them")
-        if not (image.min() >= 0 and image.max() <= 1):
-            raise UserError(f"float images are in [0, 1], got {image.min():g} to {image.max():g}: divide bytes by 255")
+    check_image(image, channels)
     scale = max(width / image.shape[1], height / image.shape[0])
     tall, wide = max(round(image.shape[0] * scale), height), max(round(image.shape[1] * scale), width)
     top, left = (tall - height) // 2, (wide - width) // 2
@@ -191,6 +189,21 @@ def cover(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     else:
         scaled = np.asarray(resize(jnp.asarray(image[None]), tall, wide, "bilinear"))[0]
     return scaled[top : top + height, left : left + width].astype(np.float32)
+
+
+def check_image(image: np.ndarray, channels: int) -> None:
+    """Raise a UserError unless an array is an image (height, width, channels) of bytes or floats in [0, 1]."""
+    if image.ndim != 3 or image.shape[2] != channels or not image.size:
+        raise UserError(
+            f"the network takes images (height, width, {channels}), or a batch of them, got an array of shape "
+            f"{image.shape}{'' if image.ndim != 3 else f': it was trained on images of {channels} channels'}"
+        )
+    if image.dtype == np.uint8:
+        return
+    if not np.issubdtype(image.dtype, np.floating):
+        raise UserError(f"images are bytes (uint8) or floats in [0, 1], got {image.dtype}: convert them")
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise UserError(f"float images are in [0, 1], got {image.min():g} to {image.max():g}: divide bytes by 255")
 
 
 def _chunks(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
@@ -237,7 +250,9 @@ def load(path: str | Path) -> Trained:
         raise UserError(_without_model(path, folder))
     missing = [name for name in NEEDED if name not in about]
     if missing or about["task"] not in TASKS:
-        what = f"has no {', '.join(missing)}" if missing else f"is of the task {about['task']!r}, not {TASKS[0]}"
+        what = (
+            f"has no {', '.join(missing)}" if missing else f"is of the task {about['task']!r}, not {' or '.join(TASKS)}"
+        )
         raise UserError(f"{folder / MODEL} {what}: expected what a run of `train` writes")
     weights = folder / WEIGHTS if path.is_dir() else path
     if not weights.is_file():
@@ -249,7 +264,15 @@ def load(path: str | Path) -> Trained:
     model = normalized(model, about.get("mean"), about.get("std"))
     model.eval()
     height, width = about["image_size"]
-    return Trained(model, tuple(about["classes"]), (height, width, about["channels"]), about)
+    return _class_of(about["task"])(model, tuple(about["classes"]), (height, width, about["channels"]), about)
+
+
+def _class_of(task: str) -> type[Trained]:
+    if task == "segmentation":
+        from cnnjax.train.segmented import Segmenter  # which is a kind of Trained itself
+
+        return Segmenter
+    return Trained
 
 
 def _without_model(path: Path, folder: Path) -> str:

@@ -13,7 +13,7 @@ from cnnjax.viz.figures import (
     tradeoff,
 )
 from cnnjax.viz.grids import Grid, draw_grid, number_grids
-from cnnjax.viz.masks import coloured, overlaid, palette, segmentations
+from cnnjax.viz.masks import class_bars, coloured, overlaid, palette, segmentations
 from cnnjax.viz.panels import Lines, Picture, line_plots, picture_rows
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Lines",
     "Picture",
     "bubbles",
+    "class_bars",
     "coloured",
     "confusion_matrices",
     "curves",

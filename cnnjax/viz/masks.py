@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnjax.viz.figures import blank
+from cnnjax.viz.figures import COLOURS, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,4 +84,18 @@ def segmentations(
         handles.append(Patch(facecolor="white", edgecolor="gray", label="no class"))
     columns = max(1, int(side * width / height * (1 + len(masks)) / 1.1))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
+
+
+def class_bars(title: str, shares: Mapping[str, float]) -> Figure:
+    """Draw a bar for each class, from 0 to 1, with its number; a class without one (nan) has a dash."""
+    figure = blank(5.6, 0.28 * len(shares) + 0.9)
+    axes = figure.add_subplot()
+    values = np.array(list(shares.values()), float)
+    axes.barh(range(len(values)), np.nan_to_num(values), color=COLOURS[0])
+    for row, value in enumerate(values):
+        axes.text(np.nan_to_num(value) + 0.01, row, "-" if np.isnan(value) else f"{value:.2f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(values)), list(shares), fontsize=8)
+    axes.set(title=title, xlim=(0, 1.1))
+    axes.invert_yaxis()
     return figure

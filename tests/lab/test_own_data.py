@@ -153,10 +153,10 @@ def test_top_5_counts_as_scikit_learn_does():
     logits, labels = rng.normal(size=(200, 9)).astype(np.float32), rng.integers(0, 9, 200)
     weights = (np.arange(200) < 150).astype(np.float32)
     batch = data.augment.Sample(np.zeros((200, 1, 1, 3)), labels, weights=weights)
-    measured = training.Judged().measure(logits, batch)
+    measured = classification.Judged().measure(logits, batch)
     expected = metrics.top_k_accuracy_score(labels[:150], logits[:150], k=5, normalize=False, labels=range(9))
     assert float(measured["top5"]) == expected
-    assert "top5" not in training.Judged().measure(
+    assert "top5" not in classification.Judged().measure(
         logits[:, :5], data.augment.Sample(batch.images, labels % 5, weights=weights)
     )
 
@@ -185,8 +185,8 @@ def test_the_mistakes_are_the_most_confident_ones(run, folder, tested):
     files, labels, logits = tested
     dataset = data.load(str(folder), image_size=SIZE)
     trained = train.load(run)
-    evaluation = train.evaluate(*trained.split(), training.Reviewed(class_names=CLASSES), dataset.test)
-    found = training.mistakes(evaluation)
+    evaluation = train.evaluate(*trained.split(), classification.Reviewed(class_names=CLASSES), dataset.test)
+    found = classification.mistakes(evaluation)
     scores = softmax(logits)
     wrong = sorted((-scores[k].max(), files[k]) for k in range(len(files)) if scores[k].argmax() != labels[k])
     assert len(found) == min(len(wrong), 12)
