@@ -30,6 +30,20 @@ logits = jax.jit(program.call)(images)
 print(classes[int(logits[0].argmax())], logits[0])
 """
 
+MASK_LOADER = """\
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+from PIL import Image, ImageOps
+
+program = export.deserialize(bytearray(Path({file!r}).read_bytes()))
+classes = {classes}
+image = ImageOps.pad(Image.open("photo.jpg").convert({mode!r}), ({width}, {height}), {fit})
+images = np.asarray(image, np.float32).reshape(1, {height}, {width}, {channels}) / 255  # any number of images at once
+mask = np.asarray(jax.jit(program.call)(images))[0].argmax(-1)  # the class of every pixel
+print({{classes[k]: float((mask == k).mean()) for k in np.unique(mask)}})
+"""
+
 
 def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, int]) -> None:
     """Write a network in evaluation mode as StableHLO, with its parameters, by `jax.export`.
@@ -78,15 +92,20 @@ def save_npz(model: Module, path: str | Path) -> None:
 
 
 def loader(
-    file: str, classes: list[str] | str, image_shape: tuple[int, int, int], preprocess: Preprocess | None = None
+    file: str,
+    classes: list[str] | str,
+    image_shape: tuple[int, int, int],
+    preprocess: Preprocess | None = None,
+    script: str = LOADER,
 ) -> str:
-    """Return a script that classifies photo.jpg with a program that `save_program` has written.
+    """Return a script that uses a program that `save_program` has written on photo.jpg.
 
     Args:
         file: the program.
         classes: their names, or the file that has one in each line.
         image_shape: (height, width, channels).
         preprocess: how an image is resized and cropped; by default it is scaled until it covers the shape.
+        script: `LOADER` classifies the image, `MASK_LOADER` its pixels.
     """
     height, width, channels = image_shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")
@@ -94,7 +113,7 @@ def loader(
     fit = f"Image.Resampling.{preprocess.interpolation.upper() if preprocess else 'BILINEAR'}"
     if preprocess and preprocess.crop < 1:
         fit += f", {(1 - preprocess.crop) / 2:g}"  # of each side
-    return LOADER.format(file=file, classes=listed, mode=mode, height=height, width=width, channels=channels, fit=fit)
+    return script.format(file=file, classes=listed, mode=mode, height=height, width=width, channels=channels, fit=fit)
 
 
 def _write(path: str | Path, content: bytes) -> None:

@@ -20,12 +20,13 @@ import tyro
 
 from cnnjax import interop, train
 from cnnjax.errors import UserError
-from cnnjax.interop.program import loader
+from cnnjax.interop.program import LOADER, MASK_LOADER, loader
 from cnnjax.lab.finished import trained_of
 from cnnjax.lab.imported import Imported, Origin
 from cnnjax.lab.options import parse
 from cnnjax.models.registry import lookup
 from cnnjax.options import Checked
+from cnnjax.train.segmented import Segmenter
 
 MOST_SHOWN = 20  # classes in a script; more are a file beside the program
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "npz": ".npz", "stablehlo": ".stablehlo"}
@@ -101,9 +102,10 @@ def _npz(trained: train.Trained, out: Path) -> str:
 def _stablehlo(trained: train.Trained, out: Path) -> str:
     interop.save_program(trained.model, out, trained.image_shape)
     preprocess = trained.preprocess if isinstance(trained, Imported) else None
+    script = MASK_LOADER if isinstance(trained, Segmenter) else LOADER
     names: list[str] | str = list(trained.classes)
     if len(names) > MOST_SHOWN:
         file = out.with_name(f"{out.name}.classes.txt")
         file.write_text("\n".join(names) + "\n", "utf-8")
         names = str(file)
-    return f"To use it:\n\n{loader(str(out), names, trained.image_shape, preprocess)}"
+    return f"To use it:\n\n{loader(str(out), names, trained.image_shape, preprocess, script)}"
