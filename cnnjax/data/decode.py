@@ -96,6 +96,15 @@ def decode(
     return np.asarray(image).reshape(shape)
 
 
+def upright_size(encoded: bytes) -> tuple[int, int]:
+    """Return (height, width) of an image file, turned as its EXIF orientation says; no pixel is decoded."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=formats()) as file:
+        width, height = file.size
+        return (width, height) if _orientation(file) > 4 else (height, width)
+
+
 def upright(image: Any) -> Any:
     """Return one of Pillow's images turned as its EXIF orientation says; `ImageOps.exif_transpose` of pixels alone.
 

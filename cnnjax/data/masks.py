@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cnnjax.data.dataset import VOID
-from cnnjax.data.decode import Placement, decode, formats, upright
+from cnnjax.data.decode import Placement, decode, formats, upright, upright_size
 from cnnjax.data.folders import DEFAULT_SPLIT, LeftOut, held_out, images_in, mixed, printable, size_of, splits_of
 from cnnjax.data.stream import Record
 from cnnjax.errors import UserError
@@ -122,10 +122,9 @@ class Masked:
             kind, image = file.format, upright(file)
             image.format = kind
             classes = self.values.classes_of(image)
-        with Image.open(io.BytesIO(record["image"]), formats=formats()) as file:
-            size = upright(file).size
-        if size != classes.shape[::-1]:
-            raise ValueError(f"it has {size[0]}x{size[1]} pixels, and its mask {classes.shape[1]}x{classes.shape[0]}")
+        height, width = upright_size(record["image"])
+        if (height, width) != classes.shape:
+            raise ValueError(f"it has {width}x{height} pixels, and its mask {classes.shape[1]}x{classes.shape[0]}")
         return {
             "images": decode(record["image"], self.image_shape, fit="contain"),
             "masks": fit_mask(classes, self.mask_size),

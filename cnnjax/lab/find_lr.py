@@ -18,6 +18,7 @@ from cnnjax import models, runs, tasks, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import markdown, training
 from cnnjax.lab.claims import Claim
+from cnnjax.lab.kinds import Loaded
 from cnnjax.lab.options import with_flags
 from cnnjax.options import Count, Positive
 from cnnjax.train.rates import DIVERGED, LEAST, plain
@@ -52,13 +53,13 @@ class Config(training.Config):
 load = training.load
 
 
-def run(config: Config, loaded: training.Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
+def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:
     """Try the rates, draw the losses, and return the summary."""
     dataset = loaded.dataset
     sweep = train.find_lr(
         loaded.model,
         tasks.Classification(config, dataset.class_names),
-        config,
+        loaded.recipe,
         loaded.training,
         lowest=config.lowest,
         highest=config.highest,

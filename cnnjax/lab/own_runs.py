@@ -85,7 +85,7 @@ def _row(folder: Path, path: Path, notices: list[str]) -> Row:
         return Row(run, _link(folder, path / "report.md"), "")
     try:
         experiment = _experiment(run)
-        words = command(run.experiment, experiment.Config, run.config)
+        words = command(run.experiment, experiments.config_of(experiment, config=run.config), run.config)
         options = words.removeprefix(f"{workspace.find().command} {run.config.get('file', run.experiment)}").strip()
         if run.summary and not (path / "index.html").exists():
             _write_page(run)

@@ -13,12 +13,13 @@ import optax
 from flax import nnx
 from scipy.ndimage import gaussian_filter1d
 
-from cnnjax.data import Examples, epoch_order
+from cnnjax.data import Examples
 from cnnjax.errors import RunError, UserError
 from cnnjax.nn import Module, share_batch_statistics
 from cnnjax.runs.signals import interrupted
 from cnnjax.tasks import Task
-from cnnjax.train.loop import check_data, watched
+from cnnjax.train.checks import check_data, order_of
+from cnnjax.train.loop import watched
 from cnnjax.train.optimizers import make_optimizer
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
@@ -87,7 +88,8 @@ def find_lr(
     parallel = parallel or Parallel()
     check_data(recipe, train, None, parallel)
     rates = np.geomspace(lowest, highest, steps)
-    losses = np.array(list(_losses(_compiled(model, task, recipe, rates, parallel), recipe, train, steps)))
+    step = _compiled(model, task.for_training(train), recipe, rates, parallel)
+    losses = np.array(list(_losses(step, task, recipe, train, steps)))
     if not losses.size:
         raise RunError("the loss is not finite before the first update: look at the network and the images")
     rates = rates[: len(losses)]
@@ -137,16 +139,18 @@ def _compiled(model: Module, task: Task, recipe: Recipe, rates: np.ndarray, para
     optimizer = optax.chain(
         make_optimizer(plain, len(rates), plain.epochs), optax.scale_by_schedule(lambda step: factors[step])
     )
-    network, initial = split_model(model, optimizer, task.logged)
+    network, initial = split_model(model, optimizer, task.logged, plain.mean, plain.std)
     replica = make_train_step(network, optimizer, task, plain)
-    return CompiledStep(network, initial, parallel.replicate(Constants(jax.random.key(recipe.seed))), replica, parallel)
+    constants = parallel.replicate(Constants(jax.random.key(recipe.seed)))
+    return CompiledStep(network, lambda: initial, constants, replica, parallel)
 
 
-def _losses(step: CompiledStep, recipe: Recipe, train: Examples, steps: int) -> Iterator[float]:
+def _losses(step: CompiledStep, task: Task, recipe: Recipe, train: Examples, steps: int) -> Iterator[float]:
     """Yield the loss of each step until one is not finite, or they have diverged."""
     parallel, state, losses = step.parallel, step.start(), list[float]()
-    zeros = jax.tree.map(np.zeros_like, step.initial.sums)
-    orders = (epoch_order(recipe.seed, epoch, train.size, recipe.batch_size) for epoch in count())
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(step.initial.sums))
+    order_in, train = order_of(task, recipe, train), train.select(task.targets)
+    orders = (order_in(recipe.seed, epoch) for epoch in count())
     batches = chain.from_iterable(train.batches(*map(parallel.own, order)) for order in orders)
     started = time.perf_counter()
     with watched("learning rates", 1, steps, 0) as (shown, stop):

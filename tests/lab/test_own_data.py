@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from cnnjax import data, interop, models, runs, train
 from cnnjax.lab import app, starting, training
+from cnnjax.lab.kinds import classification
 from cnnjax.lab.predicting import find_images
 from tests.lab.own_data import CLASSES, MISLABELLED, SIZE, logits_of, make_folder, pixels_of, softmax
 from tests.lab.test_launch import _lines, _wait, call, start
