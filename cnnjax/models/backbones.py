@@ -14,7 +14,6 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models.registry import lookup
-from cnnjax.models.vgg import VGG
 from cnnjax.nn import Activation, AvgPool, BatchNorm, Conv, Identity, MaxPool, Module, replace_module, watch_calls
 from cnnjax.ops.arguments import pair
 
@@ -173,7 +172,7 @@ def load_backbone(model: Any, network: Module) -> None:
     for name in backbone.names:
         pairs += _same(backbone.layers[name], layers.get(name))
     convolutions: list[Any] = [layer for layer in getattr(model, "fully_connected", ()) if isinstance(layer, Conv)]
-    classifier: list[Any] = [network.classifier[0], network.classifier[3]] if isinstance(network, VGG) else []
+    classifier: list[Any] = [network.classifier[0], network.classifier[3]] if type(network).__name__ == "VGG" else []
     for mine, other in pairs:
         nnx.update(mine, nnx.state(other, (nnx.Param, nnx.BatchStat)))
         if isinstance(mine, BatchNorm) and isinstance(other, BatchNorm):
@@ -187,7 +186,7 @@ def load_backbone(model: Any, network: Module) -> None:
 def _build(network: Builder, in_channels: int, rngs: nnx.Rngs) -> Module:
     build = lookup(network).build if isinstance(network, str) else network
     # Of VGG, most parameters are those of the classifier, which is thrown away.
-    narrow = {"hidden": 1} if getattr(build, "func", build) is VGG else {}
+    narrow = {"hidden": 1} if getattr(build, "func", build).__name__ == "VGG" else {}
     return build(num_classes=1, in_channels=in_channels, rngs=rngs, **narrow)
 
 
