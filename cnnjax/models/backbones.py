@@ -172,12 +172,13 @@ def load_backbone(model: Any, network: Module) -> None:
     for name in backbone.names:
         pairs += _same(backbone.layers[name], layers.get(name))
     convolutions: list[Any] = [layer for layer in getattr(model, "fully_connected", ()) if isinstance(layer, Conv)]
-    classifier: list[Any] = [network.classifier[0], network.classifier[3]] if type(network).__name__ == "VGG" else []
+    classifier: Any = getattr(network, "classifier", None) if type(network).__name__ == "VGG" else None
+    linears = [classifier[0], classifier[3]] if classifier is not None else []
     for mine, other in pairs:
         nnx.update(mine, nnx.state(other, (nnx.Param, nnx.BatchStat)))
         if isinstance(mine, BatchNorm) and isinstance(other, BatchNorm):
             mine.eps = other.eps  # in which weights of different origin differ
-    for conv, linear in zip(convolutions, classifier, strict=False):
+    for conv, linear in zip(convolutions, linears, strict=False):
         if conv.kernel[...].size == linear.kernel[...].size:  # else of another width than the network's
             conv.kernel.set_value(linear.kernel[...].reshape(conv.kernel[...].shape))
             conv.bias.set_value(linear.bias[...])
