@@ -157,13 +157,13 @@ class Case(NamedTuple):
 
 
 def output_size(case: Case) -> int:
-    """Return the size of `ops.conv2d`'s output, without computing it."""
+    """Return the height and width of `ops.conv2d`'s output, without computing it; 0 if they differ."""
     y = jax.eval_shape(
         lambda x, k: ops.conv2d(x, k, stride=case.stride, padding=case.padding),
         jax.ShapeDtypeStruct((1, case.size, case.size, 1), jnp.float32),
         jax.ShapeDtypeStruct((case.kernel, case.kernel, 1, 1), jnp.float32),
     )
-    return y.shape[1]
+    return y.shape[1] if y.shape[1] == y.shape[2] else 0
 
 
 def uses(cases: Sequence[Case]) -> list[np.ndarray]:

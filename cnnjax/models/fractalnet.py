@@ -47,9 +47,12 @@ class Join(Module):
         self.rngs = nnx.Rngs(dropout=rngs.dropout())
 
     def __call__(self, inputs: list[jax.Array], only: jax.Array | None = None) -> jax.Array:
-        keep = jnp.ones(len(inputs), bool) if only is None else self._draw(len(inputs), only)
-        weights = (keep / keep.sum()).astype(inputs[0].dtype)
-        first, *others = (weight * x for weight, x in zip(weights, inputs, strict=True))
+        if only is None:
+            return sum(inputs[1:], inputs[0]) / len(inputs)
+        keep = self._draw(len(inputs), only)
+        weight = (1 / keep.sum()).astype(inputs[0].dtype)
+        # A selection: a product would let an infinity through that is left out.
+        first, *others = (jnp.where(kept, weight * x, 0) for kept, x in zip(keep, inputs, strict=True))
         return sum(others, first)
 
     def _draw(self, count: int, only: jax.Array) -> jax.Array:

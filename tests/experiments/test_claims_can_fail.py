@@ -392,6 +392,7 @@ FAULTS = [  # experiment, piece, the rows of the piece that turn, fault
     ("strides-and-padding", "repeated", (0,), conv(ignored=("padding",))),
     ("arithmetic", "layers", (0, 1), attribute("nn", "Conv", partial(nn.Conv, bias=False))),
     ("arithmetic", "relationships", (0, 1, 2, 3, 4, 5), conv(result=enlarged)),
+    ("arithmetic", "relationships", (0, 1, 2, 3, 4, 5), conv(result=lambda y: y[:, :, 1:])),
     ("arithmetic", "relationships", (6,), SHORT),
     ("arithmetic", "errata", (0, 1, 2, 3), conv(result=cropped)),
     ("arithmetic", "multiplications", (0, 1), conv(kernel=first_channel)),

@@ -513,3 +513,10 @@ def test_noise_is_a_deviation(noise):
 def test_an_autoencoder_refuses_images_of_another_shape():
     with pytest.raises(UserError, match=r"takes images \(batch, 32, 32, 3\), got shape \(1, 28, 28, 3\)"):
         traced(lambda model: model(jnp.ones((1, 28, 28, 3))), "conv_autoencoder")
+
+
+def test_a_column_that_drop_path_leaves_out_lets_no_infinity_through():
+    join = fractalnet.Join(0, 0.0, rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 3, 3, 4))
+    np.testing.assert_array_equal(join([x, x * jnp.inf], jnp.int32(0)), x)
+    np.testing.assert_array_equal(join([x * jnp.nan, x], jnp.int32(1)), x)
