@@ -111,6 +111,7 @@ def equation(image: np.ndarray, kernel: np.ndarray, title: str, kernel_title: st
 
 # ---------------------------------------------------------------- the lectures' examples
 
+UNEQUAL = 1 << 16  # a size that no formula gives
 KERNELS = {
     "vertical": parse("1 0 -1/1 0 -1/1 0 -1"),
     "horizontal": parse("1 1 1/0 0 0/-1 -1 -1"),
@@ -157,13 +158,13 @@ class Case(NamedTuple):
 
 
 def output_size(case: Case) -> int:
-    """Return the height and width of `ops.conv2d`'s output, without computing it; 0 if they differ."""
+    """Return the height and width of `ops.conv2d`'s output, without computing it; `UNEQUAL` if they differ."""
     y = jax.eval_shape(
         lambda x, k: ops.conv2d(x, k, stride=case.stride, padding=case.padding),
         jax.ShapeDtypeStruct((1, case.size, case.size, 1), jnp.float32),
         jax.ShapeDtypeStruct((case.kernel, case.kernel, 1, 1), jnp.float32),
     )
-    return y.shape[1] if y.shape[1] == y.shape[2] else 0
+    return y.shape[1] if y.shape[1] == y.shape[2] else UNEQUAL
 
 
 def uses(cases: Sequence[Case]) -> list[np.ndarray]:
