@@ -1,7 +1,8 @@
 """Semantic segmentation: one class for each pixel."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,6 +21,8 @@ from cnnjax.tasks.task import Outputs, Predictions, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 0.0075  # of the image's diagonal, within which a boundary is found
 _HALF = 16  # bits: pixels are counted in two halves, for their number soon exceeds what float32 or int32 counts
@@ -53,7 +56,8 @@ class Segmentation(Task):
     Args:
         loss: the loss and its options.
         class_names: what class k is called.
-        class_weights: what the cross-entropy of a pixel of each class is multiplied by; none by default.
+        class_weights: what the cross-entropy of a pixel of each class is multiplied by, as `for_training` finds it; 1
+            by default, as in evaluations.
         boundaries: whether an evaluation also measures boundaries, which takes a while.
     """
 
@@ -73,6 +77,11 @@ class Segmentation(Task):
                 f"`class_weights` has {len(self.class_weights)} numbers for {len(self.class_names)} classes: expected "
                 "one for each"
             )
+
+    def for_training(self, examples: Examples) -> "Segmentation":
+        if self.loss.class_weights == "none":
+            return self
+        return replace(self, class_weights=median_frequency(_masks_of(examples), len(self.class_names)))
 
     def check(self, examples: Examples, outputs: Outputs) -> None:
         if jnp.ndim(outputs) != 4:
@@ -210,14 +219,14 @@ def dice_loss(logits: jax.Array, masks: jax.Array, smooth: float = 1.0) -> jax.A
     return 1 - ((2 * overlap + smooth) / (whole + smooth)).mean(-1)
 
 
-def median_frequency(masks: np.ndarray, classes: int) -> tuple[float, ...]:
+def median_frequency(masks: Iterable[np.ndarray], classes: int) -> tuple[float, ...]:
     """Return a weight for each class: the median of the classes' frequencies, divided by its own.
 
     A class's frequency is its share of the pixels with a class in those images that have it. A class that no image has
     weighs 0.
 
     Args:
-        masks: (images, height, width), classes or `data.VOID`.
+        masks: (height, width) of each image, classes or `data.VOID`.
         classes: their number.
 
     Source: Eigen & Fergus, "Predicting depth, surface normals and semantic labels" (2015).
@@ -230,6 +239,17 @@ def median_frequency(masks: np.ndarray, classes: int) -> tuple[float, ...]:
     frequency = np.divide(own, there, out=np.zeros(classes), where=there > 0)
     median = np.median(frequency[frequency > 0]) if frequency.any() else 0.0
     return tuple(float(median / value) if value else 0.0 for value in frequency)
+
+
+def _masks_of(examples: Examples) -> Iterable[np.ndarray]:
+    """The masks of all examples, one after another; those of a stream are decoded for it."""
+    if isinstance(examples, Split):
+        if examples.masks is None:
+            raise UserError("`class_weights` of segmentation need a mask for each training image: add them")
+        return examples.masks
+    log.warning("reading the masks of %d images", examples.size)
+    indices = np.arange(examples.size)[:, None]
+    return (np.asarray(batch.masks)[0] for batch in examples.batches(indices, np.ones(indices.shape, np.float32)))
 
 
 def classes_of(masks: np.ndarray) -> np.ndarray:

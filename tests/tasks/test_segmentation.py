@@ -124,6 +124,39 @@ def test_the_median_frequency_weighs_a_class_by_its_share_of_the_images_that_hav
     np.testing.assert_allclose(tasks.median_frequency(masks, 4), expected)
 
 
+def test_training_weighs_classes_by_their_frequency_and_evaluation_does_not():
+    _, masks = example(images=5)
+    split = Split(np.zeros((*masks.shape, 3), np.uint8), masks=masks)
+    task = tasks.Segmentation(tasks.SegmentationLoss(class_weights="median-frequency"), tuple("abcd"))
+    learned = task.for_training(split)
+    assert learned.class_weights == tasks.median_frequency(masks, 4)
+    assert task.class_weights == ()
+    logits, _ = example(images=5)
+    expected = weighted_cross_entropy(logits, masks, learned.class_weights)
+    np.testing.assert_array_equal(learned.losses(jnp.asarray(logits), sample(masks))["cross_entropy"], expected)
+    assert tasks.Segmentation(class_names=tuple("abcd")).for_training(split).class_weights == ()
+    with pytest.raises(UserError, match="need a mask for each training image"):
+        task.for_training(Split(split.images))
+
+
+class Streamed:
+    """Examples that are decoded in batches, as a stream's."""
+
+    def __init__(self, masks):
+        self.masks_, self.size = masks, len(masks)
+
+    def batches(self, indices, weights):
+        for index, weight in zip(indices, weights, strict=True):
+            yield sample(self.masks_[index], weight)
+
+
+def test_the_frequencies_of_a_stream_are_those_of_all_its_masks(caplog):
+    _, masks = example(images=7)
+    task = tasks.Segmentation(tasks.SegmentationLoss(class_weights="median-frequency"), tuple("abcd"))
+    assert task.for_training(Streamed(masks)).class_weights == tasks.median_frequency(masks, 4)
+    assert "reading the masks of 7 images" in caplog.text
+
+
 # ---------------------------------------------------------------- figures
 
 
