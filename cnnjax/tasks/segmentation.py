@@ -89,7 +89,9 @@ class Segmentation(Task):
         classes = outputs.shape[-1]
         if isinstance(examples, Split) and examples.masks is not None:
             found = classes_of(examples.masks)
-            if found.size and found.max() >= classes:
+            if not found.size:
+                raise UserError(f"no pixel of the masks has a class: all are {VOID}, which stands for none")
+            if found.max() >= classes:
                 raise UserError(
                     f"the masks have classes up to {found.max()}, but the network has {classes} outputs, for classes 0 "
                     f"to {classes - 1} ({VOID} is none): create it with `num_classes={found.max() + 1}`, or correct "
