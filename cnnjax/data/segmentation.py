@@ -78,7 +78,7 @@ class MaskSource(Checked):
             )
             for split, source in sources.items()
         }
-        if is_folder(self.data):
+        if is_folder(self.data) and "validation" in parts:
             say_which(printable(self.data), parts)
         make = partial(dataset_of, printable(self.data), version, values.class_names)
         pixels = sum(part.size for part in parts.values()) * (3 * size[0] * size[1] + mask_size[0] * mask_size[1])

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -56,7 +56,8 @@ class Evaluate(Checked):
     scales: tuple[float, ...] = (1.0,)
     """Of segmentation: judge the mean of the probabilities of each image at these scales."""
     score_size: tuple[int, ...] | None = None
-    """Of segmentation: height and width of the masks that predictions are judged on; default: the images'."""
+    """Of segmentation: height and width of the masks that predictions are judged on; default: on the run's own data as
+    it judged them, else the images'."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -123,8 +124,8 @@ def load(
     size = height if is_folder else None
     share = trained.about["data"]["validation_split"]
     if isinstance(trained, Segmenter):
-        sizes = trained.image_shape[:1] if name == "shapes" else trained.image_shape[:2], score_size
-        return _part(trained, name, data.MaskSource(name, *sizes, skip_bad=skip_bad).dataset(), split, share)
+        masks = _masks(trained, name, score_size, skip_bad=skip_bad, validation_split=share)
+        return _part(trained, name, masks.dataset(), split, share)
     if score_size:
         raise UserError(f"`score_size` is for segmentation: this network has learned {trained.about['task']}")
     deep = trained.about.get("deep", "refuse")
@@ -133,6 +134,15 @@ def load(
     if isinstance(dataset.train, Stream) and not is_folder and dataset.image_shape != trained.image_shape:
         dataset = dataclasses.replace(source, image_size=height, stream="always").dataset()
     return _part(trained, name, dataset, split, share)
+
+
+def _masks(trained: Segmenter, name: str, score_size: tuple[int, ...] | None, **options: Any) -> data.MaskSource:
+    """Return images with masks as the network was trained on them."""
+    about = trained.about
+    size = trained.image_shape[:1] if name == "shapes" else trained.image_shape[:2]
+    if name == about["data"]["name"]:
+        score_size = score_size or (about.get("score_size") and tuple(about["score_size"]))
+    return data.MaskSource(name, size, score_size, mask_ignore=about.get("mask_ignore"), **options)
 
 
 def _part(

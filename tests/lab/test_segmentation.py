@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from cnnjax import models, train, viz
+from cnnjax import data, models, train, viz
 from cnnjax.errors import UserError
 from cnnjax.lab import app
 from cnnjax.models import registry
@@ -249,3 +249,37 @@ def test_options_of_segmentation_are_refused_of_a_classifier(tmp_path, capsys):
         assert status == 2
         assert "for segmentation: this network has learned classification" in " ".join(error.split())
     assert nnx.state(model)
+
+
+@pytest.fixture(scope="module")
+def halves(folder, tmp_path_factory):
+    """A run on a folder without validation images, whose masks have a class 2 that is none."""
+    root = tmp_path_factory.mktemp("halves") / "scenes"
+    for split, numbers in (("train", range(20)), ("test", range(20, 23))):
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True)
+        for number in numbers:
+            pixels, mask = scene(number)
+            mask[:3] = 2
+            Image.fromarray(pixels).save(root / split / "images" / f"{number}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
+    out = root.parent / "run"
+    words = ["train", "--task", "segmentation", "--model", "pixels", "--data", str(root), "--out", str(out)]
+    words += ["--image-size", *map(str, SIZE), "--epochs", "1", "--batch-size", "8", "--lr", "0.3"]
+    assert app.main([*words, "--score-size", "24", "32", "--mask-ignore", "2", "--validation-split", "0.3"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_evaluate_repeats_the_figures_of_the_run_on_each_of_its_parts(halves, split, tmp_path, capsys):
+    status, _, error = call(capsys, "evaluate", str(halves), "--split", split, "--out", str(tmp_path))
+    assert status == 0, error
+    summary, figures = (json.loads(path.read_text()) for path in (halves / "summary.json", tmp_path / "metrics.json"))
+    assert figures["images"] == summary["images"][split]
+    for name, value in summary["metrics"][split].items():
+        assert figures[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_folder_without_validation_images_is_loaded_as_it_is(halves):
+    loaded = data.load_masks(str(halves.parent / "scenes"), image_size=SIZE)
+    assert (loaded.train.size, loaded.validation, loaded.test.size) == (20, None, 3)

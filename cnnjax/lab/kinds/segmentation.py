@@ -57,6 +57,8 @@ def _judge(config: Any, names: tuple[str, ...], whole: bool) -> tasks.Segmentati
 def _about(config: Config, loaded: Loaded) -> dict[str, Any]:
     return {
         "loss": config.loss,
+        "score_size": config.score_size,
+        "mask_ignore": config.mask_ignore,
         "preprocessing": "scaled (bilinear, antialiased) until it fits into image_size, with black around it, over 255"
         + (", minus mean, over std" if loaded.recipe.mean else ""),
     }
