@@ -1,6 +1,7 @@
 """What `predict` writes of a network for segmentation: masks, overlays, and the share of each class."""
 
 import csv
+import itertools
 import json
 import logging
 import sys
@@ -27,13 +28,13 @@ def write_masks(trained: Segmenter, files: Sequence[str], options: Any) -> int:
         files: images.
         options: those of `predict`.
     """
-    rows = []
+    rows, names = list[tuple[str, dict[str, float]]](), dict[str, str]()
     for file, mask in predicted(trained, files, options.windows, options.skip_bad):
         (row,) = trained.task.to_json({"mask": mask[None]})
         rows.append((printable(file), row["shares"]))
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
-            save(options.out, file, mask, trained)
+            save(options.out / name_of(file, names), file, mask, trained)
     if not rows:
         raise UserError(f"none of the {len(files)} files is an image that can be read")
     write(rows, options.format, options.top, trained.classes)
@@ -61,18 +62,30 @@ def predicted(
         yield file, mask
 
 
-def save(folder: Path, file: str, mask: np.ndarray, trained: Segmenter) -> None:
-    """Write an image's mask, with a palette, and the image under it."""
+def name_of(file: str, taken: dict[str, str]) -> str:
+    """Return what an image's results are called, and add it to the names that are taken, by file.
+
+    It is the image's name without its ending, or with it, or with its folders, where other images have these names.
+    """
+    path = Path(file)
+    whole = "-".join(part for part in path.parts if part not in (path.anchor, ".."))
+    numbered = (f"{whole}-{number}" for number in itertools.count(2))
+    names = itertools.chain((path.stem, path.name, whole), numbered)
+    name = next(name for name in names if taken.get(name, file) == file)
+    taken[name] = file
+    return name
+
+
+def save(place: Path, file: str, mask: np.ndarray, trained: Segmenter) -> None:
+    """Write an image's mask, with a palette, and the image under it, as PLACE.mask.png and PLACE.overlay.png."""
     from PIL import Image
 
-    name, colours = Path(file).name.rpartition(".")[0] or Path(file).name, viz.palette(len(trained.classes))
-    if (folder / f"{name}.mask.png").exists():
-        name = Path(file).name  # another image has the same name but for its ending
+    colours = viz.palette(len(trained.classes))
     picture = Image.fromarray(mask)
     picture.putpalette(colours.ravel().tolist())
-    picture.save(folder / f"{name}.mask.png")
+    picture.save(f"{place}.mask.png")
     pixels = np.rint(trained.fit_pixels(file) * 255).astype(np.uint8)
-    Image.fromarray(viz.overlaid(pixels, mask, colours)).save(folder / f"{name}.overlay.png")
+    Image.fromarray(viz.overlaid(pixels, mask, colours)).save(f"{place}.overlay.png")
 
 
 def write(rows: Sequence[tuple[str, dict[str, float]]], kind: str, top: int, classes: Sequence[str]) -> None:

@@ -283,3 +283,19 @@ def test_evaluate_repeats_the_figures_of_the_run_on_each_of_its_parts(halves, sp
 def test_a_folder_without_validation_images_is_loaded_as_it_is(halves):
     loaded = data.load_masks(str(halves.parent / "scenes"), image_size=SIZE)
     assert (loaded.train.size, loaded.validation, loaded.test.size) == (20, None, 3)
+
+
+def test_images_of_the_same_name_have_masks_of_their_own_also_the_second_time(run, tmp_path, capsys):
+    files = [tmp_path / place for place in ("a.png", "a.bmp", "x/a.png", "y/a.png")]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    for attempt in range(2):
+        for number, file in enumerate(files):
+            Image.fromarray(scene(100 * attempt + number, 8 + number, 12)[0]).save(file)
+        status, _, _ = call(capsys, "predict", str(run), *map(str, files), "--out", str(tmp_path / "out"))
+        assert status == 0
+        masks = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").glob("*.mask.png")}
+        assert len(masks) == 4
+        for file, beginning in zip(files, ("a.mask", "a.bmp.mask", "a.png.mask", "tmp-"), strict=True):
+            (found,) = [mask for name, mask in masks.items() if name.startswith(beginning)]
+            np.testing.assert_array_equal(found, train.load(run).predict(file)[0])
