@@ -68,7 +68,8 @@ class Trained:
     @property
     def task(self) -> Classification:
         """What the network has learned."""
-        return Classification(ClassificationLoss(self.about["loss"]), self.classes)
+        loss = ClassificationLoss(self.about["loss"], **self.about.get("loss_options", {}))
+        return Classification(loss, self.classes)
 
     def predict(self, images: Any) -> Predictions:
         """Classify images of any size; each is scaled until it covers `image_shape`, and cropped to its middle.

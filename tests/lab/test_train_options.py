@@ -145,6 +145,22 @@ def test_flip_judges_the_mean_of_an_image_and_its_mirror_image(run, folder, logi
         assert [found[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--label-smoothing", "0.3", "--ignore-index", "1"],
+        ["--loss", "focal", "--focal-gamma", "5", "--focal-alpha", "0.9"],
+    ],
+)
+def test_evaluate_repeats_the_figures_of_the_run_s_own_loss(command, options, tmp_path, capsys):
+    assert call(capsys, *command, *options, "--epochs", "1", "--out", str(tmp_path))[0] == 0
+    status, _, _ = call(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "judged"))
+    assert status == 0
+    figures = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    assert figures["loss"] == pytest.approx(summary(tmp_path)["metrics"]["test"]["loss"], rel=1e-5)
+    assert figures["accuracy"] == summary(tmp_path)["metrics"]["test"]["accuracy"]
+
+
 # ---------------------------------------------------------------- what it starts from
 
 

@@ -16,6 +16,7 @@ from cnnjax.tasks.task import Outputs
 
 TOP = 5  # classes among which "top5" looks for the true one, where there are more
 MISTAKES = 12  # that are shown
+JUDGED = ("label_smoothing", "focal_gamma", "focal_alpha", "ignore_index")  # options that evaluations have, too
 MOST_CLASSES = 60  # that a confusion matrix shows legibly
 
 
@@ -94,6 +95,7 @@ def _judge(config: Any, names: tuple[str, ...], whole: bool) -> Judged:
 def _about(config: Config, loaded: Loaded) -> dict[str, Any]:
     return {
         "loss": config.loss,
+        "loss_options": {name: getattr(config, name) for name in JUDGED if getattr(config, name) is not None},
         "preprocessing": "scaled (bilinear, antialiased) until it covers image_size, cropped to its middle, over 255"
         + (", minus mean, over std" if loaded.recipe.mean else ""),
         "deep": config.deep,
