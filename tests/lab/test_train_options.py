@@ -96,6 +96,7 @@ def test_what_does_not_go_on_says_why(run, command, tmp_path, capsys):
 
 def test_a_training_that_gets_no_better_ends_early_and_says_so(command, tmp_path, capsys):
     words = [*command, "--lr", "1e-30", "--patience", "1", "--epochs", "5", "--out", str(tmp_path)]
+    words += ["--label-smoothing", "0.3", "--ignore-index", "1"]
     status, printed, error = call(capsys, *words)
     assert status == 0
     said = "stopped after epoch 2 of 5: validation accuracy was not better for 1 epoch (`patience`)"
@@ -107,6 +108,11 @@ def test_a_training_that_gets_no_better_ends_early_and_says_so(command, tmp_path
     status, printed, _ = call(capsys, *words)
     assert status == 0
     assert "Finished before" in printed
+    assert call(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "judged"))[0] == 0
+    figures = json.loads((tmp_path / "judged" / "metrics.json").read_text())  # by the loss and its options of the run
+    assert {name: figures[name] for name in ("accuracy", "loss")} == pytest.approx(
+        summary(tmp_path)["metrics"]["test"], rel=1e-5
+    )
 
 
 # ---------------------------------------------------------------- what its network takes
@@ -143,22 +149,6 @@ def test_flip_judges_the_mean_of_an_image_and_its_mirror_image(run, folder, logi
     for line, expected in zip(printed.splitlines(), mean, strict=True):
         found = json.loads(line)["probabilities"]
         assert [found[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--label-smoothing", "0.3", "--ignore-index", "1"],
-        ["--loss", "focal", "--focal-gamma", "5", "--focal-alpha", "0.9"],
-    ],
-)
-def test_evaluate_repeats_the_figures_of_the_run_s_own_loss(command, options, tmp_path, capsys):
-    assert call(capsys, *command, *options, "--epochs", "1", "--out", str(tmp_path))[0] == 0
-    status, _, _ = call(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "judged"))
-    assert status == 0
-    figures = json.loads((tmp_path / "judged" / "metrics.json").read_text())
-    assert figures["loss"] == pytest.approx(summary(tmp_path)["metrics"]["test"]["loss"], rel=1e-5)
-    assert figures["accuracy"] == summary(tmp_path)["metrics"]["test"]["accuracy"]
 
 
 # ---------------------------------------------------------------- what it starts from
