@@ -84,6 +84,8 @@ def load(config: Any) -> Loaded:
 def _chosen(config: Any) -> dict[str, Any]:
     """Arguments of a network that are options of `train`."""
     backbone = getattr(config, "backbone", "")
+    if backbone and not _takes(config.model, "backbone"):
+        raise UserError(f"{config.model} is a network as a whole, and takes no `backbone`: leave it out")
     return {"backbone": backbone} if backbone else {}
 
 
@@ -106,9 +108,13 @@ def arguments_for(name: str, dataset: data.Dataset) -> dict[str, Any]:
 
 def takes_image_size(name: str) -> bool:
     """Return whether a network is built for images of one size."""
+    return _takes(name, "image_size")
+
+
+def _takes(name: str, argument: str) -> bool:
     build: Any = lookup(name).build
     build = getattr(build, "func", build)  # of a partial
-    return "image_size" in inspect.signature(vars(build)["__init__"] if isinstance(build, type) else build).parameters
+    return argument in inspect.signature(vars(build)["__init__"] if isinstance(build, type) else build).parameters
 
 
 def run(config: Any, loaded: Loaded, run: runs.Run, parallel: train.Parallel) -> dict[str, Any]:

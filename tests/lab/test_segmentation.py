@@ -228,6 +228,7 @@ def test_a_program_gives_the_same_masks_with_jax_alone(run, folder, tmp_path, ca
         (["train", "--model", "pixels"], "network for segmentation: choose one for classification"),
         (["train", "--task", "segmentation", "--model", "pixels", "--data", "shapes", "--score-size", "9"], "square"),
         (["train", "--task", "pose"], "pose"),
+        (["train", "--task", "segmentation", "--model", "unet_tiny", "--backbone", "resnet18"], "takes no --backbone"),
     ],
 )
 def test_mistakes_are_told(capsys, words, message):
