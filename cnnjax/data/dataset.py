@@ -145,6 +145,17 @@ class Split:
         return Split(**{name: array[start:stop] for name, array in self.arrays.items()})
 
 
+def check_masks(masks: np.ndarray) -> None:
+    """Raise a UserError unless masks are integers (images, height, width) from 0 to 255."""
+    expected = (
+        f"expected integers (images, height, width): classes from 0 to {VOID - 1}, and {VOID} where there is none"
+    )
+    if masks.ndim != 3 or masks.dtype.kind not in "uib":
+        raise UserError(f"the masks are of type {masks.dtype} and shape {masks.shape}; {expected}")
+    if masks.dtype != np.uint8 and masks.size and not (masks.min() >= 0 and masks.max() <= VOID):
+        raise UserError(f"the masks have values from {masks.min()} to {masks.max()}; {expected}")
+
+
 def check_targets(wanted: Sequence[str], there: Sequence[str]) -> None:
     """Raise a UserError if a target is not among those that a data set has."""
     missing = [name for name in wanted if name not in there]

@@ -86,7 +86,9 @@ class Segmentation(Task):
     def check(self, examples: Examples, outputs: Outputs) -> None:
         if jnp.ndim(outputs) != 4:
             return  # `losses` says what is wrong
-        classes = outputs.shape[-1]
+        classes, named = outputs.shape[-1], len(self.class_names)
+        if named and named != classes:
+            raise UserError(f"`class_names` are {named}, but the network has {classes} outputs: expected one for each")
         if isinstance(examples, Split) and examples.masks is not None:
             found = classes_of(examples.masks)
             if not found.size:

@@ -299,6 +299,27 @@ def test_wrong_outputs_masks_and_weights_are_named():
         tasks.Segmentation(class_names=tuple("abcd"), class_weights=(1.0, 2.0))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda masks: masks.astype(int) - 1, "values from -1 to 254; expected integers"),
+        (lambda masks: masks.astype(int) + 300, "values from 300 to 555"),
+        (lambda masks: masks / 2, r"of type float64 and shape \(3, 9, 11\)"),
+        (lambda masks: masks[..., None], r"shape \(3, 9, 11, 1\)"),
+    ],
+)
+def test_masks_are_integers_of_one_byte(change, message):
+    _, masks = example()
+    with pytest.raises(UserError, match=message):
+        Split(np.zeros((3, 9, 11, 3), np.uint8), masks=change(masks))
+
+
+def test_there_is_a_name_for_every_output():
+    logits, masks = example()
+    with pytest.raises(UserError, match="`class_names` are 2, but the network has 4 outputs"):
+        tasks.Segmentation(class_names=("a", "b")).check(Split(np.zeros((3, 9, 11, 3), np.uint8), masks=masks), logits)
+
+
 def test_masks_are_drawn_beside_their_images():
     logits, _ = example()
     task = tasks.Segmentation(class_names=tuple("abcd"))
