@@ -80,6 +80,8 @@ class Split:
         for name, array in self.arrays.items():
             if len(array) != len(self.images):
                 raise UserError(f"there are {len(self.images)} images but {len(array)} {name}: expected one for each")
+        if self.masks is not None:
+            check_masks(self.masks)
         if self.images.dtype == np.uint8:
             return
         expected = "expected uint8, or floats from 0 to 1"
