@@ -11,9 +11,9 @@ from experiments.arithmetic import RELATIONSHIPS
 
 
 def test_s0_s_formulas_3_to_6_are_errata():
-    told = {claim.statement[:14]: claim.reason for claim in arithmetic._errata() if "erratum" in claim.verdict}
-    assert list(told) == ["S0 prints (3) ", "S0 prints (4) ", "S0 prints (5) ", "S0 prints (6) "]
-    assert told["S0 prints (4) "] == "the lecture says 9; right is 7, by o = i + (k - 1)"
+    told = {claim.statement[:26]: claim.reason for claim in arithmetic._errata() if "erratum" in claim.verdict}
+    assert list(told) == [f"S0 prints output size ({number}) " for number in (3, 4, 5, 6)]
+    assert told["S0 prints output size (4) "] == "the lecture says 9; right is 7, by o = i + (k - 1)"
 
 
 def test_a_relationship_is_checked_on_its_own_kind_of_convolution():
