@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -113,7 +114,10 @@ def test_a_run_has_figures_of_its_own_and_all_that_predicting_needs(run):
         "iou.png",
         "confusion.png",
     }
-    assert "mean IoU" in (run / "report.md").read_text()
+    report = (run / "report.md").read_text()
+    assert "mean IoU" in report
+    assert " --task segmentation" in report  # without it the command would train a classifier
+    assert "Intersection over union of each class, over all test images." in report
 
 
 def test_evaluate_scores_at_the_masks_own_size_as_numpy_and_torch_do(run, logits, tmp_path, capsys):
@@ -129,6 +133,7 @@ def test_evaluate_scores_at_the_masks_own_size_as_numpy_and_torch_do(run, logits
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert rows[0] == ["true", *CLASSES]
     assert np.abs(np.array([row[1:] for row in rows[1:]], int) - counts).sum() <= 4
+    assert f"mean IoU {figures['mean_iou']:.2%}" in re.sub(" +", " ", printed)
     assert "share of the pixels" in printed
     assert any(line.split()[:1] == ["car"] for line in printed.splitlines())
 
