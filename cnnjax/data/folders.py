@@ -67,6 +67,13 @@ class LeftOut:
         """Note a file or folder."""
         self.paths.setdefault(reason, []).append(path)
 
+    def take_back(self, path: str) -> None:
+        """Forget a file that is read after all."""
+        for reason, paths in list(self.paths.items()):
+            self.paths[reason] = [one for one in paths if one != path]
+            if not self.paths[reason]:
+                del self.paths[reason]
+
     def __str__(self) -> str:
         return "; ".join(
             f"{reason}: {len(paths)} ({printable(paths[0])}{', ...' * (len(paths) > 1)})"
