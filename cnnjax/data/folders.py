@@ -113,6 +113,11 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
     names = [_name(folder) for folder in folders["train"]]
     if not names:
         raise UserError(f"{printable(splits['train'])} has no folders: expected one for every class, with its images")
+    if set(names) == {"images", "masks"}:
+        raise UserError(
+            f"{printable(splits['train'])} has images and masks, which are no classes: `data.load_masks` reads them, "
+            "and training takes them with `task=segmentation`"
+        )
     found = {
         split: [
             (file, label)

@@ -42,7 +42,7 @@ def write_report(cells: Sequence[Cell], metric: str | None, minimize: bool, fold
     if found and metric is None:
         print(f"\nNo {' or '.join(METRICS)} to compare by; --metric takes one of {', '.join(sorted(found))}")
     if ranked[0].status == "finished" and metric:
-        best = f"Best: {ranked[0].name}. Its command:"
+        best = f"Best: {ranked[0].name}, in {ranked[0].path}. Its command:"
         again = f"    {resuming(ranked[0].arguments)}"
         parts += [best, again, "![sweep](figures/sweep.png)"]
         print(f"\n{best}\n{again}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cnnjax import models, train, viz
 from cnnjax.errors import UserError
-from cnnjax.lab import app
+from cnnjax.lab import app, grid
 from cnnjax.models import registry
 from cnnjax.nn import Conv, Module
 from cnnjax.tasks.segmentation import scores
@@ -104,6 +104,7 @@ def resized(logits, height, width):
 def test_a_run_has_figures_of_its_own_and_all_that_predicting_needs(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test_mean_iou"] == summary["metrics"]["test"]["mean_iou"] > 0.4
+    assert grid.default_metric(grid.numbers(summary)) == "test_mean_iou"
     assert summary["images"] == {"train": 16, "validation": 4, "test": 6}
     assert "boundary_f1" in summary["metrics"]["test"]
     about = json.loads((run / "model.json").read_text())
