@@ -9,10 +9,14 @@ from PIL import Image
 
 from cnnjax.lab import app
 from tests.lab.own_data import make_folder
+from tests.lab.test_segmentation import CLASSES, networks, scene
+
+__all__ = ["networks"]  # a fixture: the network "pixels"
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text()
 COMMANDS = re.findall(r"^    python launch\.py (.*)$", PAGE.partition("## Weights that you did")[0], re.MULTILINE)
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BEFORE, _, MASKS = PAGE.partition("## Images with masks")
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 SMALLER = {"resnet18": "lecture-cnn", "epochs=20": "epochs=1", "--epochs 20": "--epochs 1 --batch-size 16"}
 
 
@@ -46,9 +50,47 @@ def test_the_page_runs_from_the_folder_to_python(flowers, monkeypatch, capsys):
     assert (flowers / "sheet" / "predictions.png").exists()
     assert (flowers / "flowers.stablehlo").exists()
     names = {}
-    for block in BLOCKS:
+    for block in PYTHON.findall(BEFORE):
         assert len(block.splitlines()) <= 12
         exec(compile(smaller(block), "own_data.md", "exec"), names)
     assert names["logits"].shape == (8, 2)
     assert names["trained"].classes == ("daisy", "rose")
     assert re.search(r"^\('(daisy|rose)',\)$", capsys.readouterr().out, re.MULTILINE)
+
+
+PIXELS = {"unet_tiny": "pixels", "96, 128": "12, 16", "96 128": "12 16", "192 256": "24 32", "epochs 20": "epochs 1"}
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("masks")
+    for start, split in enumerate(("train", "val", "test")):
+        for part in ("images", "masks"):
+            (root / "streets" / split / part).mkdir(parents=True)
+        for number in range(8 if split == "train" else 2):
+            pixels, mask = scene(10 * start + number)
+            Image.fromarray(pixels).save(root / "streets" / split / "images" / f"{number}.jpg")
+            Image.fromarray(mask).save(root / "streets" / split / "masks" / f"{number}.png")
+    (root / "streets" / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def test_images_with_masks_go_from_the_folder_to_python(streets, monkeypatch, capsys):
+    monkeypatch.chdir(streets)
+    commands = re.findall(r"^    python launch\.py (.*)$", MASKS, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "evaluate", "predict"]
+    (block,) = PYTHON.findall(MASKS)
+    assert len(block.splitlines()) <= 12
+    for ours, tiny in {**PIXELS, "epochs=20": "epochs=1"}.items():
+        commands, block = [command.replace(ours, tiny) for command in commands], block.replace(ours, tiny)
+    for command in commands:
+        assert app.main(shlex.split(command)) == 0, command
+    assert "left out" not in capsys.readouterr().err  # classes.txt is read
+    assert (streets / "runs" / "streets" / "figures" / "masks.png").exists()
+    with Image.open(streets / "masks" / "1.mask.png") as mask:
+        assert mask.size == (32, 24)
+    assert (streets / "masks" / "1.overlay.png").exists()
+    names = {}
+    exec(compile(block, "own_data.md", "exec"), names)
+    assert names["mask"].shape == (24, 32)
+    assert 0 < float(capsys.readouterr().out.split()[-1]) <= 1

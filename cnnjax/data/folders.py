@@ -67,6 +67,13 @@ class LeftOut:
         """Note a file or folder."""
         self.paths.setdefault(reason, []).append(path)
 
+    def take_back(self, path: str) -> None:
+        """Forget a file that is read after all."""
+        for reason, paths in list(self.paths.items()):
+            self.paths[reason] = [one for one in paths if one != path]
+            if not self.paths[reason]:
+                del self.paths[reason]
+
     def __str__(self) -> str:
         return "; ".join(
             f"{reason}: {len(paths)} ({printable(paths[0])}{', ...' * (len(paths) > 1)})"
@@ -106,6 +113,11 @@ def folder_splits(root: Path, validation_split: float | None = None) -> tuple[tu
     names = [_name(folder) for folder in folders["train"]]
     if not names:
         raise UserError(f"{printable(splits['train'])} has no folders: expected one for every class, with its images")
+    if set(names) == {"images", "masks"}:
+        raise UserError(
+            f"{printable(splits['train'])} has images and masks, which are no classes: `data.load_masks` reads them, "
+            "and training takes them with `task=segmentation`"
+        )
     found = {
         split: [
             (file, label)

@@ -186,6 +186,7 @@ def mask_folder(root: Path, validation_split: float | None = None) -> dict[str, 
     """
     left, shown = LeftOut(), printable(root)
     splits = splits_of(root, left) if not (root / "images").is_dir() else {"train": str(root)}
+    left.take_back(str(root / CLASSES))
     found = {split: _pairs(Path(folder), left) for split, folder in splits.items()}
     if left.paths:
         counts = ", ".join(f"{len(pairs)} images in {split}" for split, pairs in found.items())

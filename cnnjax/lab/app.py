@@ -124,7 +124,7 @@ def run_experiment(name: str, arguments: list[str], callbacks: Sequence[Any] = (
             say(f"\nstopped; what is done {done}. Resume with: {options.resuming([name, *arguments])}")
         return 128 + stop.signum
     if run.writes:
-        print(f"\nResults: {run.path} (report.md, figures/, summary.json)")
+        print(f"\nResults: {run.path} (index.html, figures/, summary.json)")
     return 0
 
 

@@ -31,6 +31,7 @@ from cnnjax.viz.figures import Curve
 
 HIDDEN = {"experiment", "config", "file_sha256"}  # of a run's options
 SPEED = ("lr", "seconds", "step_ms", "images_per_second", "flop_utilization", "gradient_norm")  # that are not drawn
+BEST = {"loss": min, "accuracy": max, "mean_iou": max}  # in this order where not all quantities are drawn
 PANELS = 3  # quantities that are drawn at most
 MOST = 40  # figures in the table; comparison.json has all
 CAPTION = (
@@ -105,16 +106,15 @@ def differing_options(found: Sequence[Stored]) -> dict[str, list[str]]:
 
 
 def best_figures(found: Sequence[Stored]) -> dict[str, list[float | None]]:
-    """Return the best loss and accuracy on the validation images so far; of several trainings in a run, their mean."""
-    best = {"loss": min, "accuracy": max}
+    """Return the best loss, accuracy and mean IoU in validation so far; of several trainings in a run, their mean."""
     rows = {}
-    for quantity, choose in best.items():
+    for quantity, choose in BEST.items():
         curves = [[part.get(f"validation/{quantity}") for part in run.curves.values()] for run in found]
         values = [
             statistics.fmean(choose(curve) for curve in of_run if curve) if any(of_run) else None for of_run in curves
         ]
         if any(value is not None for value in values):
-            rows[f"best validation {quantity}"] = values
+            rows[f"best validation {quantity.replace('_', ' ')}"] = values
     return rows
 
 
@@ -167,8 +167,8 @@ def curves(compared: Mapping[str, Stored]) -> dict[str, list[Curve]]:
                 padded = np.array([[*curve, *[np.nan] * (length - len(curve))] for curve in values])
                 style = ("--" if split == "train" else "-") + ("o" if length == 1 else "")
                 panels.setdefault(quantity, []).append(Curve(f"{label}, {split}", padded, colour, style))
-    order = sorted(panels, key=lambda quantity: (quantity != "loss", quantity != "accuracy"))
-    return {quantity: panels[quantity] for quantity in order[:PANELS]}
+    order = [*(quantity for quantity in BEST if quantity in panels), *(one for one in panels if one not in BEST)]
+    return {quantity.replace("_", " "): panels[quantity] for quantity in order[:PANELS]}
 
 
 def _by_network(run: Stored) -> dict[str, list[Mapping[str, list[float]]]]:

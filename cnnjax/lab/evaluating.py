@@ -8,7 +8,7 @@
 
 The data must have the classes that the network has learned; for weights from elsewhere some of them are enough, named
 as the network names them, by WordNet identifiers (n01440764), or by numbers. With --out the folder gets confusion.png,
-confusion.csv, mistakes.png (the most confident ones) and metrics.json.
+confusion.csv, metrics.json and mistakes.png (the most confident ones); of segmentation, masks.png and iou.png instead.
 """
 
 import csv
@@ -72,13 +72,16 @@ def main(arguments: Sequence[str]) -> int:
     examples, names = load(trained, name, options.split, options.skip_bad, options.score_size)
     evaluation = train.evaluate(*trained.split(), kind.judge(trained.task.loss, names, True), examples)
     figures = {"images": examples.size, **evaluation.figures}
-    shares = {key for key, column in kind.columns.items() if column.format.endswith("%")}
-    rows = [
-        (key, f"{value:,}" if key == "images" else f"{value:.2%}" if key in shares else f"{value:.4f}")
-        for key, value in figures.items()
+    shown = [key for key in kind.columns if key in figures]
+    shown += [key for key in figures if key not in kind.columns and key != "images"]
+    rows = [("images", f"{examples.size:,}")] + [
+        (title, f"{figures[key]:.2%}" if form.endswith("%") else f"{figures[key]:.4f}")
+        for key in shown
+        for title, form in [kind.columns.get(key, (key.replace("_", " "), ""))]
     ]
     show_table((f"{name}, {options.split}", ""), rows)
     for title, table in kind.details(evaluation, names):
+        print()
         show_table(title, table)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ def report(folder: Path) -> None:
     if (folder / "config.json").is_file():
         run = stored.read(folder)
         if not run.summary:
-            raise UserError(f"{folder} is {run.state}: its page is written when it finishes")
+            said = "its page is written when it finishes" if run.experiment else "only runs of commands have a page"
+            raise UserError(f"{folder} is {run.state}: {said}")
         _write_page(run)
         print(f"wrote {folder / 'index.html'}")
         return
@@ -83,6 +84,8 @@ def _row(folder: Path, path: Path, notices: list[str]) -> Row:
     run, options = stored.read(path), ""
     if run.experiment.startswith(stored.SWEEP):
         return Row(run, _link(folder, path / "report.md"), "")
+    if not run.experiment:  # of `train.fit` in a script, which nothing repeats
+        return Row(run, "", "")
     try:
         experiment = _experiment(run)
         words = command(run.experiment, experiments.config_of(experiment, config=run.config), run.config)

@@ -10,9 +10,10 @@
 An image may have any size: it is scaled until it covers the size that the network was trained on, and cropped to its
 middle, as the images of `evaluate` are. Of a run that is not finished the best network so far predicts.
 
-A network for segmentation says which share of an image each class has. With --out the folder gets NAME.mask.png, whose
-pixels are the numbers of the classes in colours of a palette, and NAME.overlay.png, for each image. Of images of the
-same name, NAME of all but the first has the ending or the folders, too.
+For segmentation an image is scaled until it fits into that size, with black around it. The table says which share of an
+image each class has. With --out the folder gets NAME.mask.png, whose pixels are the numbers of the classes in colours
+of a palette, and NAME.overlay.png, for each image. Of images of the same name, NAME of all but the first has the ending
+or the folders, too.
 """
 
 import csv

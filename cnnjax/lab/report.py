@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markdown import Markdown
-
 from cnnjax.lab import code, experiments, ledger, workspace
 from cnnjax.lab.claims import Claim
 from cnnjax.lab.claims import table as claims_table
 from cnnjax.lab.experiments import Experiment
 from cnnjax.lab.page import Entry, Figure, run_page, words
+from cnnjax.lab.terminal import print_markdown
 from cnnjax.runs import Run, write_text
 from cnnjax.runs.hardware import describe_device, describe_versions, peak_memory
 
@@ -23,6 +21,7 @@ CAPTIONS = {  # of figures that experiments share
     "confusion": "How the test images of each class (row) were classified (column), in per cent of the row.",
     "mistakes": "The most confident mistakes on the test images: predicted class, its probability, and true class.",
 }
+CHOOSING = {"task": "classification"}  # options that decide which others there are, with their defaults
 FILES = ("summary.json", "metrics.jsonl", "config.json", "model.json", "weights.safetensors", "report.md")
 
 
@@ -53,7 +52,7 @@ def write_pages(folder: Path, name: str, experiment: Experiment, summary: dict[s
 
 def show(experiment: Experiment, summary: dict[str, Any]) -> None:
     """Print a run's table."""
-    Console().print(Markdown(experiment.table(summary)))
+    print_markdown(experiment.table(summary))
 
 
 def describe(
@@ -104,6 +103,7 @@ def command(name: str, options: type, config: Mapping[str, Any]) -> str:
     An option whose default depends on the machine, such as the data set, is always written.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    defaults |= {option: value for option, value in CHOOSING.items() if option in defaults}
     words = [workspace.find().command, config.get("file", name)]
     for option, value in config.items():
         if option not in defaults:  # the file of a person's own experiment

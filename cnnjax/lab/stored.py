@@ -48,7 +48,8 @@ class Stored:
             return "finished"
         done = max((len(curve) for curves in self.curves.values() for curve in curves.values()), default=0)
         of = f" of {self.config['epochs']}" if "epochs" in self.config else ""
-        return f"unfinished, epoch {done}{of}" if done else "unfinished"
+        begun = "unfinished" if self.experiment else "from Python"
+        return f"{begun}, epoch {done}{of}" if done else begun
 
 
 def read(path: Path) -> Stored:

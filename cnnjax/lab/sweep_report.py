@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markdown import Markdown
 
 from cnnjax import runs, viz
 from cnnjax.errors import unknown_name
 from cnnjax.lab import markdown
 from cnnjax.lab.grid import METRICS, Cell, default_metric, numbers
 from cnnjax.lab.options import resuming
+from cnnjax.lab.terminal import print_markdown
 
 STATE = "sweep.json"
 
@@ -39,11 +38,11 @@ def write_report(cells: Sequence[Cell], metric: str | None, minimize: bool, fold
     ranked = rank(cells, metric, minimize)
     write_state(cells, folder, metric, ranked)
     parts = [f"# Sweep of {cells[0].arguments[0]}", f"    {command}", table(ranked, metric, link=True)]
-    Console().print(Markdown(table(ranked, metric)))
+    print_markdown(table(ranked, metric))
     if found and metric is None:
         print(f"\nNo {' or '.join(METRICS)} to compare by; --metric takes one of {', '.join(sorted(found))}")
     if ranked[0].status == "finished" and metric:
-        best = f"Best: {ranked[0].name}. Its command:"
+        best = f"Best: {ranked[0].name}, in {ranked[0].path}. Its command:"
         again = f"    {resuming(ranked[0].arguments)}"
         parts += [best, again, "![sweep](figures/sweep.png)"]
         print(f"\n{best}\n{again}")

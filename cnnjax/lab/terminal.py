@@ -4,13 +4,36 @@ import contextlib
 import os
 import signal
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, ClassVar, TextIO
 
 
 def say(text: str) -> None:
     """Print to standard error; if that fails, as on a full disk, only the exit status reports the error."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def print_markdown(text: str) -> None:
+    """Print Markdown; where a table is wide, its cells are wrapped between words, which Rich would shorten."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.markdown import Markdown, TableElement
+    from rich.table import Table
+
+    class Whole(TableElement):
+        def __rich_console__(self, *where: Any) -> Iterator[Table]:
+            for table in super().__rich_console__(*where):
+                assert isinstance(table, Table)
+                for column in table.columns:
+                    words = (word for cell in (column.header, *column.cells) for word in str(cell).split())
+                    column.min_width, column.overflow = max(map(cell_len, words), default=0), "fold"
+                yield table
+
+    class Page(Markdown):
+        elements: ClassVar = {**Markdown.elements, "table_open": Whole}
+
+    Console().print(Page(text))
 
 
 def problem(error: OSError) -> str:

@@ -37,7 +37,15 @@ from cnnjax.train.state import count_steps
 from cnnjax.train.step import scale_pixels
 from cnnjax.viz.figures import Curve
 
-__all__ = ["Config", "claims", "config_for", "load", "run", "table"]
+CAPTIONS = {
+    "confusion": "What the test images of each class (row), or their pixels, were taken for (column), in per cent of "
+    "the row.",
+    "curves": "Loss and figures over the epochs.",
+    "iou": "Intersection over union of each class, over all test images.",
+    "masks": "Some test images, the predicted class of each pixel, and the true one.",
+}
+
+__all__ = ["CAPTIONS", "Config", "claims", "config_for", "load", "run", "table"]
 
 
 def config_for(arguments: Sequence[str]) -> type[Any]:
@@ -192,7 +200,7 @@ def network_of(model: models.Module) -> Any:
 def draw_curves(folder: Path, kind: Kind, history: Mapping[str, Sequence[float]]) -> None:
     """Draw the quantities of a task over the epochs, of training and validation as far as they are measured."""
     panels = {
-        quantity.replace("_", " "): [
+        kind.columns[quantity].title if quantity in kind.columns else quantity.replace("_", " "): [
             Curve(split, np.array(history[f"{split}/{quantity}"]), colour, "-")
             for colour, split in enumerate(("train", "validation"))
             if f"{split}/{quantity}" in history

@@ -45,7 +45,7 @@ def line(start: str, values: Mapping[str, float], last: Sequence[str] = (), widt
         if name in OTHERS or (name.startswith("val_") and name.removeprefix("val_") in values):
             continue
         beside = f", val {short(values[f'val_{name}'])}" if f"val_{name}" in values else ""
-        parts.append(f"{name.replace('val_', 'val ', 1)} {short(value)}{beside}")
+        parts.append(f"{name.replace('_', ' ')} {short(value)}{beside}")
     others = [text.format(values[name]) for name, text in OTHERS.items() if name in values and name != "lr"]
     others += [f"lr {number(values['lr'])}"] if "lr" in values else []
     text = parts[0]

@@ -32,7 +32,10 @@ def check_data(recipe: Recipe, train: Examples, validation: Examples | None, par
 def check_batch_size(batch_size: int, train: Examples) -> None:
     """Raise a UserError if a batch is larger than the data."""
     if batch_size > train.size:
-        raise UserError(f"a batch of {batch_size} images is larger than the {train.size} images there are to train on")
+        raise UserError(
+            f"a batch of {batch_size} images is larger than the {train.size} images there are to train on: give a "
+            "smaller `batch_size`"
+        )
 
 
 def check_channels(recipe: Recipe, train: Examples) -> None:

@@ -43,8 +43,8 @@ class Recipe(Optimization):
     std: tuple[float, ...] | None = None
     """Of each channel, or one number for all, with `mean`; default: 1."""
     remat: bool = False
-    """Gradient checkpointing: much less memory for at most a third more work, as the outputs of layers are computed
-    again, block by block, in the backward pass."""
+    """Gradient checkpointing: the outputs of layers are not stored, but computed again, block by block, in the backward
+    pass, which takes much less memory and more time."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes activations in bfloat16, while parameters and statistics stay float32."""
     vmap_seeds: Literal["auto", "always", "never"] = "auto"

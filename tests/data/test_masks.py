@@ -209,6 +209,21 @@ def test_masks_without_an_image_are_counted(folder, caplog):
     assert "masks without an image: 1" in caplog.text
 
 
+def test_images_and_masks_are_no_two_classes(folder):
+    with pytest.raises(UserError, match="has images and masks, which are no classes: `data"):
+        data.load(str(folder), image_size=16)
+
+
+def test_the_names_of_classes_beside_the_splits_are_not_left_out(folder, tmp_path, caplog):
+    for number in range(3):
+        save(tmp_path / "parts" / "train", number)
+    (tmp_path / "parts" / "classes.txt").write_text("a\nb\nc")
+    (tmp_path / "parts" / "notes.txt").write_text("of the same reason")
+    load(tmp_path / "parts")
+    assert "classes.txt" not in caplog.text
+    assert "files beside the splits: 1" in caplog.text
+
+
 @pytest.mark.parametrize("size", [0, (4, 4, 4), "64", (4, 0), True])
 def test_a_size_is_one_or_two_integers(folder, size):
     with pytest.raises(UserError, match="`image_size` must be one or two integers"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_curves_lie_over_each_other_seeds_as_one(place):
     np.testing.assert_array_equal(drawn["c net, validation"].values, [[4, 3], [6, 1]])
     assert [drawn[f"{run}, validation"].colour for run in ("a", "b", "c net")] == [0, 1, 2]
     assert {curve.style[:2] for label, curve in drawn.items() if label.endswith("train")} == {"--"}
+
+
+def test_mean_iou_is_compared_before_other_figures_of_segmentation():
+    history = {
+        f"validation/{name}": [0.2, 0.5, 0.4] for name in ("pixel_accuracy", "mean_accuracy", "mean_iou", "loss")
+    }
+    run = stored.Stored(Path("a"), {}, {})
+    vars(run)["curves"] = {"": history}
+    assert list(comparing.curves({"a": run})) == ["loss", "mean iou", "pixel accuracy"]
+    assert comparing.best_figures([run]) == {"best validation loss": [0.2], "best validation mean iou": [0.5]}
 
 
 def test_one_finished_run_shows_all_its_figures_beside_an_unfinished_one(place):

@@ -15,7 +15,7 @@ import pytest
 
 import cnnjax
 from cnnjax import runs, train
-from cnnjax.lab import app, experiments, heap, published, report, workspace
+from cnnjax.lab import app, experiments, heap, markdown, published, report, terminal, workspace
 from experiments import fcn_vs_cnn
 
 ROOT = Path(__file__).parents[2]
@@ -524,6 +524,16 @@ def test_docs_have_the_tables_of_the_code_and_of_the_results():
     assert published.option_table() in (ROOT / "docs" / "options.md").read_text()
     networks = (ROOT / "results" / "bench" / "networks.md").read_text().strip()
     assert networks in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_words_of_a_wide_table_stay_whole_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    head = ["split", "images", "mean IoU", "pixel accuracy", "mean accuracy", "weighted IoU", "boundary F1", "loss"]
+    rows = [["validation", "6", "76.0%", "91.4%", "94.8%", "85.6%", "", "0.733"]]
+    terminal.print_markdown("So:\n\n" + markdown.table(head, rows))
+    shown = capsys.readouterr().out
+    assert {*rows[0], *" ".join(head).split(), "So:"} - {""} <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_a_report_repeats_the_options_that_are_not_the_defaults():

@@ -121,6 +121,17 @@ def test_report_writes_what_is_missing_and_lists_all_runs(folder, capsys):
     assert "1 of them finished" in page
 
 
+def test_a_run_from_python_is_listed_without_a_complaint(folder, capsys):
+    make_run(folder / "script", {"experiment": ""}, {"": [1.0, 2.0]})
+    status, printed, error = call(capsys, "report", str(folder))
+    assert (status, error) == (0, "")
+    assert "of 5 runs" in printed
+    assert "from Python, epoch 2" in (folder / "index.html").read_text()
+    status, _, error = call(capsys, "report", str(folder / "script"))
+    assert status == 2
+    assert "is from Python, epoch 2 of 3: only runs of commands have a page" in error
+
+
 def test_a_page_that_is_there_stays_and_a_single_run_gets_it_anew(folder, capsys):
     page = folder / "nine" / "index.html"
     page.write_text("mine")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ from PIL import Image
 
 from cnnjax import data, models, train, viz
 from cnnjax.errors import UserError
-from cnnjax.lab import app
+from cnnjax.lab import app, grid
 from cnnjax.models import registry
 from cnnjax.nn import Conv, Module
 from cnnjax.tasks.segmentation import scores
@@ -103,6 +104,7 @@ def resized(logits, height, width):
 def test_a_run_has_figures_of_its_own_and_all_that_predicting_needs(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test_mean_iou"] == summary["metrics"]["test"]["mean_iou"] > 0.4
+    assert grid.default_metric(grid.numbers(summary)) == "test_mean_iou"
     assert summary["images"] == {"train": 16, "validation": 4, "test": 6}
     assert "boundary_f1" in summary["metrics"]["test"]
     about = json.loads((run / "model.json").read_text())
@@ -113,7 +115,10 @@ def test_a_run_has_figures_of_its_own_and_all_that_predicting_needs(run):
         "iou.png",
         "confusion.png",
     }
-    assert "mean IoU" in (run / "report.md").read_text()
+    report = (run / "report.md").read_text()
+    assert "mean IoU" in report
+    assert " --task segmentation" in report  # without it the command would train a classifier
+    assert "Intersection over union of each class, over all test images." in report
 
 
 def test_evaluate_scores_at_the_masks_own_size_as_numpy_and_torch_do(run, logits, tmp_path, capsys):
@@ -129,6 +134,7 @@ def test_evaluate_scores_at_the_masks_own_size_as_numpy_and_torch_do(run, logits
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert rows[0] == ["true", *CLASSES]
     assert np.abs(np.array([row[1:] for row in rows[1:]], int) - counts).sum() <= 4
+    assert f"mean IoU {figures['mean_iou']:.2%}" in re.sub(" +", " ", printed)
     assert "share of the pixels" in printed
     assert any(line.split()[:1] == ["car"] for line in printed.splitlines())
 

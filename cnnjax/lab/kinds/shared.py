@@ -24,7 +24,8 @@ class Trains(Checked):
     model: str = "resnet18"
     """Network; `models` lists all of them."""
     validation_split: Fraction = 0.1
-    """Share of the training images held out for validation, by which the best epoch is chosen."""
+    """Share of the training images held out for validation, by which the best epoch is chosen; data that have
+    validation images of their own are validated on those."""
     pretrained: Pretrained = ""
     """Weights to start from, with the normalisation that they were trained with, unless `mean` and `std` are given;
     where they are for other classes, the layer that computes the logits starts anew."""
