@@ -215,7 +215,7 @@ def test_published_weights_are_evaluated_on_folders_named_by_wordnet(on_the_hub,
     status, printed, error = call(capsys, "evaluate", "squeezenet1_1", "--data", str(tmp_path / "val"))
     assert status == 0, error
     assert re.search(r"images +4\n", printed)
-    assert "top5" in printed
+    assert "top-5" in printed
 
 
 def test_the_outputs_of_imagenet_have_names_in_the_order_of_wordnet(monkeypatch):
