@@ -2,8 +2,9 @@
 
 from cnnjax.tasks.classification import Classification, ClassificationLoss
 from cnnjax.tasks.losses import LOSSES
+from cnnjax.tasks.masks import median_frequency
 from cnnjax.tasks.reconstruction import Reconstruction
-from cnnjax.tasks.segmentation import Segmentation, SegmentationLoss, median_frequency
+from cnnjax.tasks.segmentation import Segmentation, SegmentationLoss
 from cnnjax.tasks.task import Task
 
 __all__ = [

@@ -17,7 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.lab import app, grid
 from cnnjax.models import registry
 from cnnjax.nn import Conv, Module
-from cnnjax.tasks.segmentation import scores
+from cnnjax.tasks.masks import scores
 from cnnjax.train.segmented import Segmenter, largest
 from tests.lab.test_launch import call
 

@@ -60,7 +60,8 @@ def test_no_tracer_of_a_network_leaks():
     graphdef, params, others = nnx.split(model, nnx.Param, ...)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     with jax.checking_leaks():
-        jax.eval_shape(jax.grad(lambda params, x: nnx.merge(graphdef, params, others)(x).sum()), params, images)
+        slopes = jax.eval_shape(jax.grad(lambda p, x: nnx.merge(graphdef, p, others)(x).sum()), params, images)
+    assert jax.tree.map(jnp.shape, slopes) == jax.tree.map(jnp.shape, params)
 
 
 @pytest.mark.parametrize("name", networks(FAMILIES))

@@ -10,8 +10,7 @@ from cnnjax import tasks
 from cnnjax.data import VOID, Split
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.tasks import segmentation
-from cnnjax.tasks.segmentation import boundary_f1, dice_loss, iou_of, scores, weighted_cross_entropy, whole
+from cnnjax.tasks.masks import boundary_f1, classes_of, dice_loss, iou_of, scores, weighted_cross_entropy, whole
 
 CLASSES = 4
 WEIGHTS = (0.5, 2.0, 1.0, 3.0)
@@ -335,4 +334,4 @@ def segmentation_colours(mask):
 
 
 def test_classes_of_masks_leave_out_void():
-    np.testing.assert_array_equal(segmentation.classes_of(np.uint8([[[3, 255]], [[0, 3]]])), [0, 3])
+    np.testing.assert_array_equal(classes_of(np.uint8([[[3, 255]], [[0, 3]]])), [0, 3])

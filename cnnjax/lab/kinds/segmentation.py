@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax import data, tasks, train, viz
 from cnnjax.lab.kinds.shared import Column, Kind, Loaded, Network, Table, Trains
-from cnnjax.tasks.segmentation import iou_of, whole
+from cnnjax.tasks.masks import iou_of, whole
 
 SHOWN = 6  # images with their masks
 MOST_CLASSES = 60  # whose IoU a figure shows legibly
