@@ -8,9 +8,12 @@ import numpy as np
 from cnnjax.data import Examples, balanced_order, epoch_order, fingerprint
 from cnnjax.errors import UserError
 from cnnjax.runs import processes
+from cnnjax.runs.directory import Run
 from cnnjax.tasks import Task
+from cnnjax.train.lengths import lengthened
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
+from cnnjax.train.step import CompiledStep, identity_of
 
 Order = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -46,6 +49,20 @@ def check_channels(recipe: Recipe, train: Examples) -> None:
             f"`mean` and `std` have {len(recipe.mean)} numbers, but the images have {channels} "
             f"channel{'s' * (channels != 1)}: give one for each, or one for all"
         )
+
+
+def check_continues(
+    run: Run | None, step: CompiledStep, task: Task, recipe: Recipe, train: Examples, validation: Examples | None
+) -> None:
+    """Raise a UserError if a run's directory, if there is one, has another training than this one in it."""
+    if run:
+        run.check_training(identity_of(step, task, recipe, train, validation), partial(lengthened, recipe=recipe))
+
+
+def laid_out(task: Task, recipe: Recipe, train: Examples) -> tuple[Task, Order, int, Examples]:
+    """Return the task as it is learned, the order of the examples, the steps of an epoch, and what these take."""
+    steps = -(-train.size // recipe.batch_size)
+    return task.for_training(train), order_of(task, recipe, train), steps, train.select(task.targets)
 
 
 def order_of(task: Task, recipe: Recipe, train: Examples) -> Order:

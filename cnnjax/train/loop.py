@@ -1,48 +1,39 @@
 """The one loop: epochs of steps, validation, metrics, checkpoints."""
 
 import logging
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from cnnjax.data import Examples
-from cnnjax.errors import RunError, unknown_name
-from cnnjax.models import layer_rows
+from cnnjax.errors import RunError
 from cnnjax.nn import Module
 from cnnjax.runs import compilation, processes
 from cnnjax.runs.directory import Run
-from cnnjax.runs.hardware import peak_flops
-from cnnjax.runs.metrics import InMemory, Recorder, read_history
 from cnnjax.runs.processes import Wishes
 from cnnjax.runs.progress import Display, Silent, display
 from cnnjax.runs.signals import StopRequest, deferred_signals, interrupted
 from cnnjax.tasks import Task
 from cnnjax.train.arguments import check_kinds
-from cnnjax.train.callbacks import Callback, EpochEnd, Profile
+from cnnjax.train.callbacks import Callback, Profile
 from cnnjax.train.checkpoints import Checkpoints, Kept
-from cnnjax.train.checks import check_data, order_of
+from cnnjax.train.checks import check_continues, check_data, laid_out
 from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over, is_finite
-from cnnjax.train.lengths import Patience, lengthened
-from cnnjax.train.optimizers import learning_rate
+from cnnjax.train.lengths import Patience
 from cnnjax.train.parallel import Parallel
 from cnnjax.train.recipe import Recipe
+from cnnjax.train.reporting import Epoch, end_epoch, example_pictures, history_of, recorder_of, speed_of, trained
 from cnnjax.train.state import Fit, TrainState, count_steps, means
-from cnnjax.train.step import Advance, CompiledStep, augmented, compile_step, identity_of, scale_pixels
+from cnnjax.train.step import Advance, CompiledStep, compile_step
 
 log = logging.getLogger(__name__)
-
-ONLY_WRITTEN = ("seconds", "step_ms", "flop_utilization")  # figures that would make the line of an epoch too long
-SHOWN = 16  # images in TensorBoard
 
 
 def fit(
@@ -72,22 +63,18 @@ def fit(
         callbacks: observers, beside those of the run.
 
     Raises:
-        UserError: an argument is of another kind; data, network, batch size, schedule and devices do not go together;
-            or the run is of something else.
+        UserError: an argument is of another kind, the arguments do not go together, or the run is of something else.
         RunError: the loss is not finite, and such steps are not to be left out; or the run's directory has vanished.
         Interrupted: a signal came; with a run the state is saved.
     """
     check_kinds(model, task, recipe, train, validation, run)
     parallel = parallel or Parallel()
     check_data(recipe, train, validation, parallel)
-    learned, order = task.for_training(train), order_of(task, recipe, train)
-    steps, train = -(-train.size // recipe.batch_size), train.select(task.targets)
+    learned, order, steps, train = laid_out(task, recipe, train)
     step = compile_step(model, learned, recipe, parallel, steps_per_epoch=steps)
     check_targets(step.network, step.initial, learned, train)
     with opened(run, callbacks) as (title, saved, observers):
-        if run:
-            identity = identity_of(step, learned, recipe, train, validation)
-            run.check_training(identity, partial(lengthened, recipe=recipe))
+        check_continues(run, step, learned, recipe, train, validation)
         state = saved.restore(step.initial) or step.initial
         first = count_steps(state)
         patience = Patience.of(task, recipe, history_of(run) if run and recipe.patience and first >= steps else {})
@@ -105,31 +92,14 @@ def fit(
             for epoch in running:
                 state = epoch.state
                 figures = {"train": trained(title, state, epoch.number) | speed(epoch)}
-                if evaluate:
-                    figures["validation"] = evaluate(state).figures
-                recorder.write_epoch(count_steps(state), epoch.number, figures, state.params)
-                shown.epoch_done(epoch.number, summary_of(figures))
-                saved.save(state, score(task, [figures]))
+                figures |= {"validation": evaluate(state).figures} if evaluate else {}
+                end_epoch(epoch, task, [(recorder, figures, state)], saved, shown, observers)
                 patience.note(epoch.number, figures)
-                for observer in observers:
-                    observer.on_epoch(EpochEnd(epoch.number, figures, state))
         patience.say(title, count_steps(state) // steps, recipe.epochs)
     return Fit(step.network, state, history_of(run, recorder))
 
 
 # ---------------------------------------------------------------- epochs of steps
-
-
-class Epoch(NamedTuple):
-    """The end of an epoch: the state as one device has it, and what the process needed since it began or resumed it.
-
-    Seconds of compilation are left out.
-    """
-
-    number: int
-    state: TrainState
-    steps: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -270,68 +240,6 @@ def watched(title: str, epochs: int, steps: int, first: int) -> Iterator[tuple[D
         yield shown, stop
 
 
-def recorder_of(run: Run | None, step: int, pictures: Callable[[], np.ndarray]) -> Recorder | InMemory:
-    """Return where a training's metrics go, and its pictures as it starts; only a process that writes has a file."""
-    if not (run and run.writes):
-        return InMemory()
-    recorder = Recorder(run.metrics, run.tag, step)
-    if step == 0:
-        recorder.write_pictures(0, pictures())
-    return recorder
-
-
-def history_of(run: Run | None, recorder: Recorder | InMemory | None = None) -> dict[str, list[float]]:
-    """Return the curves of a training, in every process."""
-    if isinstance(recorder, InMemory) and run is None:
-        return recorder.history()
-    return processes.from_first(lambda: read_history(run.metrics, run.tag) if run else {})
-
-
-def speed_of(
-    model: Module, train: Examples, recipe: Recipe, parallel: Parallel, seeds: int = 1
-) -> Callable[[Epoch], dict[str, float]]:
-    """Return a function that computes an epoch's learning rate, throughput and share of the devices' peak.
-
-    Two operations are counted for a multiply-add, and the backward pass as twice the forward one.
-    """
-    copy = nnx.clone(model)
-    copy.eval()
-    flops = 6 * sum(row.macs for row in layer_rows(copy, train.image_shape))
-    steps, peak = -(-train.size // recipe.batch_size), peak_flops(parallel.devices, recipe.precision)
-
-    def speed(epoch: Epoch) -> dict[str, float]:
-        images = train.size - (steps - epoch.steps) * recipe.batch_size  # what fills the last batch up is not counted
-        seconds = epoch.seconds / seeds
-        rate = images / seconds
-        lr = float(learning_rate(recipe, steps, recipe.epochs, epoch.number * steps - 1))
-        figures = {"lr": lr, "seconds": seconds, "step_ms": seconds / epoch.steps * 1e3, "images_per_second": rate}
-        return figures | ({"flop_utilization": rate * flops / peak} if peak else {})
-
-    return speed
-
-
-def trained(title: str, state: TrainState, epoch: int) -> dict[str, float]:
-    """Return the means of an epoch's sums; raise a RunError if no step of it ended in finite numbers."""
-    if not float(state.sums["count"]):
-        raise RunError(f"{title}: no step of epoch {epoch} ends in finite numbers; try a lower `lr`")
-    return means(state.sums)
-
-
-def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return what an epoch ended with in one line: the figures of the validation have a prefix."""
-    shown = {name: value for name, value in figures["train"].items() if name not in ONLY_WRITTEN}
-    return {**shown, **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
-
-
-def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:
-    """Return by what the best checkpoint is chosen, the higher the better: the task's figure, the mean over seeds."""
-    evaluations = [one["validation"] for one in figures if "validation" in one]
-    if any(task.best not in evaluation for evaluation in evaluations):
-        raise unknown_name(f"figure, which {type(task).__name__}.best names,", task.best, evaluations[0])
-    values = [evaluation[task.best] for evaluation in evaluations]
-    return statistics.fmean(values) * (1 if task.highest else -1) if values else None
-
-
 def skip_step(titles: Sequence[str], checkpoints: Checkpoints | Kept, on_nan: str, step: int, which: int) -> None:
     """Report that a step of one of the trainings is left out; raise a RunError where it may not be."""
     if on_nan == "stop":
@@ -341,12 +249,3 @@ def skip_step(titles: Sequence[str], checkpoints: Checkpoints | Kept, on_nan: st
             "out the batch of such a step"
         )
     log.warning("%s: left out the batch of step %d, whose loss or gradient is not finite", titles[which], step)
-
-
-def example_pictures(step: CompiledStep, task: Task, recipe: Recipe, train: Examples) -> np.ndarray:
-    """Return the first images as training sees them, with the recipe's augmentation."""
-    batch = train.first(SHOWN).take(slice(None))
-    batch = replace(batch, images=scale_pixels(jnp.asarray(batch.images)))
-    if recipe.augment:
-        batch = augmented(step.network, task, recipe, step.initial, jax.random.key(recipe.seed), batch)
-    return np.asarray(batch.images)

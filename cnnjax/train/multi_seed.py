@@ -1,7 +1,6 @@
 """The same training with several seeds: in one program where that pays and there is room, else one after another."""
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,30 +18,16 @@ from cnnjax.runs import processes
 from cnnjax.runs.directory import Run
 from cnnjax.runs.hardware import memory_limit
 from cnnjax.tasks import Task
-from cnnjax.train.callbacks import Callback, EpochEnd
-from cnnjax.train.checks import Order, check_batch_size, check_channels, check_data, order_of
+from cnnjax.train.callbacks import Callback
+from cnnjax.train.checks import Order, check_batch_size, check_channels, check_continues, check_data, laid_out
 from cnnjax.train.evaluation import check_targets, make_evaluator
 from cnnjax.train.finite import carefully_over
-from cnnjax.train.lengths import lengthened
-from cnnjax.train.loop import (
-    Epochs,
-    Fit,
-    example_pictures,
-    fit,
-    history_of,
-    opened,
-    recorder_of,
-    score,
-    skip_step,
-    speed_of,
-    summary_of,
-    trained,
-    watched,
-)
+from cnnjax.train.loop import Epochs, Fit, fit, opened, skip_step, watched
 from cnnjax.train.parallel import AXIS, Parallel
 from cnnjax.train.recipe import Recipe
+from cnnjax.train.reporting import end_epoch, example_pictures, history_of, recorder_of, speed_of, trained
 from cnnjax.train.state import Tree, count_steps
-from cnnjax.train.step import CompiledStep, Constants, compile_step, identity_of, make_step
+from cnnjax.train.step import CompiledStep, Constants, compile_step, make_step
 
 
 def fit_seeds(
@@ -114,8 +99,7 @@ def fit_together(
     parallel, seeds = parallel or Parallel(), range(recipe.seed, recipe.seed + recipe.seeds)
     check_together(recipe)
     check_data(replace(recipe, seeds=1), train, validation, parallel)
-    learned, order = task.for_training(train), order_of(task, recipe, train)
-    steps, train = -(-train.size // recipe.batch_size), train.select(task.targets)
+    learned, order, steps, train = laid_out(task, recipe, train)
     recipes = [replace(recipe, seed=seed, seeds=1) for seed in seeds]
     build = partial(compile_step, task=learned, parallel=parallel, steps_per_epoch=steps)
     each_step = [build(model, recipe=its_recipe) for model, its_recipe in zip(models, recipes, strict=True)]
@@ -126,8 +110,7 @@ def fit_together(
     with opened(replace(run, tag=title), callbacks) as (title, checkpoints, observers):
         members = list(zip(parts, each_step, recipes, strict=True))
         for part, own, its_recipe in members:
-            identity = identity_of(own, learned, its_recipe, train, validation)
-            part.check_training(identity, partial(lengthened, recipe=its_recipe))
+            check_continues(part, own, learned, its_recipe, train, validation)
         state = checkpoints.restore(step.initial) or step.initial
         first = count_steps(state)
         if first < recipe.epochs * steps:
@@ -147,14 +130,10 @@ def fit_together(
                     each = unstack(state, len(seeds))
                     named = zip(tags, each, strict=True)
                     figures = [{"train": trained(tag, one, epoch.number) | speed(epoch)} for tag, one in named]
-                    for recorder, ours, one in zip(recorders, figures, each, strict=True):
-                        ours |= {"validation": evaluate(one).figures} if evaluate else {}
-                        recorder.write_epoch(count_steps(one), epoch.number, ours, one.params)
-                    shown.epoch_done(epoch.number, _mean([summary_of(one) for one in figures]))
-                    checkpoints.save(state, score(task, figures))
                     for ours, one in zip(figures, each, strict=True):
-                        for observer in observers:
-                            observer.on_epoch(EpochEnd(epoch.number, ours, one))
+                        ours |= {"validation": evaluate(one).figures} if evaluate else {}
+                    ended = list(zip(recorders, figures, each, strict=True))
+                    end_epoch(epoch, task, ended, checkpoints, shown, observers)
     ends = zip(unstack(state, len(seeds)), parts, strict=True)
     return [Fit(step.network, one, history_of(part)) for one, part in ends]
 
@@ -188,10 +167,6 @@ def title_of(tag: str, seeds: Sequence[int]) -> str:
     return tag if len(seeds) == 1 else f"{tag}-{seeds[-1]}"
 
 
-def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(one[name] for one in values) for name in values[0]}
-
-
 # ---------------------------------------------------------------- before anything is trained
 
 
@@ -207,9 +182,7 @@ def check_training(builds: Mapping[str, Callable[[int], Module]], task: Task, re
     check_batch_size(recipe.batch_size, train)
     check_channels(recipe, train)
     _check_in_memory(recipe, train)
-    order_of(task, recipe, train)
-    task, train = task.for_training(train), train.select(task.targets)
-    steps = -(-train.size // recipe.batch_size)
+    task, _, steps, train = laid_out(task, recipe, train)
 
     def first_step(build: Callable[[int], Module], batch: Tree) -> Tree:
         network, begin, replica = make_step(build(recipe.seed), task, recipe, steps)

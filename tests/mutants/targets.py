@@ -109,6 +109,7 @@ TESTS: dict[str, list[str]] = {
         "tests/train/test_incompatible.py",
         *LOOP,
     ],
+    "train/reporting.py": ["tests/train/test_reports.py", *LOOP],
     "train/lengths.py": ["tests/train/test_lengths.py"],
     "train/rates.py": ["tests/train/test_rates.py"],
     "train/remat.py": ["tests/train/test_remat.py"],

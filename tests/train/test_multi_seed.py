@@ -10,7 +10,7 @@ from flax import nnx
 
 from cnnjax import nn, runs, train
 from cnnjax.errors import UserError
-from cnnjax.train import loop, multi_seed
+from cnnjax.train import multi_seed, reporting
 from tests.train.test_loop import TASK, Plain, Small, StopAfter, fit, images, streamed
 
 SEEDS = [3, 4]
@@ -198,7 +198,7 @@ def test_replicas_that_share_batch_statistics_train_as_one_device_does(tmp_path,
 
 def test_flop_utilization_is_recorded_where_the_peak_is_known(monkeypatch, tmp_path, one_device):
     assert "train/flop_utilization" not in fit(tmp_path / "unknown", one_device, Plain, epochs=1).history
-    monkeypatch.setattr(loop, "peak_flops", lambda devices, precision: 1e12)
+    monkeypatch.setattr(reporting, "peak_flops", lambda devices, precision: 1e12)
     history = fit(tmp_path / "known", one_device, Plain, epochs=1).history
     multiply_adds = 6 * 6 * 27 * 8 + 288 * 4
     expected = history["train/images_per_second"][0] * 6 * multiply_adds / 1e12

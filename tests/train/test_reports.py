@@ -9,7 +9,7 @@ from flax import nnx
 
 from cnnjax import nn, runs, train
 from cnnjax.runs.progress import Silent
-from cnnjax.train import checkpoints, loop
+from cnnjax.train import checkpoints, loop, reporting
 from tests.train.test_loop import images
 
 
@@ -26,10 +26,10 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(("steps", "seeds", "counted"), [(5, 1, 72), (3, 1, 40), (5, 2, 72)])
 def test_speed_counts_the_images_and_products_of_the_steps_that_were_done(monkeypatch, steps, seeds, counted):
     """72 images in 5 batches of 16, the last of which has 8; of 3 steps of a resumed epoch it is one."""
-    monkeypatch.setattr(loop, "peak_flops", lambda devices, precision: 1e9)
+    monkeypatch.setattr(reporting, "peak_flops", lambda devices, precision: 1e9)
     recipe = train.Recipe(lr=0.1, schedule="exponential", epochs=3, batch_size=16)
-    speed = loop.speed_of(Plain(nnx.Rngs(0)), images(72), recipe, train.Parallel(), seeds)
-    figures = speed(loop.Epoch(2, None, steps, 4.0))
+    speed = reporting.speed_of(Plain(nnx.Rngs(0)), images(72), recipe, train.Parallel(), seeds)
+    figures = speed(reporting.Epoch(2, None, steps, 4.0))
     products = 6 * 6 * 2 * 27 + 72 * 4  # of an image; each is two operations, and three times with the backward pass
     rate = counted / (4.0 / seeds)
     expected = {"seconds": 4.0 / seeds, "step_ms": 4000 / seeds / steps, "images_per_second": rate}
