@@ -182,6 +182,7 @@ EXPLAINED = {
     "200e38525a": "The axis has one element, and JAX reads the last one for an index beyond it.",
     "2b2a05c666": "A random number is never exactly 0.4.",
     "a2e880b59f": "Maps that are not square are then unpooled by the general form, which is as right and slower.",
+    "4d6a337df0": "The pixel has no class, and weighs 0 whatever stands in its place.",
 }
 
 
