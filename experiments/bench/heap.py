@@ -1,12 +1,13 @@
 """What the heap that launch.py sets is worth: training steps and their memory under three settings of glibc.
 
-    python launch.py bench heap                            # ten networks; about five minutes on two cores
+    python launch.py bench heap                            # ten networks; about a quarter of an hour on two cores
     python launch.py bench heap --networks "resnet*"       # networks whose name matches
 
 Each setting has a process of its own, because glibc reads its settings when a process starts. The three processes of a
-network take turns, a few steps each. Memory is what a process holds at its peak, most of which is the same in all. A
-machine whose Linux gives no huge pages on request (`madvise`) has the third setting. Writes results/bench/heap.json
-if all networks were measured.
+network take turns of eight steps, of which the last four count: a virtual machine may hand the huge pages of a process
+that waits back to its host, and getting them anew takes several steps. Memory is what a process holds at its peak, most
+of which is the same in all. A machine whose Linux gives no huge pages on request (`madvise`) has the third setting.
+Writes results/bench/heap.json if all networks were measured.
 """
 
 import fnmatch
@@ -47,7 +48,7 @@ SETTINGS = {
     "launch.py's heap": TUNABLES,
     "launch.py's heap without huge pages": TUNABLES.replace("hugetlb=1", "hugetlb=0"),
 }
-STEPS_PER_TURN = 3
+WARM_STEPS, TIMED_STEPS = 4, 4  # of each turn
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Options(Checked):
 
     networks: str = "*"
     """Shell pattern that the names of the networks to time match."""
-    turns: Count = 8
-    """Turns that every setting gets, of three steps each; the medians count."""
+    turns: Count = 4
+    """Turns that every setting gets, of four timed steps each; the medians count."""
 
 
 def main(arguments: list[str]) -> int:
@@ -139,11 +140,11 @@ def _work(name: str) -> None:
     state = jax.block_until_ready(step(step.start(), batch))
     for _ in sys.stdin:
         seconds = []
-        for _ in range(STEPS_PER_TURN):
+        for _ in range(WARM_STEPS + TIMED_STEPS):
             started = time.perf_counter()
             state = jax.block_until_ready(step(state, batch))
             seconds.append(time.perf_counter() - started)
-        print(json.dumps({"seconds": seconds, "peak_memory_bytes": peak_memory()}), flush=True)
+        print(json.dumps({"seconds": seconds[WARM_STEPS:], "peak_memory_bytes": peak_memory()}), flush=True)
 
 
 if __name__ == "__main__":
