@@ -11,6 +11,7 @@ from cnnjax.data.dataset import VOID
 from cnnjax.ops import max_pool2d
 from cnnjax.tasks.losses import softmax_cross_entropy
 
+THIN = 7  # pixels; narrower regions are thin
 TOLERANCE = 0.0075  # of the image's diagonal, within which a boundary is found
 _HALF = 16  # bits: pixels are counted in two halves, for their number soon exceeds what float32 or int32 counts
 
@@ -184,6 +185,31 @@ def boundary_f1(predicted: jax.Array, masks: jax.Array, classes: int, tolerance:
     f1 = 2 * precision * recall / jnp.where(precision + recall > 0, precision + recall, 1)
     there = truth.any((1, 2)) | found.any((1, 2))
     return (f1 * there).sum(-1) / jnp.maximum(there.sum(-1), 1)
+
+
+def thin_counts(predicted: jax.Array, masks: jax.Array, images: jax.Array, classes: int) -> jax.Array:
+    """Count the pixels of thin regions that have the right class, and all pixels of thin regions, int32 (2,).
+
+    A region has one class; thin is what a morphological opening of it with a square of 7x7 pixels takes away. Beyond
+    the border of an image a region goes on as it is at the border.
+
+    Args:
+        predicted: classes (batch, height, width).
+        masks: classes or `data.VOID`, of that shape.
+        images: bool (batch,), which images count.
+        classes: their number.
+    """
+    regions = (masks[..., None] == jnp.arange(classes)).astype(jnp.float32)
+    beyond = jnp.pad(regions, ((0, 0), (THIN, THIN), (THIN, THIN), (0, 0)), mode="edge")
+    opened = _spread(-_spread(-beyond))[:, THIN:-THIN, THIN:-THIN]
+    thin = ((regions > opened).any(-1)) & images[:, None, None]
+    return jnp.stack([(thin & (predicted == masks)).sum(), thin.sum()]).astype(jnp.int32)
+
+
+def _spread(x: jax.Array) -> jax.Array:
+    """The maximum over the square around each pixel."""
+    rows = max_pool2d(x, (THIN, 1), stride=1, padding=(THIN // 2, 0))
+    return max_pool2d(rows, (1, THIN), stride=1, padding=(0, THIN // 2))
 
 
 def _boundaries(labels: jax.Array, classes: int) -> jax.Array:

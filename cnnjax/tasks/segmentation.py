@@ -1,6 +1,7 @@
 """Semantic segmentation: one class for each pixel."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,6 +23,7 @@ from cnnjax.tasks.masks import (
     dice_loss,
     median_frequency,
     scores,
+    thin_counts,
     weighted_cross_entropy,
     whole,
 )
@@ -56,7 +58,8 @@ class Segmentation(Task):
     bilinearly.
 
     An evaluation has the figures of `scores`, the sum "confusion" (classes, classes) of all its pixels, and with
-    `boundaries` the figure "boundary_f1". The figure "pixel_accuracy" of training is a mean over images.
+    `boundaries` the figures "boundary_f1" and "thin_accuracy", the share of the pixels of thin regions that are right.
+    The figure "pixel_accuracy" of training is a mean over images.
 
     Args:
         loss: the loss and its options.
@@ -130,6 +133,7 @@ class Segmentation(Task):
         }
         if self.boundaries:
             measured["boundary_f1"] = jnp.sum(boundary_f1(predicted, masks, classes) * batch.weights)
+            measured["thin"] = thin_counts(predicted, masks, batch.weights > 0, classes)
         return measured
 
     def decode(self, outputs: Outputs) -> Predictions:
@@ -143,7 +147,11 @@ class Segmentation(Task):
         predictions: Predictions | None = None,
         targets: Sample | None = None,
     ) -> dict[str, float]:
-        return {**figures, **scores(whole(sums["confusion"]))}
+        thin = {}
+        if self.boundaries:
+            right, count = sums["thin"].astype(float)
+            thin = {"thin_accuracy": right / count if count else math.nan}
+        return {**figures, **scores(whole(sums["confusion"])), **thin}
 
     def draw(self, images: np.ndarray, predictions: Predictions) -> "Figure":
         from cnnjax import viz

@@ -17,7 +17,7 @@ from cnnjax.train.parallel import Parallel
 from cnnjax.train.state import Network, TrainState, Tree, means
 from cnnjax.train.step import losses_of, psum, run_over, scale_pixels, sum_of
 
-EVAL_BATCH = 512  # images a device at most
+EVAL_BATCH, EVAL_PIXELS = 512, 2**20  # images a device at most, and their pixels: large images need more memory
 
 
 class Evaluation(NamedTuple):
@@ -100,8 +100,9 @@ def make_evaluator(
     zeros = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
     advance = run_over(step, examples, parallel)
     predictor = parallel.map_examples(predict) if task.gathers else None
-    count = len(parallel.devices)
-    order = _in_order(examples.size, count * min(EVAL_BATCH, -(-examples.size // count)))  # few images take no longer
+    count, (height, width, _) = len(parallel.devices), examples.image_shape
+    most = max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))
+    order = _in_order(examples.size, count * min(most, -(-examples.size // count)))  # few images take no longer
 
     def evaluation(state: TrainState) -> Evaluation:
         averages = averaged_variables(state.opt_state, state.params, state.model_state)

@@ -84,6 +84,7 @@ KIND = Kind(
         "mean_accuracy": Column("mean accuracy", ".1%"),
         "frequency_weighted_iou": Column("weighted IoU", ".1%"),
         "boundary_f1": Column("boundary F1", ".1%"),
+        "thin_accuracy": Column("thin regions", ".1%"),
         "loss": Column("loss", ".3f"),
     },
     ("loss", "pixel_accuracy", "mean_iou"),
