@@ -292,7 +292,8 @@ def _dilated() -> Claim:
     maps, params = {}, {}
     image = np.random.default_rng(0).uniform(size=(1, 64, 96, 3)).astype(np.float32)
     for stride in (8, 32):
-        backbone = Backbone("resnet18", (32,), stride, in_channels=3, rngs=nnx.Rngs(0)).eval()
+        backbone = Backbone("resnet18", (32,), stride, in_channels=3, rngs=nnx.Rngs(0))
+        backbone.eval()
         maps[stride] = np.asarray(nnx.jit(lambda model, x: model(x)[0])(backbone, image))
         params[stride] = models.count_params(backbone)
     apart = float(np.abs(maps[8][:, ::4, ::4] - maps[32]).max() / np.abs(maps[32]).max())

@@ -110,7 +110,7 @@ def end_epoch(
         shown: the progress display; of several trainings it shows the means.
         observers: told of each training.
     """
-    lines = [summary_of(figures) for _, figures, _ in ended]
+    lines = [summary_of(task, figures) for _, figures, _ in ended]
     for recorder, figures, state in ended:
         recorder.write_epoch(count_steps(state), epoch.number, figures, state.params)
     shown.epoch_done(epoch.number, {name: statistics.fmean(line[name] for line in lines) for name in lines[0]})
@@ -120,10 +120,14 @@ def end_epoch(
             observer.on_epoch(EpochEnd(epoch.number, figures, state))
 
 
-def summary_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return what an epoch ended with in one line: the figures of the validation have a prefix."""
+def summary_of(task: Task, figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return what an epoch ended with in one line, the loss and what the task is judged by first.
+
+    The figures of the validation have a prefix.
+    """
     shown = {name: value for name, value in figures["train"].items() if name not in ONLY_WRITTEN}
-    return {**shown, **{f"val_{name}": value for name, value in figures.get("validation", {}).items()}}
+    shown |= {f"val_{name}": value for name, value in figures.get("validation", {}).items()}
+    return dict(sorted(shown.items(), key=lambda item: item[0].removeprefix("val_") not in ("loss", task.best)))
 
 
 def score(task: Task, figures: Sequence[Mapping[str, Mapping[str, float]]]) -> float | None:

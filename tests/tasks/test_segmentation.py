@@ -10,7 +10,16 @@ from cnnjax import tasks
 from cnnjax.data import VOID, Split
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.tasks.masks import boundary_f1, classes_of, dice_loss, iou_of, scores, weighted_cross_entropy, whole
+from cnnjax.tasks.masks import (
+    boundary_f1,
+    classes_of,
+    dice_loss,
+    iou_of,
+    scores,
+    thin_counts,
+    weighted_cross_entropy,
+    whole,
+)
 
 CLASSES = 4
 WEIGHTS = (0.5, 2.0, 1.0, 3.0)
@@ -35,7 +44,8 @@ def evaluated(task, logits, masks, weights=None):
     measured = task.measure(jnp.asarray(logits), batch)
     count = float(batch.weights.sum())
     figures = {name: float(value) / count for name, value in measured.items() if jnp.ndim(value) == 0}
-    return task.summarize(figures, {"confusion": np.asarray(measured["confusion"])}), measured
+    sums = {name: np.asarray(value) for name, value in measured.items() if jnp.ndim(value)}
+    return task.summarize(figures, sums), measured
 
 
 def confusion_of(logits, masks):
@@ -266,6 +276,36 @@ def test_boundaries_are_measured_on_request():
     figures, _ = evaluated(tasks.Segmentation(boundaries=True), logits, masks)
     expected = [reference_boundary_f1(z.argmax(-1), mask, CLASSES, 1) for z, mask in zip(logits, masks, strict=True)]
     np.testing.assert_allclose(figures["boundary_f1"], np.mean(expected), rtol=1e-6)
+
+
+def test_thin_is_what_an_opening_takes_away():
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, CLASSES, (4, 5, 6)).repeat(6, 1).repeat(5, 2)  # too narrow, unless neighbours are alike
+    masks = np.where(rng.random(blocks.shape) < 0.02, VOID, blocks).astype(np.uint8)
+    predicted = np.where(rng.random(blocks.shape) < 0.7, blocks, 0)
+    right = count = 0
+    for mask, guess in zip(masks, predicted, strict=True):
+        wide = np.pad(mask, 7, mode="edge")
+        for number in range(CLASSES):
+            opened = ndimage.binary_opening(wide == number, np.ones((7, 7)))
+            thin = ((wide == number) & ~opened)[7:-7, 7:-7]
+            right, count = right + (thin & (guess == number)).sum(), count + thin.sum()
+    assert 0 < right < count < masks.size
+    every = np.ones(4, bool)
+    assert thin_counts(jnp.asarray(predicted), jnp.asarray(masks), every, CLASSES).tolist() == [right, count]
+    first = thin_counts(jnp.asarray(predicted), jnp.asarray(masks), every.cumsum() == 1, CLASSES)
+    alone = thin_counts(jnp.asarray(predicted[:1]), jnp.asarray(masks[:1]), every[:1], CLASSES)
+    assert first.tolist() == alone.tolist()
+
+
+def test_an_evaluation_has_the_share_of_thin_pixels_that_are_right():
+    masks = np.zeros((2, 20, 20), np.uint8)
+    masks[:, :, 8:11] = 1  # a stripe of three columns; what is beside it is wide
+    logits = np.zeros((2, 20, 20, 2), np.float32)
+    logits[..., 1] = np.where(masks == 1, 1, -1)
+    logits[1, :5, 8:11] = 0  # of class 0
+    figures, _ = evaluated(tasks.Segmentation(boundaries=True), logits, masks)
+    assert figures["thin_accuracy"] == pytest.approx(35 / 40)
 
 
 # ---------------------------------------------------------------- the rest of a task
