@@ -88,6 +88,15 @@ def test_boxes_share_a_quarter_at_most_of_the_smaller_one(made):
                 assert np.prod(sides) <= 0.2501 * min(areas)
 
 
+def test_objects_are_of_all_sizes_between_the_least_and_the_largest():
+    made = scenes.generate(600, size=64)
+    circles = made.boxes[made.labels == CLASS_NAMES.index("circle")]
+    sides = (circles[:, 2] - circles[:, 0]) / 64
+    least, largest = (2 * radius * 0.749326 for radius in (0.12, 0.26))  # the widest class has radius 1, circles less
+    assert least - 1e-3 <= sides.min() <= least + 0.02
+    assert largest - 0.02 <= sides.max() <= largest + 1e-3
+
+
 def test_every_object_differs_in_luma_from_all_that_is_behind_it(made):
     """Objects lie on one side of a gap, the background and its clutter on the other."""
     luma = made.images / 255 @ LUMA

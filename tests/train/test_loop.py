@@ -427,6 +427,13 @@ def test_a_run_of_another_training_is_refused_and_what_differs_is_named(changed,
         fit(path, one_device, **changed)
 
 
+def test_labels_that_are_no_class_end_a_training_before_it_begins(one_device):
+    split = Split(np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 2, 4], np.int32))
+    recipe = train.Recipe(batch_size=4, epochs=1)
+    with pytest.raises(UserError, match="4 outputs"):
+        train.fit(Small(nnx.Rngs(0)), tasks.Classification(), recipe, split, None, parallel=one_device)
+
+
 def test_fit_trains_one_seed_and_says_so(tmp_path, one_device):
     with pytest.raises(UserError, match="`seeds` is 3, but `fit` trains one network"):
         fit(tmp_path, one_device, seeds=3)

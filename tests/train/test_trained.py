@@ -87,6 +87,17 @@ def test_the_model_of_a_fit_is_what_evaluate_judges(state):
     assert judged.figures["loss"] == pytest.approx(entropy.mean(), rel=1e-4)
 
 
+def test_images_are_normalised_as_they_were_in_training(state, tmp_path):
+    _, first = state
+    model = with_state(models.create_model("resnet20", **ABOUT["arguments"]), first)
+    mean, std = 0.4, 0.25
+    save(tmp_path, model, ABOUT | {"mean": [mean], "std": [std]})
+    image = np.random.default_rng(0).random((8, 8, 1), np.float32)
+    model.eval()
+    expected = nnx.jit(lambda model, x: model(x))(model, (image[None] - mean) / std)
+    np.testing.assert_allclose(train.load(tmp_path).predict(image).probabilities, jax.nn.softmax(expected), atol=1e-5)
+
+
 def test_one_channel_is_taken_and_other_numbers_refused(state, tmp_path):
     _, first = state
     save(tmp_path, with_state(models.create_model("resnet20", **ABOUT["arguments"]), first), ABOUT)
