@@ -162,7 +162,7 @@ class Places:
         return right[np.sort(np.argsort(-areas, kind="stable")[: self.count])]
 
     def put(self, objects: Objects, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Return boxes float32 (places, 4) in pixels of the scaled image, and labels int32 (places,), of the objects."""
+        """Return boxes float32 (places, 4) in pixels of the scaled image, and labels int32 (places,)."""
         place = Placement.of(objects.size, size)
         scale = np.array(place.scaled[::-1]) / objects.size[::-1]
         start = np.array([place.columns.start, place.rows.start])

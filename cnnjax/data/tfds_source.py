@@ -107,7 +107,7 @@ def _tfds() -> ModuleType:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     import tensorflow_datasets as tfds
 
-    from cnnjax.data.builders import camvid  # noqa: F401 # which registers it
+    from cnnjax.data.builders import caltech101_boxes, camvid, dsb2018_nuclei  # noqa: F401 # which registers them
 
     compat.skip_tfds_bucket(tfds)
     return tfds

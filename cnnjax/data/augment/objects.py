@@ -71,7 +71,7 @@ def zoom_out(scale: Pair = (0.5, 1.0), p: float = 0.5, fill: float = 0.5) -> Geo
         scale_key, place_key, chance_key = jax.random.split(key, 3)
         drawn = jax.random.uniform(scale_key, (count,), minval=scale[0], maxval=scale[1])
         factor = jnp.where(jax.random.bernoulli(chance_key, float(p), (count,)), drawn, 1)
-        room = jax.random.uniform(place_key, (2, count)) * (1 - factor)
-        return window(-room / factor, jnp.stack([1 / factor, 1 / factor]), size, size)
+        room = jax.random.uniform(place_key, (2, count)) * (1 - factor)[None]
+        return window(-room / factor[None], jnp.stack([1 / factor, 1 / factor]), size, size)
 
     return Geometric(draw, fill)
