@@ -198,6 +198,13 @@ def test_labels_of_boxes_are_classes_crowds_or_nothing():
             memory([[GOOD, GOOD, NONE]], [[1, label, -1]])
 
 
+def test_boxes_are_scaled_as_much_as_whole_pixels_of_the_scaled_image_are():
+    """10x3 pixels become 5x2, a half of the width and two thirds of the height, in the middle of 5x5."""
+    boxes, labels = Places(2).put(Objects.of([[2, 0, 6, 3]], [1], (3, 10)), (5, 5))
+    np.testing.assert_allclose(boxes, [[1, 1, 3, 3], [0] * 4])
+    np.testing.assert_array_equal(labels, [1, -1])
+
+
 def test_maps_of_more_than_255_objects_take_two_bytes():
     objects = Objects.of(np.tile([1.0, 1, 3, 3], (300, 1)), np.zeros(300), (4, 4))
     places = Places(300)
