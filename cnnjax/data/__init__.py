@@ -1,6 +1,7 @@
 """Data sources: TFDS, folders, generated, and bundled; decoded once and memory-mapped from a cache, or streamed."""
 
 from cnnjax.data import augment, scenes, shapes
+from cnnjax.data.boxes import Boxed, BoxSource, load_boxes
 from cnnjax.data.bundled import PHOTOGRAPHS, Photograph, digits, photograph
 from cnnjax.data.cache import cache_dir, cached
 from cnnjax.data.dataset import VOID, Dataset, Examples, Split, checksums, fingerprint, hold_out
@@ -13,6 +14,8 @@ from cnnjax.data.tfds_source import is_prepared, load_tfds
 __all__ = [
     "PHOTOGRAPHS",
     "VOID",
+    "BoxSource",
+    "Boxed",
     "Dataset",
     "Examples",
     "Labelled",
@@ -32,6 +35,7 @@ __all__ = [
     "hold_out",
     "is_prepared",
     "load",
+    "load_boxes",
     "load_masks",
     "load_tfds",
     "photograph",

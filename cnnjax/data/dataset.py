@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from cnnjax.data.augment.sample import Sample
+from cnnjax.data.objects import check_boxes, classes_of
 from cnnjax.errors import UserError
 
 VOID = 255  # in a mask: the pixel has no class
-TARGETS = ("labels", "boxes", "masks", "keypoints")  # what may be known of an image, as `Sample` has it
+TARGETS = ("labels", "boxes", "masks", "instances", "keypoints")  # what may be known of an image, as `Sample` has it
 FINGERPRINTED = 16  # examples
 CHUNK = 4096  # examples whose checksum is computed at a time
 Batches = Iterator[Sample]
@@ -61,9 +62,10 @@ class Split:
 
     Attributes:
         images: (size, height, width, channels), uint8, or floats in [0, 1], which reach a network as they are.
-        labels: int32 (size,), the class of each image.
+        labels: int32 (size,), the class of each image; or (size, boxes), of each box, as `data.objects` says.
         boxes: float32 (size, boxes, 4), as `Sample` has them.
         masks: uint8 (size, height, width), the class of every pixel; `VOID`, 255, where it has none.
+        instances: uint8 or uint16 (size, height, width), k + 1 where a pixel shows the object of box k, else 0.
         keypoints: float32 (size, points, 3), as `Sample` has them.
 
     Raises:
@@ -74,6 +76,7 @@ class Split:
     labels: np.ndarray = None  # type: ignore[assignment] # as the data sets of most tasks have them
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    instances: np.ndarray | None = None
     keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -182,7 +185,7 @@ class Dataset:
         ignore_index: a label that is no class; None: every label is one.
 
     Raises:
-        UserError: a label of images in memory is not the number of a class; a stream checks labels as it reads them.
+        UserError: a label or a box of images in memory cannot be right; a stream checks them as it reads them.
     """
 
     name: str
@@ -195,9 +198,12 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            where = f"the {part} images of data set {self.name!r}"
             if isinstance(split, Split) and split.labels is not None:
-                names = (f"image {index} of the {part} images of data set {self.name!r}" for index in itertools.count())
+                names = (f"image {index} of {where}" for index in itertools.count())
                 check_labels(split.labels, len(self.class_names), names, self.ignore_index)
+            if isinstance(split, Split) and split.boxes is not None:
+                check_boxes(split.boxes, split.image_shape[:2], where)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -208,8 +214,16 @@ class Dataset:
 def check_labels(labels: np.ndarray, classes: int, names: Iterable[str], ignore_index: int | None = None) -> None:
     """Raise a UserError if a label is not the number of a class, 0 to `classes - 1`; `names` are its images'.
 
-    JAX would count a negative label from the last class, and drop one that is too large.
+    JAX would count a negative label from the last class, and drop one that is too large. Labels (images, boxes) are
+    those of objects, as `data.objects` says, which may be negative.
     """
+    if labels.ndim == 2:
+        found = classes_of(labels)
+        worst = found.max(1, initial=0)
+        if (worst >= classes).any():
+            name = next(itertools.compress(names, worst >= classes))
+            raise UserError(f"{name} has an object of class {worst.max()}; expected 0 to {classes - 1}")
+        return
     wrong = (labels < 0) | (labels >= classes)
     wrong &= True if ignore_index is None else labels != ignore_index
     if wrong.any():

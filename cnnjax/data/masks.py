@@ -134,15 +134,15 @@ class Masked:
         """Values are checked as masks are read."""
 
 
-def fit_mask(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a mask scaled until it fits into (height, width), and padded with `VOID`."""
+def fit_mask(classes: np.ndarray, size: tuple[int, int], fill: int = VOID) -> np.ndarray:
+    """Return a mask scaled until it fits into (height, width), and padded with `fill`."""
     from PIL import Image
 
     if classes.shape == size:
         return classes
     place = Placement.of(classes.shape, size)
     scaled = Image.fromarray(classes).resize(place.scaled[::-1], Image.Resampling.NEAREST)
-    whole = np.full(size, VOID, np.uint8)
+    whole = np.full(size, fill, classes.dtype)
     whole[place.rows, place.columns] = np.asarray(scaled)
     return whole
 

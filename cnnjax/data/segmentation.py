@@ -3,19 +3,19 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cnnjax.data import scenes, shapes
 from cnnjax.data.cache import cached
-from cnnjax.data.dataset import Dataset, Split, hold_out
+from cnnjax.data.dataset import Dataset, Split
 from cnnjax.data.decode import VERSION
 from cnnjax.data.folders import contents, printable
 from cnnjax.data.masks import CLASSES, Masked, MaskFiles, MaskValues, mask_folder, read_classes, values_up_to
-from cnnjax.data.sources import Streaming, dataset_of, is_folder, is_large, say_which
-from cnnjax.data.stream import Stream, decode_all
+from cnnjax.data.sources import Streaming, dataset_of, decoded_or_streamed, is_folder, say_which, with_validation
+from cnnjax.data.stream import Stream
 from cnnjax.data.tfds_source import masks_of_tfds
 from cnnjax.errors import UserError
 from cnnjax.options import AnyInteger, Checked, CountOrZero, Fraction
@@ -57,9 +57,9 @@ class MaskSource(Checked):
 
     def dataset(self) -> Dataset:
         """Load what the options name."""
-        size, mask_size = (_pair(name, getattr(self, name)) for name in ("image_size", "score_size"))
+        size, mask_size = (pair(name, getattr(self, name)) for name in ("image_size", "score_size"))
         if self.data == "shapes":
-            return self._with_validation(_scenes(size, mask_size, self.stream))
+            return with_validation(_scenes(size, mask_size, self.stream), self.validation_split)
         version, sources, own, values = _folder(self) if is_folder(self.data) else masks_of(self.data, self.mask_ignore)
         size = size or own
         if size is None:
@@ -82,18 +82,9 @@ class MaskSource(Checked):
             say_which(printable(self.data), parts)
         make = partial(dataset_of, printable(self.data), version, values.class_names)
         pixels = sum(part.size for part in parts.values()) * (3 * size[0] * size[1] + mask_size[0] * mask_size[1])
-        if self.stream == "always" or (self.stream == "auto" and is_large(pixels)):
-            return self._with_validation(make(parts))
         about = hashlib.sha256(repr((VERSION, version, size, mask_size, values, self.skip_bad)).encode())
-        decoded = {split: partial(decode_all, part) for split, part in parts.items()}
-        key = f"masks-{about.hexdigest()[:12]}"
-        return self._with_validation(cached(key, lambda: make({split: get() for split, get in decoded.items()})))
-
-    def _with_validation(self, dataset: Dataset) -> Dataset:
-        if dataset.validation is not None or self.validation_split is None:
-            return dataset
-        train, validation = hold_out(dataset.train, self.validation_split)
-        return replace(dataset, train=train, validation=validation)
+        dataset = decoded_or_streamed(parts, make, self.stream, f"masks-{about.hexdigest()[:12]}", pixels)
+        return with_validation(dataset, self.validation_split)
 
 
 def load_masks(name: str = "shapes", **options: Any) -> Dataset:
@@ -116,7 +107,8 @@ def load_masks(name: str = "shapes", **options: Any) -> Dataset:
     return MaskSource(name, **options).dataset()
 
 
-def _pair(name: str, value: Any) -> tuple[int, int] | None:
+def pair(name: str, value: Any) -> tuple[int, int] | None:
+    """Return the (height, width) that an option of one or two numbers says, or None."""
     if value is None:
         return None
     size = tuple(value) if isinstance(value, tuple | list) else (value,)

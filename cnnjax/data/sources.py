@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -106,10 +106,14 @@ def load(
     source = Source(name, image_size, stream, workers, skip_bad, deep, validation_split)  # checks the arguments
     if is_folder(name):
         return _load_folder(Path(name), source)
-    dataset = _load_named(name, source, ignore_index)
-    if validation_split is None or dataset.validation is not None:
+    return with_validation(_load_named(name, source, ignore_index), validation_split)
+
+
+def with_validation(dataset: Dataset, share: float | None) -> Dataset:
+    """Return the data set with a share of its training images held out, where it has none to validate on."""
+    if share is None or dataset.validation is not None:
         return dataset
-    train, validation = hold_out(dataset.train, validation_split)
+    train, validation = hold_out(dataset.train, share)
     return replace(dataset, train=train, validation=validation)
 
 
@@ -168,13 +172,31 @@ def _load_folder(root: Path, options: Source) -> Dataset:
     parts = {split: Stream(source, reader, 0, len(source), *how) for split, source in splits.items()}
     if "validation" in parts:
         say_which(shown, parts)
-    if stream == "always" or (stream == "auto" and is_large(sum(part.size for part in parts.values()) * 3 * size**2)):
-        return dataset_of(shown, fingerprint, names, parts)
     # With skip_bad there may be fewer images.
     key = f"folder-{fingerprint}-{size}{'-skip-bad' if options.skip_bad else ''}-{options.deep}"
-    decoded = {split: partial(decode_all, part) for split, part in parts.items()}
-    make = partial(dataset_of, shown, fingerprint, names)
-    return cached(key, lambda: make({split: get() for split, get in decoded.items()}))
+    pixels = sum(part.size for part in parts.values()) * 3 * size**2
+    return decoded_or_streamed(parts, partial(dataset_of, shown, fingerprint, names), stream, key, pixels)
+
+
+def decoded_or_streamed(
+    parts: Mapping[str, Stream],
+    make: Callable[[Mapping[str, Examples]], Dataset],
+    stream: Streaming,
+    key: str,
+    size: int,
+) -> Dataset:
+    """Return the data set that `make` makes of its parts: as streams, or decoded from the cache.
+
+    Args:
+        parts: by what they are for.
+        make: makes the data set of them.
+        stream: as in `load`.
+        key: as in `cached`.
+        size: bytes of the decoded examples.
+    """
+    if stream == "always" or (stream == "auto" and is_large(size)):
+        return make(parts)
+    return cached(key, lambda: make({split: decode_all(part) for split, part in parts.items()}))
 
 
 def dataset_of(name: str, version: str, class_names: tuple[str, ...], parts: Mapping[str, Examples]) -> Dataset:

@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> Record:
-        """Return an example: its "image", the bytes of a file, and its "label" or the file of its "mask"."""
+        """Return an example: its "image", the bytes of a file, and its label, the file of its mask, or its objects."""
         ...
 
 
@@ -165,7 +165,7 @@ class Stream:
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """The class of each image, int32 (size,), without decoding any, or None; a TFDS set is read once for it."""
-        if "labels" not in self.reader.spec:
+        if "labels" not in self.reader.spec or self.reader.spec["labels"].shape:  # or they are of objects
             return None
         listed = getattr(self.source, "targets", None)  # of a folder
         if listed is None:

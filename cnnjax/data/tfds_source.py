@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def _tfds() -> ModuleType:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     import tensorflow_datasets as tfds
 
-    from cnnjax.data.builders import camvid  # noqa: F401 # which registers it
+    from cnnjax.data.builders import caltech101_boxes, camvid, dsb2018_nuclei  # noqa: F401 # which registers them
 
     compat.skip_tfds_bucket(tfds)
     return tfds
@@ -241,9 +241,9 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300]
 
 
-# ---------------------------------------------------------------- masks
+# ---------------------------------------------------------------- masks and boxes
 
-MASK = "segmentation_mask"
+MASK, INSTANCES = "segmentation_mask", "instance_mask"
 
 
 def masks_of_tfds(name: str) -> tuple[str, dict[str, TfdsSource], tuple[int, int] | None]:
@@ -255,26 +255,66 @@ def masks_of_tfds(name: str) -> tuple[str, dict[str, TfdsSource], tuple[int, int
     Raises:
         UserError: there is no such data set, it has no masks or no images to train on, or it cannot be read.
     """
+    builder, features = _prepared(name), {"image": "image", "mask": MASK}
+    sources = _opened(builder, name, features, f"an image and a {MASK}" if MASK not in builder.info.features else "")
+    return _copy(builder), sources, _own_size(builder)
+
+
+def boxes_of_tfds(
+    name: str, instances: bool
+) -> tuple[str, tuple[str, ...], dict[str, TfdsSource], tuple[int, int] | None]:
+    """Return the version of a TFDS set with boxes, its classes, its splits, and its images' one size if they have one.
+
+    Args:
+        name: as in `load_tfds`.
+        instances: whether the masks of objects are read, too.
+
+    Raises:
+        UserError: as in `masks_of_tfds`.
+    """
     builder = _prepared(name)
+    features = builder.info.features
+    several = "objects" in features and {"bbox", "label"} <= set(getattr(features["objects"], "feature", ()))
+    asked = {"image": "image", **({"objects": "objects"} if several else {"bbox": "bbox", "label": "label"})}
+    asked |= {"mask": INSTANCES} if instances else {}
+    lacking = (
+        "an image and objects with bbox and label, or a bbox and a label"
+        if not set(asked.values()) <= set(features)
+        else ""
+    )
+    if lacking and instances:
+        lacking += f", and an {INSTANCES}: leave out `instances=True` for boxes alone"
+    sources = _opened(builder, name, asked, lacking)
+    names = tuple((features["objects"].feature if several else features)["label"].names)
+    return _copy(builder), names, sources, _own_size(builder)
+
+
+def _opened(builder: Any, name: str, asked: Mapping[str, str], lacking: str) -> dict[str, TfdsSource]:
+    """Open the splits train, validation and test, with images undecoded; `lacking` says what the data set lacks."""
     features, splits = builder.info.features, builder.info.splits
     there = [split for split in ("train", *_HELD_OUT) if split in splits and splits[split].num_examples]
-    if MASK not in features or "image" not in features or there[:1] != ["train"] or len(there) < 2:
+    if lacking or "image" not in features or there[:1] != ["train"] or len(there) < 2:
         raise UserError(
-            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected an image and a "
-            f"{MASK}, and splits named train and test or validation"
+            f"data set {name!r} has features {sorted(features)} and splits {sorted(splits)}; expected "
+            f"{lacking or 'an image'}, and splits named train and test or validation"
         )
-    skip, asked = _tfds().decode.SkipDecoding(), {"image": "image", "mask": MASK}
+    skip = {asked[part]: _tfds().decode.SkipDecoding() for part in ("image", "mask") if part in asked}
     with _reading(builder, name):
-        sources = {
+        return {
             split: TfdsSource(
-                builder.as_data_source(split, decoders={"image": skip, MASK: skip}),
-                f"split {split!r} of data set {name!r}",
-                asked,
+                builder.as_data_source(split, decoders=skip), f"split {split!r} of data set {name!r}", asked
             )
             for split in there
         }
-    height, width, _ = features["image"].shape
+
+
+def _own_size(builder: Any) -> tuple[int, int] | None:
+    height, width, _ = builder.info.features["image"].shape
+    return None if None in (height, width) else (height, width)
+
+
+def _copy(builder: Any) -> str:
+    """The version, and what tells a copy of a data set from another one."""
     folder = Path(os.fspath(builder.data_dir)).resolve()
     info = (folder / "dataset_info.json").read_bytes()
-    version = f"{builder.version} {hashlib.sha256(bytes(folder) + info).hexdigest()[:12]}"
-    return version, sources, None if None in (height, width) else (height, width)
+    return f"{builder.version} {hashlib.sha256(bytes(folder) + info).hexdigest()[:12]}"

@@ -20,6 +20,7 @@ from cnnjax.data.augment.geometry import (
     zoom,
 )
 from cnnjax.data.augment.mixing import cutmix, mixup
+from cnnjax.data.augment.objects import object_crop, zoom_out
 from cnnjax.data.augment.pixels import (
     brightness,
     contrast,
@@ -52,6 +53,7 @@ __all__ = [
     "listing",
     "mirror",
     "mixup",
+    "object_crop",
     "parse",
     "principal_colours",
     "rand_augment",
@@ -64,4 +66,5 @@ __all__ = [
     "saturation",
     "translate",
     "zoom",
+    "zoom_out",
 ]

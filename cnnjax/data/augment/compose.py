@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cnnjax.data.augment import geometry, mixing, pixels
+from cnnjax.data.augment import geometry, mixing, objects, pixels
 from cnnjax.data.augment.geometry import Geometric, in_a_row
 from cnnjax.data.augment.policy import rand_augment
 from cnnjax.data.augment.sample import Augmentation, Sample
@@ -23,6 +23,8 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "rotate": geometry.rotate,
     "rotate90": geometry.rotate90,
     "zoom": geometry.zoom,
+    "zoom-out": objects.zoom_out,
+    "object-crop": objects.object_crop,
     "rgb-intensity": pixels.rgb_intensity,
     "brightness": pixels.brightness,
     "contrast": pixels.contrast,
@@ -48,6 +50,8 @@ OPTIONS: dict[str, dict[str, str]] = {
     "rotate": {"degrees": "0 to 180", "fill": _SHARE},
     "rotate90": {},
     "zoom": {"scale": "low..high above 0", "fill": _SHARE},
+    "zoom-out": {"scale": "low..high above 0 and up to 1", "p": _SHARE, "fill": _SHARE},
+    "object-crop": {"scale": "low..high above 0 and up to 1", "ratio": "low..high above 0", "p": _SHARE},
     "rgb-intensity": {"std": "from 0"},
     "brightness": {"amount": _SHARE},
     "contrast": {"amount": _SHARE},

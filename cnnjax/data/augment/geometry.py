@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.data.augment.sample import Sample, check_images, check_interval, check_range, check_whole
+from cnnjax.data.augment.sample import Sample, check_images, check_interval, check_range, check_whole, labels_boxes
+from cnnjax.data.objects import NO_OBJECT
 from cnnjax.errors import UserError
 from cnnjax.ops.cpu.fusion import stored_on_cpu
 
 Size = tuple[int, int]  # height, width
+Pair = tuple[float, float]  # least and largest
 
 
 class Map(NamedTuple):
@@ -109,9 +111,7 @@ def random_crop(padding: int = 4, size: int | None = None, fill: float = 0.0) ->
     return Geometric(draw, fill)
 
 
-def resized_crop(
-    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3), size: int | None = None
-) -> Geometric:
+def resized_crop(scale: Pair = (0.08, 1.0), ratio: Pair = (3 / 4, 4 / 3), size: int | None = None) -> Geometric:
     """Cut out a window of random area, shape and place, and resize it (Szegedy et al. 2015, "Going deeper").
 
     The area is uniform in `scale` times the image's; the ratio of width to height is log-uniform in `ratio`, and
@@ -131,17 +131,20 @@ def resized_crop(
         check_whole("size", size, 1)
 
     def draw(key: jax.Array, count: int, image: Size) -> Map:
-        (height, width), out = image, image if size is None else (size, size)
-        area_key, ratio_key, place_key = jax.random.split(key, 3)
-        area = jax.random.uniform(area_key, (count,), minval=scale[0], maxval=scale[1])
-        drawn = jnp.exp(jax.random.uniform(ratio_key, (count,), minval=np.log(ratio[0]), maxval=np.log(ratio[1])))
-        shape = jnp.clip(drawn * height / width, area, 1 / area)  # of the window in units of the image
-        share_x, share_y = jnp.sqrt(area * shape), jnp.sqrt(area / shape)
-        y, x = jax.random.uniform(place_key, (2, count)) * (1 - jnp.stack([share_y, share_x]))
-        matrix = _matrix(count, share_x * width / out[1], 0, x * width, 0, share_y * height / out[0], y * height)
-        return Map(matrix, out)
+        *keys, place_key = jax.random.split(key, 3)
+        shares = window_shares(keys, count, image, scale, ratio)
+        place = jax.random.uniform(place_key, (2, count)) * (1 - shares)
+        return window(place, shares, image, image if size is None else (size, size))
 
     return Geometric(draw)
+
+
+def window_shares(keys: Sequence[jax.Array], count: int, image: Size, scale: Pair, ratio: Pair) -> jax.Array:
+    """Return heights and widths (2, N) of windows as shares of the image's, as `resized_crop` draws them."""
+    area = jax.random.uniform(keys[0], (count,), minval=scale[0], maxval=scale[1])
+    drawn = jnp.exp(jax.random.uniform(keys[1], (count,), minval=np.log(ratio[0]), maxval=np.log(ratio[1])))
+    shape = jnp.clip(drawn * image[0] / image[1], area, 1 / area)  # of the window in units of the image
+    return jnp.stack([jnp.sqrt(area / shape), jnp.sqrt(area * shape)])
 
 
 def mirror(p: float = 0.5) -> Geometric:
@@ -219,6 +222,15 @@ def shift(x: jax.Array, y: jax.Array, size: Size) -> Map:
     return Map(_matrix(len(x), 1, 0, -x, 0, 1, -y), size)
 
 
+def window(place: jax.Array, shares: jax.Array, image: Size, out: Size) -> Map:
+    """Return the maps that make windows as large as `out`.
+
+    Their upper left corners `place` and their sides `shares`, (y, x) of every image, (2, N), are in units of the image.
+    """
+    (y, x), (down, across), (height, width) = place, shares, image
+    return Map(_matrix(len(x), across * width / out[1], 0, x * width, 0, down * height / out[0], y * height), out)
+
+
 Entry = jax.Array | float
 
 
@@ -240,15 +252,22 @@ def move(sample: Sample, map: Map, fill: float) -> Sample:
     """Move images, boxes, masks and keypoints by one map per image.
 
     Images are read as `PIL.Image.transform` reads them with BILINEAR (no antialiasing: shrink them little), masks as
-    with NEAREST. A box becomes the box around its four corners, cut off at the border; one of no area becomes
-    (0, 0, 0, 0). A keypoint that leaves the image becomes invisible.
+    with NEAREST. A box becomes the box around its four corners, cut off at the border; it becomes (0, 0, 0, 0), with
+    label -1, where its centre leaves the image, or less than `sample.box_share` of its area stays. A keypoint that
+    leaves the image becomes invisible.
     """
-    boxes, masks, keypoints = sample.boxes, sample.masks, sample.keypoints
+    labels, boxes, masks, keypoints = sample.labels, sample.boxes, sample.masks, sample.keypoints
+    if boxes is not None:
+        boxes = _move_boxes(boxes, map, sample.box_share)
+        if labels is not None and labels_boxes(sample):
+            labels = jnp.where((boxes[..., 2:] > boxes[..., :2]).all(-1), labels, NO_OBJECT)
     return replace(
         sample,
         images=stored_on_cpu(lambda images: _read_bilinear(images, map, fill), sample.images),
-        boxes=None if boxes is None else _move_boxes(boxes, map),
+        labels=labels,
+        boxes=boxes,
         masks=None if masks is None else _read_nearest(masks, map, sample.mask_fill),
+        instances=None if sample.instances is None else _read_nearest(sample.instances, map, 0),
         keypoints=None if keypoints is None else _move_keypoints(keypoints, map, sample.keypoint_pairs),
     )
 
@@ -303,14 +322,17 @@ def _determinant(map: Map) -> jax.Array:
     return map.matrix[:, 0, 0] * map.matrix[:, 1, 1] - map.matrix[:, 0, 1] * map.matrix[:, 1, 0]
 
 
-def _move_boxes(boxes: jax.Array, map: Map) -> jax.Array:
+def _move_boxes(boxes: jax.Array, map: Map, least: float) -> jax.Array:
     corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(len(boxes), 4 * boxes.shape[1], 2)
     moved = _move_points(corners, map).reshape(*boxes.shape[:2], 4, 2)
     border = jnp.asarray(map.size[::-1], moved.dtype)[None, None]
-    low, high = jnp.clip(moved.min(2), 0, border), jnp.clip(moved.max(2), 0, border)
-    given = (boxes[..., 2:] > boxes[..., :2]).all(-1, keepdims=True)  # turned, a line would have an area
-    left = given & (high > low).all(-1, keepdims=True)
-    return jnp.where(left, jnp.concatenate([low, high], -1), 0).astype(boxes.dtype)
+    whole_low, whole_high, centre = moved.min(2), moved.max(2), moved.mean(2)
+    low, high = jnp.clip(whole_low, 0, border), jnp.clip(whole_high, 0, border)
+    given = (boxes[..., 2:] > boxes[..., :2]).all(-1)  # turned, a line would have an area
+    inside = ((centre > 0) & (centre < border)).all(-1)
+    large = jnp.prod(high - low, -1) >= least * jnp.prod(whole_high - whole_low, -1)
+    left = given & inside & large & (high > low).all(-1)
+    return jnp.where(left[..., None], jnp.concatenate([low, high], -1), 0).astype(boxes.dtype)
 
 
 def _move_keypoints(keypoints: jax.Array, map: Map, pairs: Sequence[tuple[int, int]]) -> jax.Array:

@@ -27,7 +27,7 @@ def mixup(alpha: float = 0.2) -> Augmentation:
     check_range("alpha", alpha, LEAST_ALPHA)
 
     def augment(key: jax.Array, sample: Sample) -> Sample:
-        labels = _labels("mixup", sample, ("boxes", "masks", "keypoints"))
+        labels = _labels("mixup", sample, ("boxes", "masks", "instances", "keypoints"))
         count = len(sample.images)
         share_key, order_key = jax.random.split(key)
         share = jax.random.beta(share_key, alpha, alpha, (count,))
