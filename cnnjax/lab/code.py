@@ -128,9 +128,9 @@ def _files_of(module: str, path: Path) -> Iterator[Path]:
 
 
 def _families(texts: tuple[str, ...]) -> set[str]:
-    """Return the files of the networks whose names begin with one of the texts."""
+    """Return the files of the networks whose names are among the texts, or begin with one that is not too short."""
     begins = tuple(text for text in texts if len(text) >= SHORTEST)
-    return {lookup(name).place for name in list_models() if name.startswith(begins)} if begins else set()
+    return {lookup(name).place for name in list_models() if name in texts or name.startswith(begins)}
 
 
 def _title(file: Path) -> str:

@@ -71,45 +71,35 @@ def make_evaluator(
 
     check_targets(network, like, task, examples)
 
-    def outputs_of(variables: tuple[Tree, Tree], batch: Sample) -> tuple[Tree, Sample]:
+    def measured(variables: tuple[Tree, Tree], batch: Sample) -> tuple[dict[str, jax.Array], Tree, Sample]:
         model = network.merge(*variables)
         model.eval()
         batch = replace(batch, images=scale_pixels(batch.images))
-        return jax.tree.map(jnp.float32, model(network.normalized(batch.images).astype(precision))), batch
-
-    def sums_of(variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
-        outputs, batch = outputs_of(variables, batch)
-        batch = replace(batch, weights=task.weights(batch))
-        parts, measured = losses_of(task, outputs, batch), task.measure(outputs, batch)
-        parts = {**(parts if len(parts) > 1 else {}), "loss": sum_of(parts)}
-        summed = {name: jnp.sum(part * batch.weights) for name, part in parts.items()}
-        if taken := measured.keys() & {*summed, "count"}:
-            raise UserError(
-                f"{type(task).__name__}.measure may not return {', '.join(sorted(taken))}: choose other names"
-            )
-        return {**summed, **measured, "count": batch.weights.sum()}
+        outputs = jax.tree.map(jnp.float32, model(network.normalized(batch.images).astype(precision)))
+        return _sums(task, outputs, replace(batch, weights=task.weights(batch))), outputs, batch
 
     def step(sums: dict[str, jax.Array], variables: tuple[Tree, Tree], batch: Sample) -> dict[str, jax.Array]:
-        return jax.tree.map(jnp.add, sums, psum(sums_of(variables, batch)))
+        return jax.tree.map(jnp.add, sums, psum(measured(variables, batch)[0]))
 
-    def predict(variables: tuple[Tree, Tree], batch: Sample) -> tuple[Tree, Sample]:
-        outputs, batch = outputs_of(variables, batch)
-        return task.decode(outputs), replace(batch, images=jnp.zeros(len(batch.images)))  # no image travels back
+    def predict(variables: tuple[Tree, Tree], batch: Sample) -> tuple[dict[str, jax.Array], Tree, Sample]:
+        sums, outputs, batch = measured(variables, batch)
+        batch = replace(batch, images=jnp.zeros(len(batch.images)))  # no image travels back
+        return jax.tree.map(lambda x: x[None], psum(sums)), task.decode(outputs), batch  # a copy from each device
 
-    shapes = jax.eval_shape(sums_of, (like.params, like.model_state), examples.spec)
+    shapes, *_ = jax.eval_shape(measured, (like.params, like.model_state), examples.spec)
     zeros = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
-    advance = run_over(step, examples, parallel)
-    predictor = parallel.map_examples(predict) if task.gathers else None
+    program = parallel.map_examples(predict) if task.gathers else run_over(step, examples, parallel)
     count, (height, width, _) = len(parallel.devices), examples.image_shape
     most = max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))
     order = _in_order(examples.size, count * min(most, -(-examples.size // count)))  # few images take no longer
 
     def evaluation(state: TrainState) -> Evaluation:
         averages = averaged_variables(state.opt_state, state.params, state.model_state)
-        sums, variables = parallel.replicate((zeros, averages))
-        *_, (_, sums) = advance(sums, variables, *order)
-        gathered = _gather(predictor, variables, examples, parallel, *order) if predictor else (None, None)
-        return _summarized(task, parallel.one_copy(sums), *gathered)
+        if task.gathers:
+            found = _gather(program, zeros, parallel.replicate(averages), examples, parallel, *order)
+            return _summarized(task, *found)
+        *_, (_, sums) = program(*parallel.replicate((zeros, averages)), *order)
+        return _summarized(task, parallel.one_copy(sums))
 
     return evaluation
 
@@ -135,19 +125,38 @@ def _in_order(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return indices, (np.arange(steps * batch_size) < size).astype(np.float32).reshape(steps, batch_size)
 
 
+def _sums(task: Task, outputs: Tree, batch: Sample) -> dict[str, jax.Array]:
+    parts, measured = losses_of(task, outputs, batch), task.measure(outputs, batch)
+    parts = {**(parts if len(parts) > 1 else {}), "loss": sum_of(parts)}
+    summed = {name: jnp.sum(part * batch.weights) for name, part in parts.items()}
+    if taken := measured.keys() & {*summed, "count"}:
+        raise UserError(f"{type(task).__name__}.measure may not return {', '.join(sorted(taken))}: choose other names")
+    return {**summed, **measured, "count": batch.weights.sum()}
+
+
 def _gather(
-    predictor: Any, variables: Tree, examples: Examples, parallel: Parallel, indices: np.ndarray, weights: np.ndarray
-) -> tuple[Tree, Sample]:
-    """The predictions and the targets of all images, in every process."""
-    own = map(parallel.own, (indices, weights))
-    parts = [parallel.gather(predictor(variables, parallel.split(batch))) for batch in examples.batches(*own)]
-    counted = [part[1].weights > 0 for part in parts]  # others only fill a batch up
-    kept = [jax.tree.map(lambda leaf, k=k: leaf[k], part) for part, k in zip(parts, counted, strict=True)]
+    predict: Any,
+    sums: Mapping[str, Any],
+    variables: Tree,
+    examples: Examples,
+    parallel: Parallel,
+    indices: np.ndarray,
+    weights: np.ndarray,
+) -> tuple[Mapping[str, Any], Tree, Sample]:
+    """The sums, the predictions and the targets of all images, in every process."""
+    kept = []
+    for batch in examples.batches(*map(parallel.own, (indices, weights))):
+        copies, *part = parallel.gather(predict(variables, parallel.split(batch)))
+        sums = {name: sums[name] + copy[0] for name, copy in copies.items()}
+        counted = part[1].weights > 0  # others only fill a batch up
+        kept.append(jax.tree.map(lambda leaf, k=counted: leaf[k], part))
     predictions, targets = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
-    return predictions, targets
+    return sums, predictions, targets
 
 
-def _summarized(task: Task, sums: Mapping[str, jax.Array], predictions: Tree, targets: Sample | None) -> Evaluation:
+def _summarized(
+    task: Task, sums: Mapping[str, Any], predictions: Tree = None, targets: Sample | None = None
+) -> Evaluation:
     numbers = {name: value for name, value in sums.items() if np.ndim(value) == 0}
     arrays = {name: np.asarray(value) for name, value in sums.items() if name not in numbers}
     figures = task.summarize(means(numbers), arrays, predictions, targets)

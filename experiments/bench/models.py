@@ -3,13 +3,13 @@
     python launch.py bench models                                       # all; a night on two cores
     python launch.py bench models --models "resnet*,vgg11" --sizes 96   # some, at 96x96 pixels alone
 
-For each network, at its own image size and at 96x96 pixels: parameters, multiply-adds, milliseconds for a single image
-and images a second in batches of 16 in `eval`, a training step of 16 images (SGD with momentum; cross-entropy,
-autoencoders squared errors), the memory that this step takes and the seconds until it is compiled, and the seconds that
-the network takes to be created, with all its numbers and, by `nnx.eval_shape`, without. Contenders take turns and the
-median counts. Plain Flax is the same network with Flax's own convolutions, poolings and normalisation in place of ours
-(transposed convolutions stay); torch is torchvision's or timm's in channels_last memory, its weights in all three: how
-far the logits are apart is the network's parity error. Networks that neither has are measured without torch.
+For each network, at its own size and at 96x96 pixels: parameters, multiply-adds, milliseconds for a single image and
+images a second in batches of 16 in `eval`, a training step of 16 images (SGD with momentum; cross-entropy, of every
+pixel in segmentation, autoencoders squared errors), its memory and the seconds until it is compiled, and the seconds
+that the network takes to be created, with all its numbers and, by `nnx.eval_shape`, without. Contenders take turns and
+the median counts. Plain Flax is the same network with Flax's own convolutions, poolings and normalisation in place of
+ours (transposed convolutions stay); torch is torchvision's, timm's or torch_segmentation.py's in channels_last memory,
+its weights in all three: how far the logits are apart is the parity error. Networks that none has go without torch.
 
 Memory is, of ours and of plain Flax, what XLA plans for the step's arguments, results and temporaries; of torch, by how
 much a process that does nothing else grows, or what it holds of a GPU. A network whose step needs more than the machine

@@ -6,6 +6,7 @@ earlier network left in memory changes what this one seems to need.
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import resource
@@ -34,6 +35,8 @@ BATCH, SMALL = 16, 96
 # Smaller images than its own are too small for the auxiliary classifier; what it is called here, and in torchvision.
 WITHOUT_AUXILIARY = {"inception_v3": ({"auxiliary": False}, {"aux_logits": False})}
 BUILT_FOR_A_SIZE = ("lecture-cnn", "lecture-fcn", "conv_autoencoder", "denoising_autoencoder")
+SEGMENTATION_GMACS = {"*_tiny": 0.5, "*mobilenet*": 2.0, "*": 30.0}  # of 224x224 pixels, roughly
+OWN_PEERS = ("fcn8s_vgg16", "segnet_vgg16", "unet")  # what `torch_segmentation` has
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 OURS, FLAX, TORCH = "cnnjax", "plain Flax", "torch"
 PARITY = 1e-4  # how far logits may be apart, of the largest
@@ -41,21 +44,31 @@ MEASURES = ("latency", "throughput", "training")  # milliseconds of an image, of
 
 
 class Network(NamedTuple):
-    """What is measured of a network: its own image size, its classes, and about how many 10^9 multiply-adds it has."""
+    """What is measured of a network.
+
+    Attributes:
+        name: in `models.list_models()`.
+        size: of its own images, in pixels.
+        classes: of an image or a pixel.
+        gmacs: about how many 10^9 multiply-adds it has.
+        dense: whether every pixel has a class.
+    """
 
     name: str
     size: int
     classes: int
     gmacs: float
+    dense: bool = False
 
 
 def networks() -> dict[str, Network]:
-    """Return all networks but those for segmentation; without numbers published for ImageNet, they are for CIFAR-10."""
+    """Return all networks; those for classes without numbers published for ImageNet are for CIFAR-10."""
     published, found = read(), {}
     for name in models.list_models():
         if lookup(name).task == "segmentation":
-            continue
-        if name in published:
+            gmacs = next(size for pattern, size in SEGMENTATION_GMACS.items() if fnmatch.fnmatch(name, pattern))
+            found[name] = Network(name, 224, 21, gmacs, dense=True)
+        elif name in published:
             found[name] = Network(name, published[name].size, 1000, published[name].gmacs or 1.0)
         else:
             found[name] = Network(name, 32, 10, 0.3)
@@ -63,8 +76,17 @@ def networks() -> dict[str, Network]:
 
 
 def has_peer(name: str) -> bool:
-    """Return whether torchvision or timm has the network."""
-    return references.has_reference(name)
+    """Return whether torchvision or timm has the network, or `torch_segmentation`."""
+    return references.has_reference(name) or name in OWN_PEERS
+
+
+def peer(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the network in torch, with random numbers."""
+    if name not in OWN_PEERS:
+        return references.build(name, **options)
+    from experiments.bench import torch_segmentation
+
+    return references.randomised(torch_segmentation.NETWORKS[name])
 
 
 # ---------------------------------------------------------------- one network
@@ -88,7 +110,7 @@ def measure(name: str, size: int, seconds: float, skip_flax: bool) -> dict[str, 
     creation = _seconds_to_create(name, options)
     contenders, weights = {}, None
     if has_peer(name):
-        reference = references.build(name, **options_there)
+        reference = peer(name, options_there)
         weights = {key: value.numpy().copy() for key, value in reference.state_dict().items()}
         contenders[TORCH] = torch_contender(reference, images, labels)
     params, macs = 0, 0
@@ -128,7 +150,8 @@ def measure(name: str, size: int, seconds: float, skip_flax: bool) -> dict[str, 
 
 def _batch(network: Network, size: int) -> tuple[np.ndarray, np.ndarray]:
     images = np.random.default_rng(0).standard_normal((BATCH, size, size, 3), np.float32)
-    return images, np.arange(BATCH) % network.classes
+    shape = (BATCH, size, size) if network.dense else (BATCH,)
+    return images, np.arange(np.prod(shape)).reshape(shape) % network.classes
 
 
 def _options(network: Network, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -243,14 +266,14 @@ def torch_contender(reference: Any, images: np.ndarray, labels: np.ndarray) -> C
 
     def logits() -> np.ndarray:
         network.eval()
-        found: np.ndarray = infer(x).cpu().numpy()
-        return found
+        found: np.ndarray = _all_logits(infer(x))[0].cpu().numpy()
+        return np.moveaxis(found, 1, -1)
 
     def step() -> None:
         optimizer.zero_grad()
         outputs = network(x)
-        main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
-        weight = 0.3 if len(others) == 2 else 0.4  # GoogLeNet's, Inception-v3's
+        main, *others = _all_logits(outputs)
+        weight = 0.5 if isinstance(outputs, dict) else 0.3 if len(others) == 2 else 0.4  # GoogLeNet's, Inception-v3's
         loss = cross_entropy(main, y) + weight * sum(cross_entropy(z, y) for z in others)
         loss.backward()
         optimizer.step()
@@ -258,6 +281,13 @@ def torch_contender(reference: Any, images: np.ndarray, labels: np.ndarray) -> C
 
     calls = {"latency": lambda: infer(x[:1]), "throughput": lambda: infer(x), "training": step}
     return Contender(logits, calls, set_mode=network.train)
+
+
+def _all_logits(outputs: Any) -> tuple[Any, ...]:
+    """Return the main logits and the auxiliary ones, as torchvision's networks for segmentation and for classes do."""
+    return (
+        tuple(outputs.values()) if isinstance(outputs, dict) else outputs if isinstance(outputs, tuple) else (outputs,)
+    )
 
 
 def torch_memory(name: str, size: int) -> int | None:
@@ -270,9 +300,9 @@ def torch_memory(name: str, size: int) -> int | None:
     network = networks()[name]
     warm_up = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten())
     warm_up.append(torch.nn.Linear(8 * 6 * 6, network.classes))
-    _two_steps(warm_up, *_batch(network, 8))  # the libraries themselves are read
+    _two_steps(warm_up, *_batch(network._replace(dense=False), 8))  # the libraries themselves are read
     with _counted() as counted:
-        reference = references.build(name, **_options(network, size)[1])
+        reference = peer(name, _options(network, size)[1])
         _two_steps(reference, *_batch(network, size))
     return counted()
 

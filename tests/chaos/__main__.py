@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import trials
-from tests.chaos.lab import ROOT, RUN, TRAIN, Lab, Trial
+from tests.chaos.lab import ROOT, RUN, SEGMENTATION, TRAIN, Lab, Trial
 
 TRAIN_KILLS = 15  # at most
 RESULTS = ROOT / "results" / "reliability"
@@ -67,6 +67,11 @@ def groups(options: Options) -> list[Group]:
             "The process is killed, of `train` on a folder of images",
             f"`python launch.py {' '.join(TRAIN)}` also ends with the same `weights.safetensors`, byte for byte.",
             lambda lab: trials.kill(lab.of_train(), min(options.kills, TRAIN_KILLS), options.seed, ", train"),
+        ),
+        Group(
+            "The process is killed, of `train --task segmentation` on a folder of images and masks",
+            f"`python launch.py {' '.join(SEGMENTATION)}` ends with the same bytes of weights, too.",
+            lambda lab: trials.kill(lab.of_segmentation(), min(options.kills, TRAIN_KILLS), options.seed, ", masks"),
         ),
         Group(
             "The process is asked to stop",

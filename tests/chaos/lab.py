@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab.own_data import make_folder
+from tests.lab.own_data import make_folder, make_scenes
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 3
 RUN = ["fcn-vs-cnn", "--data", "digits", "--epochs", str(EPOCHS), "--batch-size", "64", "--save-every", "0.01"]
 NETWORKS = ("lecture-fcn", "lecture-cnn")
 TRAIN = ["train", "--model", "lecture-cnn", "--image-size", "16", "--epochs", str(EPOCHS), "--batch-size", "16"]
+SEGMENTATION = ["train", "--task", "segmentation", "--model", "fcn8s_tiny", "--image-size", "32", *TRAIN[-4:]]
 
 
 @dataclass
@@ -57,9 +58,16 @@ class Lab:
 
     def of_train(self) -> "Lab":
         """Return a lab for `train` on a folder of images; its runs also have to end with the same weights."""
-        images = make_folder(self.folder / "images", (("train", 60), ("test", 10)))
-        (self.folder / "train").mkdir()
-        return Lab(self.folder / "train", [*TRAIN, "--save-every", "0.01", "--data", str(images)])
+        return self._of("train", TRAIN, make_folder(self.folder / "images", (("train", 60), ("test", 10))))
+
+    def of_segmentation(self) -> "Lab":
+        """Return a lab for `train --task segmentation` on a folder of images and masks; otherwise as `of_train`."""
+        splits = {"train": range(120), "test": range(120, 130)}
+        return self._of("segmentation", SEGMENTATION, make_scenes(self.folder / "scenes", splits))
+
+    def _of(self, name: str, command: Sequence[str], images: Path) -> "Lab":
+        (self.folder / name).mkdir()
+        return Lab(self.folder / name, [*command, "--save-every", "0.01", "--data", str(images)])
 
     def start(self, out: Path, *more: str, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "launch.py"), *self.command, *more, "--out", str(out)]

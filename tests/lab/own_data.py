@@ -1,4 +1,4 @@
-"""A folder of images as a person has them, and a network in NumPy: what the tests of one's own data share."""
+"""Folders of images as a person has them, of classes or with masks, and a network in NumPy: for tests of own data."""
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,30 @@ def make_folder(root, per_split=(("train", 30), ("test", 10))):
                 pixels = rng.integers(0, 140, (40, 36, 3))
                 pixels[..., 0 if wrong else 2 - label] += 60
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
+    return root
+
+
+def scene(number, height=24, width=32):
+    """Noisy grass with a reddish car, and its mask; the last row has no class."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros((height, width), np.uint8)
+    y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
+    mask[y : y + 8, x : x + 12] = 1
+    pixels = rng.integers(0, 120, (height, width, 3))
+    pixels[..., 1] += 60 * (mask == 0)
+    pixels[..., 0] += 90 * (mask == 1)
+    mask[-1] = 255
+    return pixels.astype(np.uint8), mask
+
+
+def make_scenes(root, per_split):
+    """Scenes with these numbers, by split, in the folders `images` and `masks`."""
+    for split, numbers in per_split.items():
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True)
+        for number in numbers:
+            for part, array in zip(("images", "masks"), scene(number), strict=True):
+                Image.fromarray(array).save(root / split / part / f"{number}.png")
     return root
 
 

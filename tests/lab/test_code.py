@@ -71,6 +71,13 @@ def test_of_the_networks_those_that_an_experiment_names_count():
     assert not {"vgg.py", "efficientnet.py"} & named
 
 
+@pytest.mark.parametrize(("text", "counts"), [("unet", True), ("une", False), ("unet_", True), ("unet_x", False)])
+def test_a_text_is_a_network_s_whole_name_or_a_long_beginning_of_one(tmp_path, text, counts):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from cnnjax import models\n\ndef run():\n    return models.create_model({text!r})\n")
+    assert ("cnnjax/models/unet.py" in code.sources(path)) == counts
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
 def test_the_commit_is_git_s_and_none_outside_of_a_checkout(own, monkeypatch, tmp_path):
     head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ from cnnjax.models import registry
 from cnnjax.nn import Conv, Module
 from cnnjax.tasks.masks import scores
 from cnnjax.train.segmented import Segmenter, largest
+from tests.lab.own_data import make_scenes, scene
 from tests.lab.test_launch import call
 
 CLASSES = ("grass", "car")
@@ -45,29 +46,10 @@ def networks():
     patch.undo()
 
 
-def scene(number, height=24, width=32):
-    """Noisy grass with a reddish car; the last row has no class."""
-    rng = np.random.default_rng(number)
-    mask = np.zeros((height, width), np.uint8)
-    y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
-    mask[y : y + 8, x : x + 12] = 1
-    pixels = rng.integers(0, 120, (height, width, 3))
-    pixels[..., 1] += 60 * (mask == 0)
-    pixels[..., 0] += 90 * (mask == 1)
-    mask[-1] = 255
-    return pixels.astype(np.uint8), mask
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("own") / "scenes"
-    for split, numbers in (("train", range(16)), ("val", range(16, 20)), ("test", range(20, 26))):
-        for part in ("images", "masks"):
-            (root / split / part).mkdir(parents=True)
-        for number in numbers:
-            pixels, mask = scene(number)
-            Image.fromarray(pixels).save(root / split / "images" / f"{number}.png")
-            Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
+    splits = {"train": range(16), "val": range(16, 20), "test": range(20, 26)}
+    root = make_scenes(tmp_path_factory.mktemp("own") / "scenes", splits)
     (root / "classes.txt").write_text("\n".join(CLASSES))
     return root
 

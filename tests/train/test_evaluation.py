@@ -69,6 +69,29 @@ def test_an_evaluation_counts_every_image_of_every_batch_once(split, monkeypatch
     np.testing.assert_array_equal(found.sums["confusion"], confusion)
 
 
+class Gathering(tasks.Classification):
+    """Gets the predictions of all images."""
+
+    gathers = True
+
+
+@pytest.mark.parametrize(("mode", "devices"), [("pmap", 2), ("shard_map", 2)])
+def test_figures_and_predictions_come_from_one_pass_over_the_images(split, monkeypatch, mode, devices):
+    taken, take = [], Split.take
+    monkeypatch.setattr(Split, "take", lambda self, *index: taken.append(index) or take(self, *index))
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 4)
+    network, state = train.split_model(Plain(nnx.Rngs(0)), train.make_optimizer(train.Recipe(), 1, 1))
+    parallel = train.Parallel(mode, jax.local_devices()[:devices])
+    alone = train.evaluate(network, state, TASK, split, parallel=parallel)
+    taken.clear()
+    found = train.evaluate(network, state, Gathering(), split, parallel=parallel)
+    assert len(taken) == 3
+    assert found.figures == alone.figures
+    np.testing.assert_array_equal(found.sums["confusion"], alone.sums["confusion"])
+    right = found.predictions["label"] == found.targets.labels
+    assert found.figures["accuracy"] == pytest.approx(np.mean(right), rel=1e-6)
+
+
 def test_a_training_s_figures_count_every_image_once_though_its_last_batch_is_filled_up(split, one_device):
     """With a rate that changes nothing, they are those of the network that training starts from."""
     model = Plain(nnx.Rngs(0))
