@@ -97,7 +97,7 @@ def default_boxes(
         for ratio in ratios[k]:
             long, short = scales[k] * math.sqrt(ratio), scales[k] / math.sqrt(ratio)
             kinds += [(long, short), (short, long)]
-        shares = np.float32(kinds)
+        shares = np.asarray(kinds, np.float32)
         half = 0.5 * (np.clip(shares, 0, 1) if clip else shares)
         cells = (image_size[1] / steps[k], image_size[0] / steps[k]) if steps else (columns, rows)
         x, y = ((np.arange(n) + 0.5) / cell for n, cell in zip((columns, rows), cells, strict=True))

@@ -28,6 +28,7 @@ from cnnjax.errors import UserError
 from cnnjax.lab.options import parse
 from cnnjax.ops.conv_primitives import reference_input_gradient
 from cnnjax.options import Checked, NotNegative
+from experiments.bench import boxes
 from experiments.bench.timing import matrix_product_gflops, race, result_path, torch_device, write_results
 
 Function = Callable[..., Any]
@@ -134,8 +135,7 @@ def _plain_unpool(x: jax.Array) -> jax.Array:
 
 
 def _resized(x: jax.Array, method: str) -> jax.Array:
-    n, h, w, c = x.shape
-    return jax.image.resize(x, (n, 2 * h, 2 * w, c), method)
+    return jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), method)
 
 
 BIG, SMALL = (32, 56, 56, 64), (32, 28, 28, 128)
@@ -212,6 +212,7 @@ ROWS = (
         _plain_response_norm,
         lambda F: lambda x: F.local_response_norm(x, 5, 1e-4, 0.75, 2.0),  # noqa: N803
     ),
+    *(Row(*row) for row in boxes.ROWS),
 )
 
 
@@ -245,8 +246,7 @@ def _time_row(row: Row, seconds: float) -> dict[str, Any]:
     """Median milliseconds of every contender, forward and with gradients, and the memory that the gradients take."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in row.shapes]
-    out = jax.eval_shape(row.ours, *arrays)
-    cotangent = rng.standard_normal(out.shape, dtype=np.float32)
+    cotangent = rng.standard_normal(jax.eval_shape(row.ours, *arrays).shape, dtype=np.float32)
     forward: dict[str, Function] = {}
     both: dict[str, Function] = {}
     memory: dict[str, float] = {}

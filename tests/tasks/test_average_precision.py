@@ -29,7 +29,7 @@ def reference(data, kind, threshold):
         for k in np.argsort(-scores[image], kind="stable"):
             if labels[image, k] != kind or scores[image, k] == -np.inf:
                 continue
-            best = max(range(len(free)), key=lambda j, k=k: overlap(boxes[image, k], free[j]), default=None)  # noqa: B023
+            best = max(range(len(free)), key=lambda j, k=k: overlap(boxes[image, k], free[j]), default=None)
             hit = best is not None and overlap(boxes[image, k], free[best]) >= threshold
             if hit:
                 free.pop(best)
