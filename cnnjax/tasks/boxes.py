@@ -38,7 +38,7 @@ def grid_anchors(
     Raises:
         ValueError: not as many grids, sizes and ratios.
     """
-    _same_lengths(grids=grids, sizes=sizes, ratios=ratios)
+    _same_lengths(grids, sizes=sizes, ratios=ratios)
     levels = []
     for grid, size, ratio in zip(grids, sizes, ratios, strict=True):
         root = np.sqrt(np.asarray(ratio, np.float32))
@@ -82,7 +82,7 @@ def default_boxes(
 
     Source: Liu et al., "SSD" (2016).
     """
-    _same_lengths(grids=grids, ratios=ratios, **({"steps": steps} if steps else {}))
+    _same_lengths(grids, ratios=ratios, **({"steps": steps} if steps else {}))
     count = len(grids)
     if not scales:
         between = [lowest + (highest - lowest) * k / (count - 1) for k in range(count)] if count > 1 else []
@@ -275,8 +275,8 @@ def match_by_centre(
 # ---------------------------------------------------------------- parts
 
 
-def _same_lengths(**lists: Sequence[object]) -> None:
-    lengths = {name: len(values) for name, values in lists.items()}
+def _same_lengths(grids: Sequence[object], **lists: Sequence[object]) -> None:
+    lengths = {"grids": len(grids)} | {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"every level needs one of each, got {lengths}")
 
