@@ -33,6 +33,7 @@ def names(requirements):
 OPTIONAL = names(requirement for listed in BY_EXTRA.values() for requirement in listed)
 # Modules whose distribution need not be installed where this test runs, by the distribution that has them.
 MODULES = {"torch": "torch", "keras": "keras", "h5py": "h5py", "huggingface_hub": "huggingface-hub"}
+MODULES["pycocotools"] = "pycocotools"
 REFERENCES = {"torchvision", "timm"}  # installed without their dependencies, which would bring another torch
 # What tensorflow-datasets and jax.export import without requiring it.
 UNSEEN = {"array-record", "importlib-resources", "flatbuffers"}

@@ -10,6 +10,7 @@ from jax import lax
 
 from cnnjax import ops
 from cnnjax.ops.conv_primitives import reference_input_gradient
+from experiments.bench import boxes
 
 Function = Callable[..., Any]
 
@@ -207,4 +208,5 @@ ROWS = (
         _plain_response_norm,
         lambda F: lambda x: F.local_response_norm(x, 5, 1e-4, 0.75, 2.0),  # noqa: N803
     ),
+    *(Row(*row) for row in boxes.ROWS),
 )

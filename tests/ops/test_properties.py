@@ -97,4 +97,5 @@ def test_values_and_gradients_are_those_of_the_direct_sums_and_of_torch(operatio
 
 
 def test_every_operation_is_tested():
-    assert set(ops.__all__) <= set(map(by_name, OPERATIONS))
+    of_boxes = {"box_iou", "generalized_box_iou", "nms", "roi_align"}  # tests/ops/test_boxes.py
+    assert set(ops.__all__) - of_boxes <= set(map(by_name, OPERATIONS))
