@@ -285,3 +285,7 @@ def test_a_photograph_that_is_none_is_refused_by_its_name(tmp_path, monkeypatch,
     (tmp_path / "broken.png").write_text("no image")
     with pytest.raises(UserError, match=name):
         data.photograph(name)
+
+
+def test_masks_of_no_images_may_be_integers_of_any_type():
+    assert data.Split(np.zeros((0, 4, 4, 3), np.uint8), masks=np.zeros((0, 4, 4), np.int64)).size == 0

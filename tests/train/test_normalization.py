@@ -101,6 +101,8 @@ def test_one_number_is_for_all_channels(one_device):
         ({"mean": (), "std": ()}, "`mean` has 0 numbers"),
         ({"mean": (0.5,), "std": (0.0,)}, "`std` larger than 0"),
         ({"mean": (float("nan"),), "std": (1.0,)}, "`mean` must be finite"),
+        ({"mean": (0.5, float("inf")), "std": (1.0, 1.0)}, "`mean` must be finite"),
+        ({"mean": (0.5, 0.5), "std": (1.0, 0.0)}, "`std` larger than 0"),
     ],
 )
 def test_a_normalisation_that_is_none_is_refused(given, said):
