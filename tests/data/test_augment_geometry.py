@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import augment
-from cnnjax.data.augment import Sample, geometry
+from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
 
 COUNT, HEIGHT, WIDTH = 24, 20, 26
@@ -143,17 +143,6 @@ def test_a_blob_and_the_keypoint_on_it_move_together(name):
     centre = np.stack([(weights * x).sum((1, 2)), (weights * y).sum((1, 2))], -1) / weights.sum((1, 2))[:, None]
     np.testing.assert_allclose(result.keypoints[:, 0, :2], centre, atol=0.05)
     np.testing.assert_array_equal(result.keypoints[:, 0, 2], 2)
-
-
-@pytest.mark.parametrize(("across", "down"), [(-0.5, 0), (0, -0.5)])
-def test_a_pixel_whose_centre_falls_on_the_far_border_is_outside(across, down):
-    masks = jnp.ones((1, 4, 5), jnp.uint8)
-    by = jnp.float32([across]), jnp.float32([down])
-    moved = geometry.move(Sample(jnp.ones((1, 4, 5, 3)), masks=masks, mask_fill=9), geometry.shift(*by, (4, 5)), 0.0)
-    expected = np.ones((1, 4, 5), np.uint8)
-    expected[:, :, 4:] = 9 if across else 1
-    expected[:, 3:] = 9 if down else expected[:, 3:]
-    np.testing.assert_array_equal(moved.masks, expected)
 
 
 def test_paired_keypoints_trade_places_in_mirror_images_only():
