@@ -1,5 +1,6 @@
 """docs/own_data.md tells the truth: its commands and its Python run as they stand, in this order."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = ["networks"]  # a fixture: the network "pixels"
 PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text()
 COMMANDS = re.findall(r"^    python launch\.py (.*)$", PAGE.partition("## Weights that you did")[0], re.MULTILINE)
 BEFORE, _, MASKS = PAGE.partition("## Images with masks")
+MASKS, _, BOXES = MASKS.partition("## Images with boxes")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 SMALLER = {"resnet18": "lecture-cnn", "epochs=20": "epochs=1", "--epochs 20": "--epochs 1 --batch-size 16"}
 
@@ -94,3 +96,25 @@ def test_images_with_masks_go_from_the_folder_to_python(streets, monkeypatch, ca
     exec(compile(block, "own_data.md", "exec"), names)
     assert names["mask"].shape == (24, 32)
     assert 0 < float(capsys.readouterr().out.split()[-1]) <= 1
+
+
+def test_objects_are_read_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split, count in (("train", 8), ("val", 1), ("test", 1)):
+        folder = tmp_path / "cells" / split
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (64, 48), (number, 50, 100)).save(folder / f"{number}.jpg")
+        about = {
+            "images": [{"id": k, "file_name": f"{k}.jpg", "width": 64, "height": 48} for k in range(count)],
+            "annotations": [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [8, 4, 16, 20]}],
+            "categories": [{"id": 3, "name": "cell"}],
+        }
+        (folder / "instances.json").write_text(json.dumps(about))
+    (block,) = PYTHON.findall(BOXES)
+    names = {}
+    exec(compile(block, "own_data.md", "exec"), names)
+    batch = names["batch"]
+    with_cell = batch.labels[:, 0] == 0  # images are mixed
+    assert batch.boxes[with_cell, 0].tolist() == [[40, 20, 120, 120]]  # five times as large
+    assert batch.labels[~with_cell].tolist() == [[-1]] * 7

@@ -21,6 +21,7 @@ from cnnjax import data, nn, ops
 from cnnjax.lab import experiments
 from cnnjax.lab.claims import from_json
 from cnnjax.models import fractalnet, googlenet, lecture
+from cnnjax.models.backbones import Backbone
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -31,7 +32,8 @@ def stored(name):
 
 
 def summary(name):
-    return copy.deepcopy(stored(f"{name}/summary"))
+    """The published summary of an experiment that has one."""
+    return copy.deepcopy(stored(f"{name}/summary")) if (RESULTS / name).is_dir() else None
 
 
 def rng():
@@ -95,6 +97,7 @@ PARTS = {
         "squares": lambda e, s: [e._even_squares(drawn(e))],
         "reduced": lambda e, s: [e._reduced(s["trained"], s["random"])],
     },
+    "segmentation": {"dilated": lambda e, s: [e._dilated()]},
     "activations": {
         "vanishing": lambda e, s: e._vanishing(),
         "rectifiers": lambda e, s: e._rectifiers(),
@@ -365,6 +368,15 @@ def in_a_row(patch, e):
 CONV, LINEAR, LP_POOL = nn.Conv, nn.Linear, nn.LPPool  # as they are without a fault
 FLIPPED = conv(kernel=lambda kernel: kernel[::-1, ::-1])
 SHORT = conv(kernel=without_last_row)
+
+
+class Rolled(Backbone):
+    """Maps that lie one value beside their place."""
+
+    def __call__(self, x):
+        return tuple(jnp.roll(maps, 1, 1) for maps in super().__call__(x))
+
+
 FAULTS = [  # experiment, piece, the rows of the piece that turn, fault
     ("convolution", "examples", (0, 1), SHORT),
     ("convolution", "examples", (1,), FLIPPED),
@@ -427,6 +439,7 @@ FAULTS = [  # experiment, piece, the rows of the piece that turn, fault
     ("checkerboard", "squares", (0,), even_decoder),
     ("checkerboard", "reduced", (0,), spoiled(as_uneven)),
     ("checkerboard", "reduced", (0,), spoiled(as_even)),
+    ("segmentation", "dilated", (0,), attribute("", "Backbone", Rolled)),
     ("activations", "vanishing", (0, 1), units(sigmoid=lambda x: x, tanh=lambda x: 2 * x)),
     ("activations", "rectifiers", (0, 1, 2), units(ReLU=jax.nn.sigmoid, ReLU6=jax.nn.relu, softplus=jax.nn.sigmoid)),
     ("activations", "losses", (0,), attribute("", "mean_squared_error", lambda y, t: y.sum(1))),
