@@ -192,7 +192,9 @@ EXPLAINED = {
     "2b2a05c666": "A random number is never exactly 0.4.",
     "a2e880b59f": "Maps that are not square are then unpooled by the general form, which is as right and slower.",
     "1f71eb301b": "All devices have the same copy, and JAX reads the last element for an index beyond the axis.",
-    "7c5e1276cf": "Twice a score has the same order.",
+    "44486517bd": "Twice a score has the same order.",
+    "623139a72d": "Any number below all overlaps is as good.",
+    "ffed1e2b17": "Only the first 255 are read.",
     "a54a06fca3": "Of 1 and of 3, the only sizes, a half and a third are the same without remainder.",
     "4d6a337df0": "The pixel has no class, and weighs 0 whatever stands in its place.",
 }
