@@ -80,6 +80,14 @@ NETWORKS = {
     "encoder-decoder": Kind("segnet_tiny", "unet"),
     POOLED: _deeplab(32, 1, 2, 3),
 }
+CAPTIONS = {
+    "checkerboards": "Logits of the background from encoder-decoders that differ in their transposed convolutions.",
+    "dilation": "Masks of DeepLab with a dilated backbone, and with the same one strided, beside the ground truth.",
+    "figures": "Mean IoU, boundary F1 and the share of pixels in thin regions that are right, for every network.",
+    "learning": "Mean IoU of the validation images over the epochs, for every network.",
+    "side-by-side": "Test images, masks of FCN-8s, DeepLab, DilatedNet and an encoder-decoder, and the ground truth.",
+    "spectra": "Spectra of the logits of encoder-decoders with three kernels; the stride's frequency is at the right.",
+}
 SCRATCH = f"{DECK[0]}, no trained weights"
 
 

@@ -72,7 +72,7 @@ def _measured_by(id: str, known: Sequence[Claim]) -> list[str]:
     others = sorted({claim.id for claim in known if claim.stored and " " not in claim.stored})
     if not measured_by:
         raise UserError(
-            f"{id} is computed anew by every verify: `again` takes claims about stored runs ({', '.join(others)})"
+            f"{id} is computed anew by every verify: --again takes claims about stored runs ({', '.join(others)})"
         )
     for bench in (name for name in measured_by if " " in name):
         raise UserError(f"{id} is about a benchmark: {workspace.find().typed} {bench} measures it anew")

@@ -159,7 +159,7 @@ def test_help_lists_every_option_with_its_default(capsys):
         (["verify", "everything"], "verify: unrecognized arguments: everything; expected nothing, or --again and ids"),
         (["verify", "--again"], "verify: argument --again: expected at least one argument"),
         (["verify", "--again", "Z1"], "no claim 'Z1' in results/CLAIMS.md: expected an id as it stands there"),
-        (["verify", "--again", "B1"], "B1 is computed anew by every verify: `again` takes claims about stored runs ("),
+        (["verify", "--again", "B1"], "B1 is computed anew by every verify: --again takes claims about stored runs ("),
         (["verify", "--again", "G7"], "G7 is about a benchmark: python launch.py bench augment measures it anew"),
         (["bench"], "bench takes what to time: augment"),
         (["bench", "op"], "unknown bench 'op': did you mean ops?"),
