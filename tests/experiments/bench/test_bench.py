@@ -23,7 +23,11 @@ NEEDIEST = {
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=row.name, marks=[pytest.mark.published] * (row.name not in NEEDIEST)) for row in ROWS],
+    [
+        pytest.param(row, id=row.name, marks=[pytest.mark.published] * (row.name not in NEEDIEST))
+        for row in ROWS
+        if not row.name.startswith("nms")  # whose boxes are constants: of its inputs only the scores are left
+    ],
 )
 def test_a_backward_pass_needs_at_most_three_times_its_inputs_and_outputs(row):
     assert temporary_memory(compile_gradients(row.ours, row.shapes)) <= 3
