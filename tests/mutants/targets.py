@@ -89,7 +89,7 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_models.py",
         "tests/models/test_heads.py",
     ],
-    "tasks/boxes.py": ["tests/tasks/test_boxes.py"],
+    "models/boxes.py": ["tests/models/test_boxes.py"],
     "tasks/average_precision.py": ["tests/tasks/test_average_precision.py"],
     "tasks/*": ["tests/tasks/test_predictions.py", "tests/tasks", "tests/train/test_evaluation.py"],
     "train/averages.py": ["tests/train/test_averages.py", "tests/train/test_optimizers.py"],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.tasks import boxes as ours
+from cnnjax.models import boxes as ours
 from tests.ops.test_boxes import random_boxes
 
 torch = pytest.importorskip("torch")
