@@ -9,6 +9,7 @@ set together should take less than a tenth of a step. The step is that of `bench
 `torchvision.transforms.v2` does the same image by image, as a data loader would. Writes results/bench/augment.json.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ def _torchvision(images: np.ndarray) -> dict[str, Callable[[], Any]]:
     if not importlib.util.find_spec("torchvision"):
         return {}
     import torch
+
+    importlib.import_module("experiments.bench.torchvision_without_ops")
     from torchvision.transforms import v2
 
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

@@ -155,6 +155,12 @@ def test_a_crop_needs_boxes():
         augment.object_crop(p=2)
 
 
+def test_zooming_out_changes_half_of_the_images_by_default():
+    sample = many([[4, 4, 16, 12]], (5,))
+    changed = (jax.jit(augment.zoom_out())(KEY, sample).images != sample.images).any((1, 2, 3))
+    assert 0.4 < changed.mean() < 0.6
+
+
 def test_zooming_out_shrinks_boxes_masks_and_pixels_alike_and_fills_the_rest():
     sample = many([[4, 4, 16, 12]], (5,))
     result = jax.jit(augment.zoom_out((0.5, 0.5), p=0.75, fill=1.0))(KEY, sample)

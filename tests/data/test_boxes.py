@@ -256,10 +256,12 @@ def test_the_builder_of_caltechs_boxes_reads_its_archive(tmp_path, monkeypatch):
 
 def test_the_builder_of_nuclei_reads_masks_from_files_and_from_run_lengths(tmp_path, monkeypatch):
     monkeypatch.setattr(dsb2018_nuclei, "MOST", 2)
+    monkeypatch.setattr(dsb2018_nuclei, "LONGEST", 20)
     fixed, test = tmp_path / "fixed", tmp_path / "test"
     for number, folder in enumerate((fixed / dsb2018_nuclei.FIXED_FOLDER, test)):
         (folder / "one" / "images").mkdir(parents=True)
-        Image.fromarray(picture_of(number)).convert("RGBA").save(folder / "one" / "images" / "one.png")
+        large = picture_of(number).repeat(1 + number, 0).repeat(1 + number, 1)  # the test image is scaled down
+        Image.fromarray(large).convert("RGBA").save(folder / "one" / "images" / "one.png")
     (fixed / dsb2018_nuclei.FIXED_FOLDER / "one" / "masks").mkdir()
     for k, left in enumerate((0, 4, 14)):
         mask = np.zeros((10, 20), np.uint8)
@@ -270,7 +272,7 @@ def test_the_builder_of_nuclei_reads_masks_from_files_and_from_run_lengths(tmp_p
     with (tmp_path / "solution.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["ImageId", "EncodedPixels", "Height", "Width", "Usage"])
-        rows.writerow(["one", "23 4 33 4", 10, 20, "Private"])
+        rows.writerow(["one", "85 8 105 8 125 8 145 8", 20, 40, "Private"])
     places = {
         dsb2018_nuclei.FIXED: fixed,
         dsb2018_nuclei.TEST: test,
@@ -291,6 +293,8 @@ def test_the_builder_of_nuclei_reads_masks_from_files_and_from_run_lengths(tmp_p
     np.testing.assert_array_equal(dataset.train.instances[right], expected)
     np.testing.assert_allclose(dataset.test.boxes[0, 0], [1, 3, 2, 5], atol=1e-5)  # half as large, 2 rows further down
     assert dataset.test.instances[0].max() == 1
+    (one,) = tfds.data_source("dsb2018_nuclei", split="test", data_dir=str(tmp_path / "tfds"))
+    assert one["image"].shape == (10, 20, 3)
     np.testing.assert_array_equal(
         np.argwhere(dsb2018_nuclei.mask_of_runs("23 2 33 1", (10, 20))), [[2, 2], [2, 3], [3, 2]]
     )

@@ -56,6 +56,11 @@ def by_image(*splits):
     return found
 
 
+def test_one_image_cannot_be_split(tmp_path):
+    with pytest.raises(UserError, match="has one image: expected some more to validate on"):
+        load(save(tmp_path / "pets", content(1)))
+
+
 def test_boxes_classes_and_crowds_get_places_and_an_image_without_objects_is_kept(tmp_path):
     crowd = {"counts": [0, 80], "size": [8, 10]}
     more = [

@@ -122,6 +122,8 @@ def test_matches_by_best_are_torchvision_s(theirs, anchors, targets):
 def test_matches_by_centre_are_torchvision_s(theirs, anchors):
     boxes = random_boxes(np.random.default_rng(8), 9, 90, whole=True)
     boxes[:3] = [[10, 10, 60, 50], [20, 12, 62, 70], [0, 0, 119, 89]]
+    point = (anchors[40, :2] + anchors[40, 2:]) / 2
+    boxes[3] = *(point - 0.25), *(point + 0.25)
     valid = np.array([True] * 7 + [False] * 2)
     levels = [rows * columns for rows, columns in GRIDS]
     fcos, matches = theirs["fcos"].FCOS.__new__(theirs["fcos"].FCOS), []
@@ -130,6 +132,7 @@ def test_matches_by_centre_are_torchvision_s(theirs, anchors):
     fcos.head.compute_loss = lambda targets, outputs, anchors, matched: matches.extend(matched)
     fcos.compute_loss([{"boxes": torch.tensor(boxes[:7])}], {}, [torch.tensor(anchors)], levels)
     assert len(set(matches[0].tolist())) > 3
+    assert 3 in matches[0]
     with jax.numpy_rank_promotion("raise"):
         result = jax.jit(lambda *a: ours.match_by_centre(*a, levels))(boxes, valid, anchors)
     np.testing.assert_array_equal(result, matches[0])

@@ -91,6 +91,12 @@ TESTS: dict[str, list[str]] = {
     ],
     "models/boxes.py": ["tests/models/test_boxes.py"],
     "tasks/average_precision.py": ["tests/tasks/test_average_precision.py"],
+    "tasks/classification.py": [
+        "tests/tasks/test_predictions.py",
+        "tests/tasks",
+        "tests/train/test_evaluation.py",
+        "tests/train/test_sampling.py",
+    ],
     "tasks/*": ["tests/tasks/test_predictions.py", "tests/tasks", "tests/train/test_evaluation.py"],
     "train/averages.py": ["tests/train/test_averages.py", "tests/train/test_optimizers.py"],
     "train/groups.py": ["tests/train/test_groups.py", "tests/tasks/test_losses.py", "tests/train/test_optimizers.py"],

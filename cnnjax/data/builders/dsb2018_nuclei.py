@@ -48,7 +48,7 @@ class Dsb2018Nuclei(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         fixed, test = (Path(dl_manager.download_and_extract(address)) for address in (FIXED, TEST))
         runs = dict[str, list[str]]()
-        with Path(dl_manager.download(SOLUTION)).open(newline="") as file:
+        with dl_manager.download(SOLUTION).open(newline="") as file:
             for row in csv.DictReader(file):
                 runs.setdefault(row["ImageId"], []).append(row["EncodedPixels"])
         return {
