@@ -227,7 +227,7 @@ def match_by_best(boxes: jax.Array, valid: jax.Array, anchors: jax.Array, *, thr
     best = jnp.where(usable, jnp.where(usable[:, None], box_iou(boxes, anchors), -1).argmax(1), -1)
     theirs = best[:, None] == jnp.arange(anchors.shape[0])[None, :]
     last = jnp.where(theirs, jnp.arange(len(boxes))[:, None], -1).max(0)
-    return jnp.where(last >= 0, last, matches).astype(jnp.int32)
+    return jnp.where(last >= 0, last, matches)
 
 
 def match_by_centre(

@@ -157,8 +157,10 @@ def test_a_crop_needs_boxes():
 
 def test_zooming_out_changes_half_of_the_images_by_default():
     sample = many([[4, 4, 16, 12]], (5,))
-    changed = (jax.jit(augment.zoom_out())(KEY, sample).images != sample.images).any((1, 2, 3))
+    images = jax.jit(augment.zoom_out())(KEY, sample).images
+    changed = (images != sample.images).any((1, 2, 3))
     assert 0.4 < changed.mean() < 0.6
+    assert (images[changed] == 0.5).any((1, 2, 3)).mean() > 0.9  # grey beside them
 
 
 def test_zooming_out_shrinks_boxes_masks_and_pixels_alike_and_fills_the_rest():

@@ -84,6 +84,7 @@ def test_codes_are_torchvision_s(theirs, anchors):
         expected = other(torch.tensor(values), torch.tensor(some))
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(ours.decode(ours.encode(found, some, weights), some, weights), found, atol=1e-3)
+    np.testing.assert_array_equal(ours.encode(found, some), ours.encode(found, some, (1, 1, 1, 1)))
     assert np.isfinite(ours.encode(jnp.float32([[1, 1, 1, 1]]), some[:1])).all()
 
 

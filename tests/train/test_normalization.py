@@ -103,6 +103,7 @@ def test_one_number_is_for_all_channels(one_device):
         ({"mean": (float("nan"),), "std": (1.0,)}, "`mean` must be finite"),
         ({"mean": (0.5, float("inf")), "std": (1.0, 1.0)}, "`mean` must be finite"),
         ({"mean": (0.5, 0.5), "std": (1.0, 0.0)}, "`std` larger than 0"),
+        ({"mean": (0.5, float("nan")), "std": (1.0, 1.0)}, "`mean` must be finite"),
     ],
 )
 def test_a_normalisation_that_is_none_is_refused(given, said):
