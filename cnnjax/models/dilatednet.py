@@ -60,6 +60,9 @@ class DilatedNet(Module):
     VGG's fully connected layers are convolutions, the first with dilation 4 in the place of two poolings. Images are
     padded with zeros to multiples of 8, and the logits cut back; the paper mirrors the images' borders.
 
+    The paper trains the front end alone, `context=False`, and then the context module on it. Trained together from the
+    start they hardly learn: the module's ReLUs hide the classes whose logits are negative, at first all but one.
+
     Args:
         num_classes: number of logits a pixel.
         in_channels: channels of the images.
@@ -100,4 +103,4 @@ class DilatedNet(Module):
 
 
 register("dilatednet_vgg16", task="segmentation")(DilatedNet)
-register("dilatednet_tiny", task="segmentation")(partial(DilatedNet, backbone=TINY, hidden=128))
+register("dilatednet_tiny", task="segmentation")(partial(DilatedNet, backbone=TINY, hidden=128, dropout=0.0))

@@ -122,4 +122,4 @@ class FCN(Module):
 
 for stride in (8, 16, 32):
     register(f"fcn{stride}s_vgg16", task="segmentation")(partial(FCN, stride))
-register("fcn8s_tiny", task="segmentation")(partial(FCN, 8, backbone=TINY, hidden=128))
+register("fcn8s_tiny", task="segmentation")(partial(FCN, 8, backbone=TINY, hidden=128, dropout=0.0))
