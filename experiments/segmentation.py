@@ -82,7 +82,7 @@ CAPTIONS = {
     "checkerboards": "Logits of the background from encoder-decoders that differ in their transposed convolutions.",
     "dilation": "Masks of DeepLab with a dilated backbone, and with the same one strided, beside the ground truth.",
     "figures": "Mean IoU, boundary F1 and the share of pixels in thin regions that are right, for every network.",
-    "learning": "Mean IoU of the validation images over the epochs, for every network.",
+    "learning": "Mean IoU of the validation images over the epochs, of DilatedNet's front end and then the whole.",
     "side-by-side": "Test images, masks of FCN-8s, DeepLab, DilatedNet and an encoder-decoder, and the ground truth.",
     "spectra": "Spectra of the logits of encoder-decoders with two kernels; the stride's frequency is at the right.",
 }
@@ -174,17 +174,17 @@ def _network(
     task = tasks.Segmentation(config, dataset.class_names)
     judge, shas = dataclasses.replace(task, boundaries=True), []
     by_seed, curves, masks, confusions = list[dict[str, float]](), [], [], []
-    for fit, step_ms in _fits(name, build, task, _recipe(config), loaded, run, parallel):
+    for *before, fit in _fits(name, build, task, _recipe(config), loaded, run, parallel):
         judged = train.evaluate(fit.network, fit.state, judge, dataset.test, parallel=parallel)
         confusions.append(whole(judged.sums["confusion"]))
         network = network_of(fit.model())
         measured = {
-            "step_ms": step_ms,
+            "step_ms": min([*before, fit][0].history["train/step_ms"]),
             "image_ms": _milliseconds(network, dataset.image_shape),
         }
         by_seed.append({**judged.figures, **measured})
         shas.append(train.tree_sha256(fit.state.params))
-        curves.append(fit.history["validation/mean_iou"])
+        curves.append([iou for one in (*before, fit) for iou in one.history["validation/mean_iou"]])
         masks.append(np.asarray(task.decode(network(images))["mask"]))
     rows, ious = models.layer_rows(build(config.seed), dataset.image_shape), iou_of(np.sum(confusions, 0))
     return {
@@ -200,12 +200,12 @@ def _network(
 
 def _fits(
     name: str, build: Builder, task: tasks.Task, recipe: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel
-) -> Iterator[tuple[train.Fit, float]]:
-    """Train a network with each seed, DilatedNet's front end before its context module; yield also the step's time."""
+) -> Iterator[list[train.Fit]]:
+    """Train a network with each seed; yield its trainings, of DilatedNet the front end's and the context module's."""
     fits: Any = partial(train.fit_seeds, run=run, parallel=parallel)
     if name != DILATED:
         for fit in fits(build, task, recipe, *loaded.parts, name=name):
-            yield fit, min(fit.history["train/step_ms"])
+            yield [fit]
         return
     front_ends = fits(partial(build, context=False), task, recipe, *loaded.parts, name=FRONT_END)
     for seed, front in enumerate(front_ends, recipe.seed):
@@ -218,7 +218,7 @@ def _fits(
 
         alone = dataclasses.replace(recipe, seed=seed, seeds=1, freeze=" ".join(state))
         (fit,) = fits(whole, task, alone, *loaded.parts, name=name)
-        yield fit, min(front.history["train/step_ms"])
+        yield [front, fit]
 
 
 def _recipe(config: Config) -> Config:
