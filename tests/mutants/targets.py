@@ -125,6 +125,11 @@ TESTS: dict[str, list[str]] = {
     "train/segmented.py": ["tests/lab/test_segmentation.py"],
     "train/multi_seed.py": ["tests/train/test_multi_seed.py", "tests/train/test_recipe.py"],
     "train/step.py": [*LOOP, "tests/train/test_recipe.py", "tests/train/test_normalization.py"],
+    "train/recipe.py": [
+        "tests/train/test_recipe.py",
+        "tests/train/test_normalization.py",
+        "tests/train/test_incompatible.py",
+    ],
     "train/*": [*LOOP, "tests/train/test_recipe.py", "tests/train/test_finite.py", "tests/train/test_checkpoints.py"],
     "data/augment/geometry.py": ["tests/data/test_augment_geometry.py", "tests/data/test_augment_objects.py", *AUGMENT],
     "data/augment/pixels.py": ["tests/data/test_augment_pixels.py", *AUGMENT],
