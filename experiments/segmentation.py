@@ -40,7 +40,7 @@ from cnnjax.models.vgg import TINY
 from cnnjax.options import Count, Fraction, Positive
 from cnnjax.tasks.masks import iou_of, whole
 from cnnjax.train.schedules import Schedule
-from experiments import segmentation_backbone, segmentation_boards
+from experiments import _segmentation_backbone, _segmentation_boards
 
 EXPERIMENT = "segmentation"
 Builder = Callable[..., models.Module]
@@ -127,7 +127,7 @@ class Loaded(NamedTuple):
 def load(config: Config) -> Loaded:
     """Return the data and the backbone; raise a UserError if the config does not fit them."""
     dataset = config.dataset()
-    backbone = segmentation_backbone.read(config.backbone, config.weights) if config.weights else None
+    backbone = _segmentation_backbone.read(config.backbone, config.weights) if config.weights else None
     loaded = Loaded(dataset, parts_of(dataset, config.validation_split or 0.1), backbone)
     builds = {name: partial(_build, name, config, loaded) for name in trained_in(config)}
     train.check_training(builds, tasks.Segmentation(config, dataset.class_names), _recipe(config), loaded.parts[0])
@@ -144,13 +144,13 @@ def run(config: Config, loaded: Loaded, run: runs.Run, parallel: train.Parallel)
     from experiments import segmentation_figures as figures
 
     if not config.backbone:
-        loaded = loaded._replace(backbone=segmentation_backbone.trained(config.seed, run, parallel))
+        loaded = loaded._replace(backbone=_segmentation_backbone.trained(config.seed, run, parallel))
     dataset, networks, shown = loaded.dataset, {}, {}
     chosen = np.unique(np.linspace(0, dataset.test.size - 1, SHOWN + 2)[1:-1].round().astype(int))
     batch = next(dataset.test.batches(chosen[None], np.ones((1, len(chosen)), np.float32)))
     for name in trained_in(config):
         networks[name], shown[name] = _network(name, config, loaded, batch.images, run, parallel)
-    boards, logits = segmentation_boards.train_all(config.seed, run, parallel)
+    boards, logits = _segmentation_boards.train_all(config.seed, run, parallel)
     if run.writes:
         figures.draw(run.figures, batch, dataset.class_names, shown, networks, logits)
     return {

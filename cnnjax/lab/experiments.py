@@ -2,7 +2,7 @@
 
 An experiment is a module with the members of `Experiment` and a docstring that says what it shows, its command, time
 and what to expect; the first line stands in the listing. Every file in the folder `experiments/` is an experiment,
-except drawings (`*_figures.py`); `launch.py PATH.py` runs a file from anywhere else.
+except drawings (`*_figures.py`) and parts of experiments (`_*.py`); `launch.py PATH.py` runs a file from anywhere else.
 """
 
 import ast

@@ -11,7 +11,7 @@ from flax import nnx
 from cnnjax import data, models, tasks, train
 from cnnjax.errors import UserError
 from cnnjax.runs import Run
-from experiments import segmentation, segmentation_backbone, segmentation_boards
+from experiments import segmentation, _segmentation_backbone, _segmentation_boards
 
 CLASSES = ("background", "circle")
 
@@ -85,9 +85,9 @@ def test_the_tables_have_every_network_class_and_kernel():
         assert text in table
 
 
-@pytest.mark.parametrize("kernel_size", segmentation_boards.KERNELS)
+@pytest.mark.parametrize("kernel_size", _segmentation_boards.KERNELS)
 def test_another_kernel_of_transposed_convolutions_keeps_the_sizes(kernel_size):
-    model = segmentation_boards.encoder_decoder(kernel_size, 3, seed=0)
+    model = _segmentation_boards.encoder_decoder(kernel_size, 3, seed=0)
     assert [layer.kernel_size for layer in model.up] == [(kernel_size, kernel_size)] * 4
     rows = models.layer_rows(model, (32, 32, 3))
     usual = models.layer_rows(models.create_model("unet_tiny", num_classes=3), (32, 32, 3))
@@ -132,9 +132,9 @@ def test_the_narrow_backbone_has_learned_and_goes_into_the_networks(tmp_path, mo
     shapes = data.load("shapes")
     few = dataclasses.replace(shapes, train=shapes.train.slice(0, 64))
     monkeypatch.setattr(data, "load", lambda name: few)
-    monkeypatch.setattr(segmentation_backbone, "RECIPE", dataclasses.replace(segmentation_backbone.RECIPE, epochs=1))
-    network = segmentation_backbone.trained(0, Run(tmp_path), train.Parallel())
-    new = segmentation_backbone.NarrowVGG(num_classes=10, rngs=nnx.Rngs(0)).network
+    monkeypatch.setattr(_segmentation_backbone, "RECIPE", dataclasses.replace(_segmentation_backbone.RECIPE, epochs=1))
+    network = _segmentation_backbone.trained(0, Run(tmp_path), train.Parallel())
+    new = _segmentation_backbone.NarrowVGG(num_classes=10, rngs=nnx.Rngs(0)).network
     kernels = [np.asarray(one.features[0].kernel[...]) for one in (network, new)]
     assert 1e-4 < np.abs(kernels[0] - kernels[1]).max() < 0.2  # two steps of Adam from the same start
     loaded = segmentation.Loaded(scenes, (None, None), network)
