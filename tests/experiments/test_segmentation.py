@@ -11,7 +11,7 @@ from flax import nnx
 from cnnjax import data, models, tasks, train
 from cnnjax.errors import UserError
 from cnnjax.runs import Run
-from experiments import segmentation, _segmentation_backbone, _segmentation_boards
+from experiments import _segmentation_backbone, _segmentation_boards, segmentation
 
 CLASSES = ("background", "circle")
 
