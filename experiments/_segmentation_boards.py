@@ -15,6 +15,7 @@ from experiments import checkerboard
 KERNELS = (2, 3)  # of the transposed convolutions, whose stride is 2
 RECIPE = train.Recipe(epochs=4, batch_size=8, lr=0.01, schedule="one-cycle")
 SIZE = 32  # of the scenes
+WIDTHS = (8, 16, 32, 64)  # channels at each size, from the image on
 
 
 def train_all(
@@ -44,7 +45,7 @@ def train_all(
 
 def encoder_decoder(kernel_size: int, num_classes: int, seed: int) -> models.Module:
     """Return a small U-Net whose transposed convolutions have another kernel size than 2x2; the maps' sizes stay."""
-    model: Any = models.create_model("unet_tiny", num_classes=num_classes, seed=seed)
+    model: Any = models.create_model("unet", widths=WIDTHS, batch_norm=True, num_classes=num_classes, seed=seed)
     for number, layer in enumerate(model.up):
         up = ConvTranspose(
             layer.in_channels,

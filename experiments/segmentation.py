@@ -75,7 +75,7 @@ NETWORKS = {
     "FCN-8s": Kind("fcn8s_vgg16", narrow=NARROW),
     "DeepLab": Kind("deeplabv3_resnet50", _strided(16), {"width": 64, **_strided(8)}),
     "DilatedNet": Kind("dilatednet_vgg16", narrow=NARROW),
-    "encoder-decoder": Kind("unet"),
+    "encoder-decoder": Kind("unet", narrow={"widths": (96, 64, 32, 16, 8)}),
     POOLED: Kind("deeplabv3_resnet50", _strided(32), {"width": 64}),
 }
 CAPTIONS = {
@@ -94,7 +94,7 @@ DILATED, FRONT_END = "DilatedNet", "front end"
 class Config(train.Recipe, tasks.SegmentationLoss, data.MaskSource):
     """Train networks for segmentation alike, and compare their masks."""
 
-    epochs: Count = 5
+    epochs: Count = 4
     """Passes over the training images."""
     batch_size: Count = 8
     """Images per step, over all devices."""
