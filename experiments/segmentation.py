@@ -78,14 +78,6 @@ NETWORKS = {
     "encoder-decoder": Kind("unet", narrow={"widths": (96, 64, 32, 16, 8)}),
     POOLED: Kind("deeplabv3_resnet50", _strided(32), {"width": 64}),
 }
-CAPTIONS = {
-    "checkerboards": "Logits of the background from encoder-decoders that differ in their transposed convolutions.",
-    "dilation": "Masks of DeepLab with a dilated backbone, and with the same one strided, beside the ground truth.",
-    "figures": "Mean IoU, boundary F1 and the share of pixels in thin regions that are right, for every network.",
-    "learning": "Mean IoU of the validation images over the epochs, of DilatedNet's front end and then the whole.",
-    "side-by-side": "Test images, masks of FCN-8s, DeepLab, DilatedNet and an encoder-decoder, and the ground truth.",
-    "spectra": "Spectra of the logits of encoder-decoders with two kernels; the stride's frequency is at the right.",
-}
 SCRATCH = f"{DECK[0]}, no trained weights"
 DILATED, FRONT_END = "DilatedNet", "front end"
 
