@@ -75,7 +75,7 @@ NETWORKS = {
     "FCN-8s": Kind("fcn8s_vgg16", narrow=NARROW),
     "DeepLab": Kind("deeplabv3_resnet50", _strided(16), {"width": 64, **_strided(8)}),
     "DilatedNet": Kind("dilatednet_vgg16", narrow=NARROW),
-    "encoder-decoder": Kind("unet", narrow={"widths": (96, 64, 32, 16, 8)}),
+    "encoder-decoder": Kind("unet", narrow={"widths": (256, 128, 32, 16, 16)}),
     POOLED: Kind("deeplabv3_resnet50", _strided(32), {"width": 64}),
 }
 SCRATCH = f"{DECK[0]}, no trained weights"

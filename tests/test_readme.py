@@ -109,6 +109,10 @@ def network(name):
     }
 
 
+def iou(name):
+    return f"{100 * result('segmentation/summary')['networks'][name]['mean_iou']:.0f} %"
+
+
 def verdicts():
     return [Verdict(row[5]) for of_one in result("claims").values() for row in of_one["claims"]]
 
@@ -169,6 +173,8 @@ def in_readme():
         f"[{len(checked)} checked claims]",
         f"| `lecture-fcn` | {fcn['params']:,} | {fcn['mean']} | 49.6 % |",
         f"| `lecture-cnn` | {cnn['params']:,} | {cnn['mean']} | 66.5 % |",
+        f"a mean IoU of {iou('FCN-8s')}, {iou('DeepLab')}, {iou('DilatedNet')} and {iou('encoder-decoder')} on",
+        f"DeepLab has {iou('DeepLab, not dilated')}, for",
         f"geometric mean | {means('plain / torch'):.1f} | {means('ours / torch'):.2f} |",
         f"in 32 groups | {means('worst plain / torch'):.0f} | {means('worst ours / torch'):.1f} |",
         f"lecture's CNN | {step('lecture-cnn', 'plain Flax'):.1f} | {step('lecture-cnn', 'cnnjax'):.2f} |",
