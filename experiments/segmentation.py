@@ -3,10 +3,10 @@
 Lectures S0 and S2 (claims F4, I1): networks that shrink an image and enlarge it again, and dilated ones that do not
 shrink it as far, give every pixel a class. All are trained alike on the same backbone, which has learned to classify
 images. One more, DeepLab whose backbone is strided and not dilated, with the same parameters and the same reach in the
-image, shows what dilation keeps: boundaries, and regions thinner than 7 pixels. Encoder-decoders that differ in their
-transposed convolutions' kernels show the checkerboards of a kernel that the stride does not divide.
+image, shows what dilation keeps: boundaries, and regions thinner than 7 pixels. Encoder-decoders whose transposed
+convolutions have a kernel that the stride divides, or one that it does not, show what training leaves of checkerboards.
 
-    python launch.py segmentation                                        # generated scenes; four minutes on two cores
+    python launch.py segmentation                                  # generated scenes; about four minutes on two cores
     python launch.py segmentation --data camvid --image-size 180 240 --score-size 360 480 --backbone mobilenet_v2 \\
         --weights mobilenet_v2.pth --epochs 40 --batch-size 8 --seeds 2    # street scenes; hours on two cores
 

@@ -97,7 +97,7 @@ PARTS = {
         "squares": lambda e, s: [e._even_squares(drawn(e))],
         "reduced": lambda e, s: [e._reduced(s["trained"], s["random"])],
     },
-    "segmentation": {"dilated": lambda e, s: [e._dilated()]},
+    "segmentation": {"dilated": lambda e, s: [e._dilated()], "trained": lambda e, s: e.claims(s)[1:]},
     "activations": {
         "vanishing": lambda e, s: e._vanishing(),
         "rectifiers": lambda e, s: e._rectifiers(),
@@ -341,6 +341,19 @@ def as_even(s):
     s["random"]["transposed 2x2"]["share"] = 0.5 * s["random"]["transposed 3x3"]["share"]
 
 
+def thin_kept(s):
+    s["networks"]["DeepLab, not dilated"]["by_seed"][0]["thin_accuracy"] = 1
+
+
+def another_order_each_seed(s):
+    for number, network in enumerate(s["networks"].values()):
+        network["by_seed"] = [{"mean_iou": iou, "boundary_f1": 0, "thin_accuracy": 0} for iou in (number, -number)]
+
+
+def one_class_for_all(s):
+    s["networks"]["encoder-decoder"]["mean_iou"] = 0.1
+
+
 def learns_nothing(s):
     for network in s["models"].values():
         network["test_accuracy"] = 0.1
@@ -440,6 +453,9 @@ FAULTS = [  # experiment, piece, the rows of the piece that turn, fault
     ("checkerboard", "reduced", (0,), spoiled(as_uneven)),
     ("checkerboard", "reduced", (0,), spoiled(as_even)),
     ("segmentation", "dilated", (0,), attribute("", "Backbone", Rolled)),
+    ("segmentation", "trained", (0,), spoiled(thin_kept)),
+    ("segmentation", "trained", (1,), spoiled(another_order_each_seed)),
+    ("segmentation", "trained", (2, 3), spoiled(one_class_for_all)),
     ("activations", "vanishing", (0, 1), units(sigmoid=lambda x: x, tanh=lambda x: 2 * x)),
     ("activations", "rectifiers", (0, 1, 2), units(ReLU=jax.nn.sigmoid, ReLU6=jax.nn.relu, softplus=jax.nn.sigmoid)),
     ("activations", "losses", (0,), attribute("", "mean_squared_error", lambda y, t: y.sum(1))),
