@@ -49,6 +49,26 @@ def test_the_kernel_s_gradient_of_a_depthwise_convolution_sums_over_images_rows_
     np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 7])
+@pytest.mark.parametrize("height", [23, 24])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": (2, 1), "padding": ((3, 0), (1, 1))}, {"stride": (2, 3), "dilation": (2, 1)}]
+)
+def test_the_kernel_s_gradient_of_few_images_sums_over_bands_of_rows_and_over_those_left(batch, height, options):
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.standard_normal((batch, height, 5, 8)))
+    kernel = np.float32(rng.standard_normal((3, 2, 8, 9)))
+    y, pull = jax.vjp(jax.jit(partial(ops.conv2d, x, **options)), kernel)
+    dy = np.float32(rng.standard_normal(y.shape))
+    expected = np.zeros(kernel.shape)
+    for tap in np.ndindex(3, 2):  # the output's channels are those of x where one tap alone is the identity
+        only = np.zeros((3, 2, 8, 8))
+        only[tap] = np.eye(8)
+        seen = reference.conv2d(x.astype(float), only, **options)
+        expected[tap] = np.einsum("nijc,nijo->co", seen, dy)
+    np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["max_pool2d", "min_pool2d"])
 def test_a_window_between_others_may_hold_no_pixel(name):
     """Its taps lie on both sides of the image: the second row and the second column of windows are infinities."""

@@ -46,6 +46,7 @@ MAX_CHANNELS_OF_MERGED_PHASES = 64  # up to as many in all, the phases of an inp
 MAX_PIXELS_PER_CHANNEL = 2.5
 MAX_TAPS_PER_PRODUCT = 64  # each of them is a term to compile
 MIN_IMAGES_AS_CHANNELS = 8  # with fewer, the batch as input channels would leave vector lanes empty
+MAX_ROWS_PER_ROW = 3  # of x that a band may see for each row of x that is its own; they are copied for every band
 
 
 # ---------------------------------------------------------------- which form runs
@@ -94,8 +95,10 @@ def kernel_gradient(
     # Both are transposed before they are multiplied: XLA would compute whatever they come from again in that loop,
     # value by value across the memory (a max pooling before a 1x1 convolution: 7 of the 130 ms of a SqueezeNet's step).
     x, dy = stored(lambda x: x, x), stored(lambda dy: dy, dy)
-    if kernel_size == (1, 1) or known(x.shape[0]) < MIN_IMAGES_AS_CHANNELS:
+    if kernel_size == (1, 1):
         return product_per_tap(x, dy, kernel_size, stride, padding, dilation)
+    if known(x.shape[0]) < MIN_IMAGES_AS_CHANNELS:
+        return bands_as_images(x, dy, kernel_size, stride, padding, dilation)
     return images_as_channels(x, dy, kernel_size, stride, padding, dilation)
 
 
@@ -275,6 +278,26 @@ def product_per_tap(
     taps = taps_of(pad(x, padding), kernel_size, stride, dilation, dy.shape[1:3])
     products = [lax.dot_general(tap, dy, (((0, 1, 2), (0, 1, 2)), ((), ()))) for tap in taps]
     return jnp.stack(products).reshape(*kernel_size, x.shape[3], dy.shape[3])
+
+
+def bands_as_images(
+    x: jax.Array, dy: jax.Array, kernel_size: Pair, stride: Pair, padding: Sides, dilation: Pair
+) -> jax.Array:
+    """Bands of rows take the place of missing images, with the rows of x that they see; rows left go tap by tap."""
+    bands = -(-MIN_IMAGES_AS_CHANNELS // max(known(x.shape[0]), 1))
+    rows = dy.shape[1] // bands
+    x, none = pad(x, padding), ((0, 0), (0, 0))
+    seen = reach(kernel_size, (rows, dy.shape[2]), stride, dilation)[0]
+    if rows == 0 or seen >= MAX_ROWS_PER_ROW * rows * stride[0]:
+        return product_per_tap(x, dy, kernel_size, stride, none, dilation)
+    starts = [band * rows for band in range(bands + 1)]
+    of_x = jnp.concatenate([x[:, start * stride[0] :][:, :seen] for start in starts[:-1]])
+    of_dy = jnp.concatenate([dy[:, start : start + rows] for start in starts[:-1]])
+    dk = images_as_channels(of_x, of_dy, kernel_size, stride, none, dilation)
+    if starts[-1] == dy.shape[1]:
+        return dk
+    x, dy = x[:, starts[-1] * stride[0] :], dy[:, starts[-1] :]
+    return dk + product_per_tap(x, dy, kernel_size, stride, none, dilation)
 
 
 def images_as_channels(
