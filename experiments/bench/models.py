@@ -9,7 +9,8 @@ pixel in segmentation, autoencoders squared errors), its memory and the seconds 
 that the network takes to be created, with all its numbers and, by `nnx.eval_shape`, without. Contenders take turns and
 the median counts. Plain Flax is the same network with Flax's own convolutions, poolings and normalisation in place of
 ours (transposed convolutions stay); torch is torchvision's, timm's or torch_segmentation.py's in channels_last memory,
-its weights in all three: how far the logits are apart is the parity error. Networks that none has go without torch.
+its weights in all three: how far our logits are from torch's in float64 is the parity error. Networks that none has go
+without torch.
 
 Memory is, of ours and of plain Flax, what XLA plans for the step's arguments, results and temporaries; of torch, by how
 much a process that does nothing else grows, or what it holds of a GPU. A network whose step needs more than the machine
