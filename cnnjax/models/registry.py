@@ -13,7 +13,7 @@ from cnnjax.ops.arguments import integer
 
 Builder = TypeVar("Builder", bound=Callable[..., Module])
 
-CLASSES = {"segmentation": 21}  # by task, those of PASCAL VOC; else ImageNet's
+CLASSES = {"localization": 1000, "segmentation": 21}  # by task, ImageNet's and PASCAL VOC's; else ImageNet's
 
 
 class Registration(NamedTuple):

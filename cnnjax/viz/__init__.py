@@ -1,6 +1,7 @@
 """Figures: pure functions from arrays to matplotlib figures, and animations of sliding kernels, and their files."""
 
 from cnnjax.viz.animation import save_animation, slide
+from cnnjax.viz.boxes import boxed_images
 from cnnjax.viz.figures import (
     bubbles,
     confusion_matrices,
@@ -20,6 +21,7 @@ __all__ = [
     "Grid",
     "Lines",
     "Picture",
+    "boxed_images",
     "bubbles",
     "class_bars",
     "coloured",

@@ -90,6 +90,8 @@ TESTS: dict[str, list[str]] = {
         "tests/models/test_heads.py",
     ],
     "models/boxes.py": ["tests/models/test_boxes.py"],
+    "models/localizer.py": ["tests/models/test_localizer.py"],
+    "tasks/localization.py": ["tests/tasks/test_localization.py"],
     "tasks/average_precision.py": ["tests/tasks/test_average_precision.py"],
     "tasks/classification.py": [
         "tests/tasks/test_predictions.py",
