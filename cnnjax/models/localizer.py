@@ -1,6 +1,6 @@
 """Classification and localization: the class of an image's object and the one box around it, from shared features.
 
-Two heads on the features of a classification network, as in Sermanet et al., "OverFeat" (2013), and Simonyan &
+Two heads on the feature maps of a classification network, as in Sermanet et al., "OverFeat" (2013), and Simonyan &
 Zisserman (2014), section A; the box does not depend on the class.
 """
 
@@ -14,7 +14,7 @@ from cnnjax.models.backbones import Backbone, Builder
 from cnnjax.models.images import check_images
 from cnnjax.models.registry import register
 from cnnjax.models.vgg import TINY
-from cnnjax.nn import Activation, GlobalAvgPool, Linear, Module, Sequential
+from cnnjax.nn import Activation, AdaptiveAvgPool, Flatten, GlobalAvgPool, Linear, Module, Sequential
 
 STRIDE = 32  # pixels of the image for one of the last feature maps
 
@@ -37,16 +37,18 @@ class Localized:
 
 @register("localizer", task="localization")
 class Localizer(Module):
-    """A backbone, the mean of its last feature maps, and from it the logits of the classes and one box.
+    """A backbone, and from its last feature maps the logits of the classes and one box.
 
-    Of the four numbers t of the box head, `sigmoid(t)` are the box's centre (x, y) and its width and height, in shares
-    of the image's: it always has an area, and gradients.
+    The logits come from the mean of the maps, the box from their means in the cells of a grid, which keep the place
+    of things. Of the four numbers t of the box head, `sigmoid(t)` are the box's centre (x, y) and its width and height,
+    in shares of the image's: it always has an area, and gradients.
 
     Args:
         num_classes: number of logits.
         in_channels: channels of the images.
         backbone: a network of the zoo, or what builds one; default: a narrow VGG.
         width: hidden units of the box head.
+        grid: rows and columns of cells that the box head sees, whatever the size of the images.
         rngs: source of the initial parameters.
     """
 
@@ -59,6 +61,7 @@ class Localizer(Module):
         in_channels: int,
         backbone: Builder | None = None,
         width: int = 256,
+        grid: int = 4,
         rngs: nnx.Rngs,
     ):
         self.backbone = Backbone(backbone or TINY, (STRIDE,), in_channels=in_channels, rngs=rngs)
@@ -66,15 +69,19 @@ class Localizer(Module):
         self.pool = GlobalAvgPool()
         self.classifier = Linear(channels, num_classes, rngs=rngs)
         self.box_head = Sequential(
-            Linear(channels, width, rngs=rngs), Activation(nnx.relu), Linear(width, 4, rngs=rngs)
+            AdaptiveAvgPool(grid),
+            Flatten(),
+            Linear(channels * grid**2, width, rngs=rngs),
+            Activation(nnx.relu),
+            Linear(width, 4, rngs=rngs),
         )
 
     def __call__(self, x: jax.Array) -> Localized:
         check_images(self, x, STRIDE)
         height, width = x.shape[1:3]
         (maps,) = self.backbone(x)
-        features = self.pool(maps)
-        return Localized(self.classifier(features), boxes_of(self.box_head(features), (height, width)), (height, width))
+        boxes = boxes_of(self.box_head(maps), (height, width))
+        return Localized(self.classifier(self.pool(maps)), boxes, (height, width))
 
 
 def boxes_of(codes: jax.Array, image_size: tuple[int, int]) -> jax.Array:

@@ -43,10 +43,14 @@ def test_logits_and_boxes_come_of_images_of_any_size(model):
     assert isinstance(found, Localized)
     assert found.image_size == (64, 96)
     assert (found.logits.shape, found.boxes.shape) == ((2, 5), (2, 4))
-    features = np.asarray(model.backbone(x)[0], np.float64).mean((1, 2))
+    maps = np.asarray(model.backbone(x)[0], np.float64)
+    assert maps.shape[1:3] == (2, 3)
     layer = model.classifier
-    np.testing.assert_allclose(found.logits, features @ layer.kernel[...] + layer.bias[...], atol=1e-4)
-    first, _, last = model.box_head
+    np.testing.assert_allclose(found.logits, maps.mean((1, 2)) @ layer.kernel[...] + layer.bias[...], atol=1e-4)
+    _, _, first, _, last = model.box_head
+    columns = [(0, 1), (0, 2), (1, 3), (2, 3)]  # of three, those in each of four cells
+    cells = [maps[:, row // 2, left:right].mean(1) for row in range(4) for left, right in columns]
+    features = np.concatenate(cells, 1)
     hidden = np.maximum(features @ first.kernel[...] + first.bias[...], 0)
     codes = hidden @ last.kernel[...] + last.bias[...]
     np.testing.assert_allclose(found.boxes, boxes_of(jnp.float32(codes), (64, 96)), atol=1e-3)
