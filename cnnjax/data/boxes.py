@@ -21,7 +21,16 @@ from cnnjax.data.folders import contents, printable
 from cnnjax.data.masks import fit_mask
 from cnnjax.data.objects import NO_OBJECT, Objects, Places, check_corners, faults, named
 from cnnjax.data.segmentation import SCENES_SIZE, SCENES_TEST, SCENES_TRAIN, Size, pair
-from cnnjax.data.sources import Streaming, dataset_of, decoded_or_streamed, is_folder, say_which, with_validation
+from cnnjax.data.sources import (
+    SHAPES_TEST,
+    SHAPES_TRAIN,
+    Streaming,
+    dataset_of,
+    decoded_or_streamed,
+    is_folder,
+    say_which,
+    with_validation,
+)
 from cnnjax.data.stream import Record, Stream, TfdsSource
 from cnnjax.data.tfds_source import boxes_of_tfds
 from cnnjax.errors import UserError
@@ -46,7 +55,8 @@ class BoxSource(Checked):
     image_size: Size | None = None
     """Height and width that images are scaled to fit into; one number for both."""
     max_objects: Count | None = None
-    """Places for objects in each image; default: as many as the image with the most objects has, up to 255."""
+    """Places for objects in each image; default: as many as the image with the most objects has, up to 255. With 1,
+    shapes are images of one object."""
     keep_largest: bool = False
     """Keep the largest where an image has more objects than places; else it is an error."""
     bad_boxes: Literal["refuse", "drop"] = "refuse"
@@ -132,8 +142,13 @@ class BoxSource(Checked):
                 "shapes are square and made in memory: leave out `stream='always'`, and give one number as `image_size`"
             )
         side, places = size[0] if size else SCENES_SIZE, self.max_objects or scenes.MOST_OBJECTS
+        if places == 1:
+            return self._single_shapes(side)
         if places < scenes.MOST_OBJECTS:
-            raise UserError(f"an image of shapes has up to {scenes.MOST_OBJECTS} objects, got `max_objects`={places}")
+            raise UserError(
+                f"an image of shapes has up to {scenes.MOST_OBJECTS} objects, got `max_objects`={places}: give 1 for "
+                "images of one object each"
+            )
 
         def make() -> Dataset:
             made = scenes.generate(SCENES_TRAIN + SCENES_TEST, size=side)
@@ -150,6 +165,18 @@ class BoxSource(Checked):
         key = f"objects-{shapes.VERSION}-{SCENES_TRAIN}-{SCENES_TEST}-{side}-{places}{'-instances' * self.instances}"
         return cached(key, make)
 
+    def _single_shapes(self, side: int) -> Dataset:
+        def make() -> Dataset:
+            made = shapes.generate(SHAPES_TRAIN + SHAPES_TEST, size=side)
+            boxes = made.boxes[:, None, [1, 0, 3, 2]] * np.float32(side)
+            instances = made.masks.astype(np.uint8) if self.instances else None
+            every = Split(made.images, made.labels[:, None], boxes, instances=instances)
+            training, test = every.slice(0, SHAPES_TRAIN), every.slice(SHAPES_TRAIN, every.size)
+            return Dataset("shapes", shapes.VERSION, shapes.CLASS_NAMES, training, test)
+
+        key = f"object-{shapes.VERSION}-{SHAPES_TRAIN}-{SHAPES_TEST}-{side}{'-instances' * self.instances}"
+        return cached(key, make)
+
 
 def load_boxes(name: str = "shapes", **options: Any) -> Dataset:
     """Load a data set of objects with boxes, and with `instances=True` the mask of each.
@@ -161,10 +188,10 @@ def load_boxes(name: str = "shapes", **options: Any) -> Dataset:
     a pixel shows the object in place k. An image without objects is kept. A box that reaches out of its image is cut.
 
     Args:
-        name: "shapes", generated scenes of one to four objects; a TFDS set with features objects/bbox and objects/label
-            ("bccd", "voc/2007", "coco/2017"), or bbox and label ("caltech101_boxes"), and for masks an image
-            instance_mask whose value k is object k - 1 ("dsb2018_nuclei"); or a folder of images with COCO's JSON,
-            or with train, val and test of these.
+        name: "shapes", generated scenes of one to four objects, or with `max_objects=1` of one; a TFDS set with
+            features objects/bbox and objects/label ("bccd", "voc/2007", "coco/2017"), or bbox and label
+            ("caltech101_boxes"), and for masks an image instance_mask whose value k is object k - 1
+            ("dsb2018_nuclei"); or a folder of images with COCO's JSON, or with train, val and test of these.
         options: those of `BoxSource`; `image_size` is (height, width).
 
     Raises:

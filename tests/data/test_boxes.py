@@ -157,6 +157,22 @@ def test_generated_scenes_have_exact_boxes_and_masks_at_any_size(monkeypatch, tm
             data.load_boxes("shapes", **options)
 
 
+def test_generated_images_of_one_object_have_its_box_and_mask(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("cnnjax.data.boxes.SHAPES_TRAIN", 20)
+    monkeypatch.setattr("cnnjax.data.boxes.SHAPES_TEST", 10)
+    made = data.shapes.generate(30, size=32)
+    dataset = data.load_boxes("shapes", image_size=32, max_objects=1, instances=True)
+    assert dataset.validation is None
+    np.testing.assert_array_equal(dataset.train.labels, made.labels[:20, None])
+    np.testing.assert_array_equal(dataset.test.instances, made.masks[20:])
+    for mask, (box,) in zip(dataset.test.instances, dataset.test.boxes, strict=True):
+        rows, columns = np.nonzero(mask)
+        tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(box, tight, atol=1.5)  # pixels whose centre lies in the object are its mask
+    assert data.load_boxes("shapes", image_size=32, max_objects=1).train.instances is None
+
+
 # ---------------------------------------------------------------- in memory
 
 
