@@ -10,9 +10,10 @@ from PIL import Image
 
 from cnnjax.lab import app
 from tests.lab.own_data import make_folder
+from tests.lab.test_localization import networks as locators
 from tests.lab.test_segmentation import CLASSES, networks, scene
 
-__all__ = ["networks"]  # a fixture: the network "pixels"
+__all__ = ["locators", "networks"]  # fixtures: the networks "cells" and "pixels"
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text()
 COMMANDS = re.findall(r"^    python launch\.py (.*)$", PAGE.partition("## Weights that you did")[0], re.MULTILINE)
@@ -98,7 +99,7 @@ def test_images_with_masks_go_from_the_folder_to_python(streets, monkeypatch, ca
     assert 0 < float(capsys.readouterr().out.split()[-1]) <= 1
 
 
-def test_objects_are_read_as_the_page_says(tmp_path, monkeypatch):
+def test_objects_are_read_and_located_as_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", 8), ("val", 1), ("test", 1)):
         folder = tmp_path / "cells" / split
@@ -111,10 +112,19 @@ def test_objects_are_read_as_the_page_says(tmp_path, monkeypatch):
             "categories": [{"id": 3, "name": "cell"}],
         }
         (folder / "instances.json").write_text(json.dumps(about))
-    (block,) = PYTHON.findall(BOXES)
+    block, use = PYTHON.findall(BOXES)
     names = {}
     exec(compile(block, "own_data.md", "exec"), names)
     batch = names["batch"]
     with_cell = batch.labels[:, 0] == 0  # images are mixed
     assert batch.boxes[with_cell, 0].tolist() == [[40, 20, 120, 120]]  # five times as large
     assert batch.labels[~with_cell].tolist() == [[-1]] * 7
+    commands = re.findall(r"^    python launch\.py (.*)$", BOXES, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "evaluate", "predict"]
+    for command in commands:
+        command = command.replace("240 320 --epochs 20", "24 32 --epochs 1 --model cells")
+        assert app.main(shlex.split(command)) == 0, command
+    assert (tmp_path / "located" / "predictions.png").exists()
+    capsys.readouterr()
+    exec(compile(use, "own_data.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("('cell',) [[")

@@ -1,6 +1,7 @@
 """A network as a program that JAX alone runs, for batches of any size, on CPUs, GPUs and TPUs."""
 
 import os
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,31 @@ mask = np.asarray(jax.jit(program.call)(images))[0].argmax(-1)  # the class of e
 print({{classes[k]: float((mask == k).mean()) for k in np.unique(mask)}})
 """
 
+BOX_LOADER = """\
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+from PIL import Image, ImageOps
+
+program = export.deserialize(bytearray(Path({file!r}).read_bytes()))
+classes = {classes}
+photo = Image.open("photo.jpg").convert({mode!r})
+image = ImageOps.pad(photo, ({width}, {height}), {fit})
+images = np.asarray(image, np.float32).reshape(1, {height}, {width}, {channels}) / 255  # any number of images at once
+found = jax.jit(program.call)(images)
+scale = min({width} / photo.width, {height} / photo.height)
+black = (np.array([{width}, {height}]) - scale * np.array(photo.size)) / 2  # on the left and at the top
+box = np.clip((np.reshape(found["boxes"][0], (2, 2)) - black) / scale, 0, photo.size).ravel()
+print(classes[int(found["logits"][0].argmax())], box)  # x0, y0, x1, y1 in pixels of photo.jpg
+"""
+
 
 def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, int]) -> None:
     """Write a network in evaluation mode as StableHLO, with its parameters, by `jax.export`.
 
     `jax.export.deserialize(bytes).call(images)` maps float32 images (batch, height, width, channels) to the network's
-    outputs, for any batch. That needs JAX and flatbuffers, neither this package nor Flax.
+    outputs, for any batch; outputs with names, such as `models.localizer.Localized`, become a dictionary of their
+    arrays. That needs JAX and flatbuffers, neither this package nor Flax.
 
     Args:
         model: the network; its mode is not changed.
@@ -65,7 +85,7 @@ def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, i
     (count,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
     try:
-        exported = export.export(jax.jit(lambda x: nnx.merge(graphdef, state)(x)), platforms=PLATFORMS)(images)
+        exported = export.export(jax.jit(lambda x: _named(nnx.merge(graphdef, state)(x))), platforms=PLATFORMS)(images)
         content = exported.serialize()
     except Exception as error:  # of many kinds, where a layer cannot be traced for any batch
         first = str(error).partition("\n")[0]
@@ -74,6 +94,13 @@ def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, i
             f"({type(error).__name__}: {first}): choose another format"
         ) from error
     _write(path, bytes(content))
+
+
+def _named(outputs: Any) -> Any:
+    """The arrays of a dataclass by their names, which a program can return without its class; others as they are."""
+    if not is_dataclass(outputs):
+        return outputs
+    return {field.name: getattr(outputs, field.name) for field in fields(outputs) if not field.metadata.get("static")}
 
 
 def save_npz(model: Module, path: str | Path) -> None:
@@ -105,7 +132,7 @@ def loader(
         classes: their names, or the file that has one in each line.
         image_shape: (height, width, channels).
         preprocess: how an image is resized and cropped; by default it is scaled until it covers the shape.
-        script: `LOADER` classifies the image, `MASK_LOADER` its pixels.
+        script: `LOADER` classifies the image, `MASK_LOADER` its pixels; `BOX_LOADER` locates its object.
     """
     height, width, channels = image_shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")

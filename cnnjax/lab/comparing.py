@@ -31,7 +31,8 @@ from cnnjax.viz.figures import Curve
 
 HIDDEN = {"experiment", "config", "file_sha256"}  # of a run's options
 SPEED = ("lr", "seconds", "step_ms", "images_per_second", "flop_utilization", "gradient_norm")  # that are not drawn
-BEST = {"loss": min, "accuracy": max, "mean_iou": max}  # in this order where not all quantities are drawn
+# In this order where not all quantities are drawn.
+BEST = {"loss": min, "accuracy": max, "mean_iou": max, "located": max}
 PANELS = 3  # quantities that are drawn at most
 MOST = 40  # figures in the table; comparison.json has all
 CAPTION = (
@@ -106,7 +107,7 @@ def differing_options(found: Sequence[Stored]) -> dict[str, list[str]]:
 
 
 def best_figures(found: Sequence[Stored]) -> dict[str, list[float | None]]:
-    """Return the best loss, accuracy and mean IoU in validation so far; of several trainings in a run, their mean."""
+    """Return the best figures of `BEST` in validation so far; of several trainings in a run, their mean."""
     rows = {}
     for quantity, choose in BEST.items():
         curves = [[part.get(f"validation/{quantity}") for part in run.curves.values()] for run in found]

@@ -8,7 +8,8 @@
 
 The data must have the classes that the network has learned; for weights from elsewhere some of them are enough, named
 as the network names them, by WordNet identifiers (n01440764), or by numbers. With --out the folder gets confusion.png,
-confusion.csv, metrics.json and mistakes.png (the most confident ones); of segmentation, masks.png and iou.png instead.
+confusion.csv, metrics.json and mistakes.png (the most confident ones); of segmentation, masks.png and iou.png instead,
+and of localization located.png.
 """
 
 import csv
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cnnjax import data, runs, train
+from cnnjax.data.coco import BoxFormat
 from cnnjax.data.folders import FolderSource, folder_splits
 from cnnjax.data.stream import Labelled, Stream
 from cnnjax.errors import UserError
@@ -31,9 +33,12 @@ from cnnjax.lab.kinds.classification import Config
 from cnnjax.lab.options import parse
 from cnnjax.lab.training import network_of, parts_of
 from cnnjax.options import Checked
+from cnnjax.train.located import Locator
 from cnnjax.train.segmented import Segmenter
 
 MOST_NAMED = 5  # classes that a message names
+BOXES = ("annotations", "box_format", "bad_boxes")  # options of data with boxes
+FOR = {"score_size": ("segmentation",), **dict.fromkeys(BOXES, ("localization",))}  # the tasks that have an option
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ class Evaluate(Checked):
     score_size: tuple[int, ...] | None = None
     """Of segmentation: height and width of the masks that predictions are judged on; default: on the run's own data as
     it judged them, else the images'."""
+    annotations: str | None = None
+    """Of data with boxes: COCO's JSON, its name in the folder or a path; default: as the run had it."""
+    box_format: BoxFormat | None = None
+    """Of data with boxes: what the JSON's boxes are; default: as the run had it."""
+    bad_boxes: Literal["refuse", "drop"] | None = None
+    """Of data with boxes: whether boxes that cannot be right are refused or left out; default: as the run had it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     if not name:
         raise UserError("weights from elsewhere have no data of their own: say on which images with `data`")
     kind = kind_of(trained.about["task"])
-    examples, names = load(trained, name, options.split, options.skip_bad, options.score_size)
+    examples, names = load(trained, name, options)
     evaluation = train.evaluate(*trained.split(), kind.judge(trained.task.loss, names, True), examples)
     figures = {"images": examples.size, **evaluation.figures}
     shown = [key for key in kind.columns if key in figures]
@@ -112,14 +123,17 @@ def changed(trained: train.Trained, flip: bool, scales: tuple[float, ...] = (1.0
     return trained.averaged(flip=flip, scales=scales)
 
 
-def load(
-    trained: train.Trained, name: str, split: str, skip_bad: bool, score_size: tuple[int, ...] | None = None
-) -> tuple[data.Examples, tuple[str, ...]]:
+def load(trained: train.Trained, name: str, options: Evaluate) -> tuple[data.Examples, tuple[str, ...]]:
     """Return a split of a data set, as the network takes it, and the names of the classes.
 
     Raises:
         UserError: it has other classes, or images of another size or number of channels.
     """
+    for option, tasks in FOR.items():
+        learned = trained.about["task"]
+        if getattr(options, option) is not None and learned not in tasks:
+            raise UserError(f"`{option}` is for {' and '.join(tasks)}: this network has learned {learned}")
+    split, skip_bad = options.split, options.skip_bad
     if isinstance(trained, Imported):
         return _for_imported(trained, name, split, skip_bad), trained.classes
     height = trained.image_shape[0]
@@ -127,10 +141,11 @@ def load(
     size = height if is_folder else None
     share = trained.about["data"]["validation_split"]
     if isinstance(trained, Segmenter):
-        masks = _masks(trained, name, score_size, skip_bad=skip_bad, validation_split=share)
+        masks = _masks(trained, name, options.score_size, skip_bad=skip_bad, validation_split=share)
         return _part(trained, name, masks.dataset(), split, share)
-    if score_size:
-        raise UserError(f"`score_size` is for segmentation: this network has learned {trained.about['task']}")
+    if isinstance(trained, Locator):
+        boxes = _boxes(trained, name, options, skip_bad=skip_bad, validation_split=share)
+        return _part(trained, name, boxes.dataset(), split, share)
     deep = trained.about.get("deep", "refuse")
     source = Config(data=name, image_size=size, skip_bad=skip_bad, deep=deep, validation_split=share)
     dataset = source.dataset()
@@ -146,6 +161,14 @@ def _masks(trained: Segmenter, name: str, score_size: tuple[int, ...] | None, **
     if name == about["data"]["name"]:
         score_size = score_size or (about.get("score_size") and tuple(about["score_size"]))
     return data.MaskSource(name, size, score_size, mask_ignore=about.get("mask_ignore"), **options)
+
+
+def _boxes(trained: train.Trained, name: str, given: Evaluate, **options: Any) -> Any:
+    """Return images with boxes as the network was trained on them, but for what is given."""
+    size = trained.image_shape[:1] if name == "shapes" else trained.image_shape[:2]
+    own = {option: getattr(given, option) for option in BOXES if getattr(given, option) is not None}
+    source = kind_of(trained.about["task"]).Config
+    return source(data=name, image_size=size, **{**trained.about["boxes"], **own, **options})
 
 
 def _part(

@@ -6,9 +6,9 @@
     python launch.py export results/runs/RUN --to npz --out net.npz
     python launch.py export resnet18 --to stablehlo    # published weights; needs huggingface_hub
 
-stablehlo is the whole program, for batches of any size on CPU, GPU and TPU; the command prints ten lines that use it.
-torch is a state dict, and safetensors a file, under the names of torchvision or timm where they have the network; npz
-has the names of this package, kernels as (height, width, in, out).
+stablehlo is the whole program, for batches of any size on CPU, GPU and TPU; the command prints the few lines that use
+it. torch is a state dict, and safetensors a file, under the names of torchvision or timm where they have the network;
+npz has the names of this package, kernels as (height, width, in, out).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ import tyro
 
 from cnnjax import interop, train
 from cnnjax.errors import UserError
-from cnnjax.interop.program import LOADER, MASK_LOADER, loader
+from cnnjax.interop.program import BOX_LOADER, LOADER, MASK_LOADER, loader
 from cnnjax.lab.finished import trained_of
 from cnnjax.lab.imported import Imported, Origin
 from cnnjax.lab.options import parse
 from cnnjax.models.registry import lookup
 from cnnjax.options import Checked
-from cnnjax.train.segmented import Segmenter
 
 MOST_SHOWN = 20  # classes in a script; more are a file beside the program
+SCRIPTS = {"segmentation": MASK_LOADER, "localization": BOX_LOADER}
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "npz": ".npz", "stablehlo": ".stablehlo"}
 
 
@@ -102,7 +102,7 @@ def _npz(trained: train.Trained, out: Path) -> str:
 def _stablehlo(trained: train.Trained, out: Path) -> str:
     interop.save_program(trained.model, out, trained.image_shape)
     preprocess = trained.preprocess if isinstance(trained, Imported) else None
-    script = MASK_LOADER if isinstance(trained, Segmenter) else LOADER
+    script = SCRIPTS.get(trained.about["task"], LOADER)
     names: list[str] | str = list(trained.classes)
     if len(names) > MOST_SHOWN:
         file = out.with_name(f"{out.name}.classes.txt")

@@ -13,7 +13,8 @@ from cnnjax import runs
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.options import kinds
 
-METRICS = ("test_accuracy", "test_mean_iou", "test_loss")  # the default for comparing cells: the first that is found
+# The default for comparing cells: the first that is found.
+METRICS = ("test_accuracy", "test_mean_iou", "test_located", "test_loss")
 NO_RESULTS = {"config", "device", "versions"}  # parts of a summary that hold no results
 
 
@@ -147,6 +148,6 @@ def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def default_metric(found: Mapping[str, float]) -> str | None:
-    """Return the path of the last test accuracy among these, else mean IoU, else loss; None without any of them."""
+    """Return the path of the last of these numbers that is the first of `METRICS`; None without any of them."""
     paths = list(found)[::-1]
     return next((path for name in METRICS for path in paths if path.split(".")[-1] == name), None)

@@ -17,7 +17,6 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
 
 from cnnjax import runs, train
-from cnnjax.data import Source
 from cnnjax.errors import UserError, unknown_name
 from cnnjax.lab import experiments, workspace
 from cnnjax.options import Checked, Kind, Range, kinds, within
@@ -208,7 +207,7 @@ def check_shares(name: str, config: type) -> None:
 def find_run(name: str, config: Any, directory: Directory, execution: Execution) -> runs.Run:
     """Return the run of an experiment's options; nothing is made or checked."""
     options = runs.as_config(config) | experiments.identity(name)
-    options |= config.identity() if isinstance(config, Source) else {}
+    options |= getattr(config, "identity", dict)()  # of its data
     name = experiments.title(name)
     out = directory.out or workspace.find().runs / f"{name}-{runs.config_hash(options)}"
     return runs.Run(out, name, options, execution.profile, execution.save_every, runs.processes.is_first())

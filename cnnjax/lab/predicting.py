@@ -1,4 +1,4 @@
-"""Classify images, or their pixels, with the network of a run, of published weights, or of a file of weights.
+"""Classify images or their pixels, or locate objects, with a run's network, published weights, or a file of weights.
 
     python launch.py predict results/runs/RUN photo.jpg
     python launch.py predict results/runs/RUN photos/ "more/*.png" --top 5 --format csv > predictions.csv
@@ -6,6 +6,7 @@
     python launch.py predict resnet18 photo.jpg                      # ImageNet's classes; needs huggingface_hub
     python launch.py predict weights.pth photo.jpg --model resnet50 --classes names.txt
     python launch.py predict results/runs/RUN street.jpg --out masks # of a run of segmentation: masks and overlays
+    python launch.py predict results/runs/RUN cats/ --format jsonl   # of a run of localization: classes and boxes
 
 An image may have any size: it is scaled until it covers the size that the network was trained on, and cropped to its
 middle, as the images of `evaluate` are. Of a run that is not finished the best network so far predicts.
@@ -14,6 +15,9 @@ For segmentation an image is scaled until it fits into that size, with black aro
 image each class has. With --out the folder gets NAME.mask.png, whose pixels are the numbers of the classes in colours
 of a palette, and NAME.overlay.png, for each image. Of images of the same name, NAME of all but the first has the ending
 or the folders, too.
+
+For localization, where an image is scaled likewise, the class, its probability and the box of each image are told, x0,
+y0, x1, y1 in pixels of the image; with --out they are drawn over the images.
 """
 
 import csv
@@ -36,15 +40,15 @@ from cnnjax.errors import UserError
 from cnnjax.lab.evaluating import changed
 from cnnjax.lab.finished import show_table, trained_of
 from cnnjax.lab.imported import Origin
+from cnnjax.lab.locating import SHEET, SHOWN, write_boxes
 from cnnjax.lab.masking import write_masks
 from cnnjax.lab.options import parse
 from cnnjax.options import Checked, Count
+from cnnjax.train.located import Locator
 from cnnjax.train.segmented import Segmenter
 
 log = logging.getLogger(__name__)
 
-SHEET = "predictions.png"
-SHOWN = 48  # images of a contact sheet
 AT_ONCE = 64  # images in memory
 
 
@@ -58,13 +62,13 @@ class Predict(Checked):
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")] = ()
     """Image files; folders, with all images in them and in their folders; or patterns such as "photos/*.jpg"."""
     top: Count = 3
-    """How many classes are named of each image, the most probable ones."""
+    """How many classes are named of each image, the most probable ones; for localization it is one."""
     format: Literal["table", "jsonl", "csv"] = "table"
     """A table to read, or a line of JSON or CSV for each image."""
     flip: bool = False
     """Predict the mean of the probabilities of each image and of its mirror image."""
     out: Path | None = None
-    """Folder for a picture of the images with their classes."""
+    """Folder for a picture of the images with their classes, and masks or boxes."""
     skip_bad: bool = False
     """Leave out files that are no images; each is named."""
     scales: tuple[float, ...] = (1.0,)
@@ -90,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         return write_masks(trained, files, options)
     if options.windows:
         raise UserError(f"`windows` are for segmentation: this network has learned {trained.about['task']}")
+    if isinstance(trained, Locator):
+        return write_boxes(trained, files, options)
     rows, shown = list[Row](), list[np.ndarray]()
     for row, image in predicted(trained, files, options.top, options.skip_bad):
         rows.append(row)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -32,6 +33,8 @@ class Start(NamedTuple):
 def started_from(config: Any, arguments: Mapping[str, Any]) -> Start:
     """Return the network with trained weights, and a new last layer where these are for other classes.
 
+    Where the arguments name a backbone, weights of that network do as well: all other layers start anew.
+
     The normalisation is that of the config, or else what the weights were trained with. What is only likely is said.
 
     Args:
@@ -43,7 +46,12 @@ def started_from(config: Any, arguments: Mapping[str, Any]) -> Start:
     """
     given, path = config.pretrained, Path(config.pretrained)
     named = not path.exists() and not path.suffix and path.name == given
-    found = _published(config, arguments) if named else _of_file(config, arguments)
+    try:
+        found = _published(config, arguments) if named else _of_file(config, arguments)
+    except UserError:
+        if not arguments.get("backbone"):
+            raise
+        found = _of_backbone(config, arguments)
     if config.mean is not None:
         return found._replace(mean=config.mean, std=config.std)
     return found
@@ -95,6 +103,15 @@ def _of_file(config: Any, arguments: Mapping[str, Any]) -> Start:
             return Start(model, *(about.get(name) and tuple(about[name]) for name in ("mean", "std")))
         return _likely(model, config, count, arguments["in_channels"])
     raise UserError(f"`pretrained` has no weights of {config.model} ({errors[-1]})")
+
+
+def _of_backbone(config: Any, arguments: Mapping[str, Any]) -> Start:
+    """A new network on a trained backbone, whose classes do not matter."""
+    others = {name: arguments[name] for name in ("num_classes", "in_channels")}
+    found = started_from(replace(config, model=arguments["backbone"]), others)
+    model = models.create_model(config.model, **arguments, seed=config.seed)
+    models.load_backbone(model, found.model)
+    return found._replace(model=model)
 
 
 def _for_classes(model: models.Module, config: Any, arguments: Mapping[str, Any], count: int) -> models.Module:

@@ -5,11 +5,12 @@
     python launch.py train --model resnet18 --data path/to/folder --image-size 224 --pretrained resnet18
 
     python launch.py train --task segmentation --model deeplabv3_tiny --data path/to/folder --image-size 180 240
+    python launch.py train --task localization --data path/to/folder --image-size 128 --backbone mobilenet_v2
 
 It is a run like any other: the same command resumes it. Besides, its directory has weights.safetensors, the network of
 the epoch that is the best by validation, and model.json; `predict`, `evaluate` and `export` take the directory. Figures
-are the curves, and of the test images the confusion matrix and the most confident mistakes, or masks beside the true
-ones. `train --task segmentation --help` lists the options of that task.
+are the curves, and of the test images the confusion matrix and the most confident mistakes, or masks or boxes beside
+the true ones. `train --task TASK --help` lists the options of a task.
 """
 
 import inspect
@@ -42,6 +43,7 @@ CAPTIONS = {
     "the row.",
     "curves": "Loss and figures over the epochs.",
     "iou": "Intersection over union of each class, over all test images.",
+    "located": "Some test images, with the predicted class, its probability, and the true class; and both boxes.",
     "masks": "Some test images, the predicted class of each pixel, and the true one.",
 }
 

@@ -1,4 +1,7 @@
-"""A trained network for segmentation in use: masks of images of any size, averaged over mirror images and scales."""
+"""A trained network for segmentation in use: masks of images of any size, averaged over mirror images and scales.
+
+Networks that find something somewhere see the whole image, with black around it.
+"""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +24,35 @@ OVERLAP = 0.5  # of a window with the next one
 
 
 @dataclass(frozen=True, eq=False)
-class Segmenter(Trained):
+class Whole(Trained):
+    """A trained network that sees whole images, scaled until they fit into `image_shape`, with black around them."""
+
+    def fit_pixels(self, image: Any) -> np.ndarray:
+        """Return an image, a file or an array, at its own size, float32 in [0, 1].
+
+        Raises:
+            UserError: as `predict`.
+        """
+        channels = self.image_shape[2]
+        if isinstance(image, str | os.PathLike):
+            return self._read(image, lambda encoded: decode(encoded, (*upright_size(encoded), channels)))
+        return _as_floats(np.asarray(image), channels)
+
+    def _decoded(self, encoded: bytes) -> np.ndarray:
+        return decode(encoded, self.image_shape, fit="contain")
+
+    def _covered(self, image: np.ndarray) -> np.ndarray:
+        return contained(_as_floats(image, self.image_shape[2]), self.image_shape)
+
+    def _place(self, image: Any) -> tuple[tuple[int, int], Placement]:
+        """Height and width of an image, a file or an array, and where it lies in what the network sees."""
+        is_file = isinstance(image, str | os.PathLike)
+        height, width = upright_size(Path(image).read_bytes()) if is_file else np.shape(image)[:2]
+        return (height, width), Placement.of((height, width), self.image_shape[:2])
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter(Whole):
     """A trained network for segmentation, and what it needs to predict; as `Trained`."""
 
     @property
@@ -54,29 +85,10 @@ class Segmenter(Trained):
         """The same network on an image and on its mirror image: its probabilities are the means of both."""
         return self.averaged(flip=True)
 
-    def fit_pixels(self, image: Any) -> np.ndarray:
-        """Return an image, a file or an array, at its own size, float32 in [0, 1].
-
-        Raises:
-            UserError: as `predict`.
-        """
-        channels = self.image_shape[2]
-        if isinstance(image, str | os.PathLike):
-            return self._read(image, lambda encoded: decode(encoded, (*upright_size(encoded), channels)))
-        return _as_floats(np.asarray(image), channels)
-
-    def _decoded(self, encoded: bytes) -> np.ndarray:
-        return decode(encoded, self.image_shape, fit="contain")
-
-    def _covered(self, image: np.ndarray) -> np.ndarray:
-        return contained(_as_floats(image, self.image_shape[2]), self.image_shape)
-
     def _whole(self, image: Any) -> np.ndarray:
         pixels = self.fit_image(image)  # which says what is wrong with it
-        is_file = isinstance(image, str | os.PathLike)
-        height, width = upright_size(Path(image).read_bytes()) if is_file else np.shape(image)[:2]
-        place = Placement.of((height, width), self.image_shape[:2])
-        return largest(self.probabilities(pixels[None])[0][place.rows, place.columns], (height, width))
+        size, place = self._place(image)
+        return largest(self.probabilities(pixels[None])[0][place.rows, place.columns], size)
 
     def _through_windows(self, image: Any) -> np.ndarray:
         pixels = self.fit_pixels(image)

@@ -31,7 +31,7 @@ from cnnjax.train.state import Fit, Network, TrainState
 log = logging.getLogger(__name__)
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
-TASKS = ("classification", "segmentation")  # that a trained network is loaded for
+TASKS = ("classification", "localization", "segmentation")  # that a trained network is loaded for
 BATCH = 64  # images that are predicted at once
 NEEDED = ("model", "arguments", "task", "loss", "classes", "image_size", "channels")  # in model.json
 
@@ -121,11 +121,15 @@ class Trained:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return those of all classes for images as `fit_image` makes them, (batch, *image_shape)."""
+        return np.asarray(self._found(images))
+
+    def _found(self, images: np.ndarray) -> Any:
+        """What `_scores` makes of the network's outputs, as NumPy arrays."""
         missing = -len(images) % BATCH if len(images) > 1 else 0  # so that two programs are compiled, not one a size
         padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        return np.asarray(self._compiled(padded))[: len(images)]
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(images)], self._compiled(padded))
 
-    def _scores(self, logits: jax.Array) -> jax.Array:
+    def _scores(self, logits: Any) -> Any:
         """Probabilities of all classes."""
         found: jax.Array = self.task.decode(logits)["scores"]
         return found
@@ -139,9 +143,8 @@ class Trained:
     def _compiled(self) -> Any:
         graphdef, state = nnx.split(self.model)
 
-        def scores(state: Any, images: jax.Array) -> jax.Array:
-            logits = jnp.float32(nnx.merge(graphdef, state)(images))
-            return self._scores(logits)
+        def scores(state: Any, images: jax.Array) -> Any:
+            return self._scores(jax.tree.map(jnp.float32, nnx.merge(graphdef, state)(images)))
 
         program = jax.jit(scores)
         return lambda images: program(state, images)
@@ -154,17 +157,17 @@ class Trained:
 
 
 class Mirrored(Module):
-    """A network for classification on images and their mirror images, left and right exchanged.
+    """A network on images and their mirror images, left and right exchanged.
 
     Args:
-        network: gives logits (batch, classes).
-        task: says what the logits are.
+        network: gives outputs of the task.
+        task: has `mean_outputs`.
     """
 
-    def __init__(self, network: Module, task: Classification):
+    def __init__(self, network: Module, task: Any):
         self.layers, self.task = network, task
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> Any:
         return self.task.mean_outputs(self.layers(x), self.layers(x[:, :, ::-1]))
 
 
@@ -273,6 +276,10 @@ def _class_of(task: str) -> type[Trained]:
         from cnnjax.train.segmented import Segmenter  # which is a kind of Trained itself
 
         return Segmenter
+    if task == "localization":
+        from cnnjax.train.located import Locator
+
+        return Locator
     return Trained
 
 

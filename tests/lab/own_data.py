@@ -1,4 +1,6 @@
-"""Folders of images as a person has them, of classes or with masks, and a network in NumPy: for tests of own data."""
+"""Folders of images as a person has them, of classes, with masks or with boxes, and a network in NumPy."""
+
+import json
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,44 @@ def make_scenes(root, per_split):
         for number in numbers:
             for part, array in zip(("images", "masks"), scene(number), strict=True):
                 Image.fromarray(array).save(root / split / part / f"{number}.png")
+    return root
+
+
+OBJECTS = ("car", "boat")
+
+
+def photograph(number, height=24, width=32):
+    """Noise with a red or blue rectangle, its class and its box; a seventh of the images have none."""
+    rng = np.random.default_rng(number)
+    pixels, label = rng.integers(0, 60, (height, width, 3)), number % 2
+    if number % 7 == 6:
+        return pixels.astype(np.uint8), None, None
+    tall, wide = rng.integers(height // 3, height * 2 // 3), rng.integers(width // 3, width * 2 // 3)
+    y, x = rng.integers(0, height - tall), rng.integers(0, width - wide)
+    pixels[y : y + tall, x : x + wide, 2 * label] += 180
+    return pixels.astype(np.uint8), label, (int(x), int(y), int(x + wide), int(y + tall))
+
+
+def make_objects(root, per_split, name="instances.json"):
+    """Photographs with these numbers, by split, with COCO's JSON; each has a small second object of the other class."""
+    for split, numbers in per_split.items():
+        (root / split).mkdir(parents=True)
+        notes = []
+        for number in numbers:
+            pixels, label, box = photograph(number)
+            Image.fromarray(pixels).save(root / split / f"{number:02}.png")
+            if box is not None:
+                x0, y0, x1, y1 = box
+                small, large = [0, 0, 3, 3], [x0, y0, x1 - x0, y1 - y0]
+                for category, bbox in ((2 - label, small), (1 + label, large)):
+                    note = {"id": len(notes), "image_id": number, "category_id": category, "bbox": bbox}
+                    notes.append(note)
+        content = {
+            "images": [{"id": k, "file_name": f"{k:02}.png", "width": 32, "height": 24} for k in numbers],
+            "annotations": notes,
+            "categories": [{"id": 1, "name": OBJECTS[0]}, {"id": 2, "name": OBJECTS[1]}],
+        }
+        (root / split / name).write_text(json.dumps(content))
     return root
 
 

@@ -125,6 +125,7 @@ TESTS: dict[str, list[str]] = {
     "train/rates.py": ["tests/train/test_rates.py"],
     "train/remat.py": ["tests/train/test_remat.py"],
     "train/segmented.py": ["tests/lab/test_segmentation.py"],
+    "train/located.py": ["tests/lab/test_localization.py"],
     "train/multi_seed.py": ["tests/train/test_multi_seed.py", "tests/train/test_recipe.py"],
     "train/step.py": [*LOOP, "tests/train/test_recipe.py", "tests/train/test_normalization.py"],
     "train/recipe.py": [

@@ -5,7 +5,7 @@ import importlib
 from cnnjax.errors import unknown_name
 from cnnjax.lab.kinds.shared import Column, Kind, Loaded, Trains
 
-KINDS = ("classification", "segmentation")
+KINDS = ("classification", "localization", "segmentation")
 
 
 def kind_of(task: str) -> Kind:

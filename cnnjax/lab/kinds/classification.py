@@ -25,7 +25,7 @@ class Config(Trains, train.Recipe, tasks.ClassificationLoss, data.Source):
     """Train a network on labelled images."""
 
     task: Literal["classification"] = "classification"
-    """What the network learns: classification, or segmentation, which has options of its own."""
+    """What the network learns: classification, or localization or segmentation, which have options of their own."""
 
 
 class Judged(tasks.Classification):

@@ -20,7 +20,7 @@ class Config(Trains, train.Recipe, tasks.SegmentationLoss, data.MaskSource):
     """Train a network on images with masks."""
 
     task: Literal["segmentation"] = "segmentation"
-    """What the network learns: segmentation, or classification, which has options of its own."""
+    """What the network learns: segmentation, or another task, which has options of its own."""
     model: str = "fcn8s_tiny"
     """Network; `models --task segmentation` lists all of them."""
     backbone: str = ""

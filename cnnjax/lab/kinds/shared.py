@@ -28,7 +28,8 @@ class Trains(Checked):
     validation images of their own are validated on those."""
     pretrained: Pretrained = ""
     """Weights to start from, with the normalisation that they were trained with, unless `mean` and `std` are given;
-    where they are for other classes, the layer that computes the logits starts anew."""
+    where they are for other classes, the layer that computes the logits starts anew; weights of the backbone alone do
+    as well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
