@@ -32,7 +32,7 @@ from cnnjax.viz.figures import Curve
 HIDDEN = {"experiment", "config", "file_sha256"}  # of a run's options
 SPEED = ("lr", "seconds", "step_ms", "images_per_second", "flop_utilization", "gradient_norm")  # that are not drawn
 # In this order where not all quantities are drawn.
-BEST = {"loss": min, "accuracy": max, "mean_iou": max, "located": max}
+BEST = {"loss": min, "accuracy": max, "mean_iou": max, "joint_iou": max}
 PANELS = 3  # quantities that are drawn at most
 MOST = 40  # figures in the table; comparison.json has all
 CAPTION = (

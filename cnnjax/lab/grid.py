@@ -14,7 +14,7 @@ from cnnjax.errors import UserError, unknown_name
 from cnnjax.options import kinds
 
 # The default for comparing cells: the first that is found.
-METRICS = ("test_accuracy", "test_mean_iou", "test_located", "test_loss")
+METRICS = ("test_accuracy", "test_mean_iou", "test_joint_iou", "test_loss")
 NO_RESULTS = {"config", "device", "versions"}  # parts of a summary that hold no results
 
 

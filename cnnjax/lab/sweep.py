@@ -52,7 +52,7 @@ class Sweep(Checked):
     """Values of options of the experiment, OPTION=VALUE,VALUE: e.g. "lr=0.1,0.01 seed=0,1,2"."""
     metric: str | None = None
     """Number that cells are compared by, as its path in summary.json, e.g. models.lecture-cnn.test_accuracy; default:
-    the last test_accuracy there, else test_mean_iou, test_located or test_loss."""
+    the last test_accuracy there, else test_mean_iou, test_joint_iou or test_loss."""
     minimize: bool = False
     """The lowest metric is the best; always so for a metric whose name ends in loss."""
     jobs: Count | None = None

@@ -83,7 +83,8 @@ class Localization(Task):
 
     An evaluation has the figures "accuracy", of the class; "mean_iou", the intersection over union of predicted and
     true box, averaged over images; "located", the share of images whose class is right and whose box has an IoU of at
-    least 0.5; and the sum "confusion" (classes, classes). Predicted boxes are cut at the image's border before.
+    least 0.5; "joint_iou", the mean of an IoU that is 0 where the class is wrong, which goes on rising where all images
+    are located; and the sum "confusion" (classes, classes). Predicted boxes are cut at the image's border before.
 
     Args:
         loss: the loss and its options.
@@ -94,8 +95,8 @@ class Localization(Task):
     class_names: tuple[str, ...] = ()
 
     targets: ClassVar[Sequence[str]] = ("labels", "boxes")
-    logged: ClassVar[Sequence[str]] = ("accuracy", "mean_iou", "located")
-    best: ClassVar[str] = "located"
+    logged: ClassVar[Sequence[str]] = ("accuracy", "mean_iou", "located", "joint_iou")
+    best: ClassVar[str] = "joint_iou"
     highest: ClassVar[bool] = True
 
     def check(self, examples: Examples, outputs: Outputs) -> None:
@@ -147,6 +148,7 @@ class Localization(Task):
             "accuracy": jnp.sum(right * weights),
             "mean_iou": jnp.sum(overlap * weights),
             "located": jnp.sum((right & (overlap >= FOUND)) * weights),
+            "joint_iou": jnp.sum(right * overlap * weights),
             "confusion": jnp.zeros((classes, classes)).at[target.labels, predicted].add(weights, mode="drop"),
         }
 

@@ -101,8 +101,8 @@ def overlap(a, b):
 
 def test_a_run_has_figures_of_its_own_and_all_that_predicting_needs(run):
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["test_located"] == summary["metrics"]["test"]["located"] > 0.6
-    assert grid.default_metric(grid.numbers(summary)) == "test_located"
+    assert summary["test_joint_iou"] == summary["metrics"]["test"]["joint_iou"] > 0.5
+    assert grid.default_metric(grid.numbers(summary)) == "test_joint_iou"
     assert summary["images"] == {"train": 32, "validation": 8, "test": 10}
     about = json.loads((run / "model.json").read_text())
     assert (about["task"], about["classes"], about["image_size"]) == ("localization", list(OBJECTS), [SIZE, SIZE])
@@ -127,6 +127,7 @@ def test_evaluate_judges_the_largest_object_as_numpy_does(run, found, tmp_path, 
     shared = overlap(np.clip(found[1][there], 0, SIZE), boxes * 24 / 32 + [0, 3, 0, 3])
     assert figures["accuracy"] == pytest.approx(right.mean())
     assert figures["mean_iou"] == pytest.approx(shared.mean(), rel=1e-4)
+    assert figures["joint_iou"] == pytest.approx((right * shared).mean(), rel=1e-4)
     assert figures["located"] == pytest.approx((right & (shared >= 0.5)).mean())
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert rows[0] == ["true", *OBJECTS]

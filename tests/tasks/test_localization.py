@@ -133,6 +133,7 @@ def test_figures_are_those_of_numpy():
     np.testing.assert_allclose(measured["accuracy"], batch.weights @ right)
     np.testing.assert_allclose(measured["mean_iou"], batch.weights @ overlap, rtol=1e-5)
     np.testing.assert_allclose(measured["located"], batch.weights @ (right * (overlap >= 0.5)))
+    np.testing.assert_allclose(measured["joint_iou"], batch.weights @ (right * overlap), rtol=1e-5)
     np.testing.assert_array_equal(measured["confusion"], confusion)
 
 

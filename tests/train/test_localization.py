@@ -76,5 +76,5 @@ def test_a_stopped_training_resumes_to_the_same_bits(split, whole, tmp_path, one
         fitted(split, one_device, run=runs.Run(tmp_path), callbacks=[Stop()])
     resumed = fitted(split, one_device, run=runs.Run(tmp_path))
     assert train.tree_sha256(resumed.state.params) == train.tree_sha256(whole.state.params)
-    assert resumed.history["validation/located"] == whole.history["validation/located"]
+    assert resumed.history["validation/joint_iou"] == whole.history["validation/joint_iou"]
     assert resumed.history["validation/mean_iou"] == whole.history["validation/mean_iou"]

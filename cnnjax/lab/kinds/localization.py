@@ -95,6 +95,7 @@ KIND = Kind(
     _judge,
     _about,
     {
+        "joint_iou": Column("joint IoU", ".1%"),
         "located": Column("located", ".1%"),
         "accuracy": Column("accuracy", ".1%"),
         "mean_iou": Column("mean IoU", ".1%"),
