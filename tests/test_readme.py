@@ -44,13 +44,15 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def zoo(segmentation=False):
+    """Rows of the networks for segmentation, or of all others."""
+    names = models.list_models(task="segmentation")
+    return [row for row in result("bench/models")["rows"] if (row["name"] in names) == segmentation]
+
+
 def steps(own):
     """Training steps over PyTorch's by network, at 96x96 or at the networks' own sizes."""
-    times = {
-        row["name"]: row["milliseconds"].get("training", {})
-        for row in result("bench/models")["rows"]
-        if row["own"] == own
-    }
+    times = {row["name"]: row["milliseconds"].get("training", {}) for row in zoo() if row["own"] == own}
     return {name: row["cnnjax"] / row["torch"] for name, row in times.items() if "torch" in row}
 
 
@@ -253,14 +255,14 @@ def of_training():
 
 
 def of_the_zoo():
-    rows, size96, own = result("bench/models")["rows"], steps(own=False), steps(own=True)
+    rows, size96, own = zoo(), steps(own=False), steps(own=True)
     slowest, slowest_own = (max(of, key=of.get) for of in (size96, own))
     resnext, effnet, mobile = over_plain("resnext.*"), over_plain("efficientnet_b.*"), over_plain("mobilenet.*")
     shuffle, shuffle_v2 = over_plain("shufflenet.*"), [size96[name] for name in size96 if "shufflenet_v2" in name]
     times = sorted(((compiled(row["name"], row["own"]), row["name"], row["own"]) for row in rows), reverse=True)
     created_longest, traced = most(rows, "creation_seconds"), most(rows, "tracing_seconds")
     return [
-        f"The {len({row['name'] for row in result('bench/models')['rows']})} networks at 96x96",
+        f"The {len({row['name'] for row in rows})} networks at 96x96",
         f"largest parity error is {max(row['parity_error'] or 0 for row in rows):.0e}".replace("e-0", "e-"),
         f"of the {len(size96)} networks that it has | {geometric_mean(size96.values()):.2f} |",
         f"the worst: {slowest} | {size96[slowest]:.2f} |",
@@ -279,10 +281,25 @@ def of_the_zoo():
     ]
 
 
+def of_segmentation():
+    rows = {row["name"]: row for row in zoo(segmentation=True)}
+
+    def listed(measure, over="torch", under="cnnjax"):
+        values = [(row["milliseconds"].get(measure) or row[measure]) for row in rows.values()]
+        return ", ".join(f"{value[under] / value[over]:.2f}" for value in values)
+
+    errors = {name: f"{row['parity_error']:.0e}".replace("e-0", "e-") for name, row in rows.items()}
+    return [
+        f"Of {', '.join(rows)}, in",
+        f"except SegNet's of {errors.pop('segnet_vgg16')}, is {max(errors.values(), key=float)}:",
+        *(f"| {listed(what)} |" for what in ("training", "throughput", "latency", "memory")),
+    ]
+
+
 SAID = {  # what the pages say in numbers, as it follows from the results
     "README.md": in_readme,
     "docs/lectures.md": in_lectures,
-    "docs/benchmarks.md": lambda: [*of_primitives_and_steps(), *of_training(), *of_the_zoo()],
+    "docs/benchmarks.md": lambda: [*of_primitives_and_steps(), *of_training(), *of_the_zoo(), *of_segmentation()],
 }
 
 
