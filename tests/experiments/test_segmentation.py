@@ -88,9 +88,10 @@ def test_the_tables_have_every_network_class_and_kernel():
 @pytest.mark.parametrize("kernel_size", _segmentation_boards.KERNELS)
 def test_another_kernel_of_transposed_convolutions_keeps_the_sizes(kernel_size):
     model = _segmentation_boards.encoder_decoder(kernel_size, 3, seed=0)
-    assert [layer.kernel_size for layer in model.up] == [(kernel_size, kernel_size)] * 4
+    assert [layer.kernel_size for layer in model.up] == [(kernel_size, kernel_size)] * 3
     rows = models.layer_rows(model, (32, 32, 3))
-    usual = models.layer_rows(models.create_model("unet_tiny", num_classes=3), (32, 32, 3))
+    options: dict = {"widths": _segmentation_boards.WIDTHS, "batch_norm": True}
+    usual = models.layer_rows(models.create_model("unet", num_classes=3, **options), (32, 32, 3))
     assert [row.output_shape for row in rows] == [row.output_shape for row in usual]
 
 
