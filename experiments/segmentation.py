@@ -301,7 +301,7 @@ def _order(networks: dict[str, Any]) -> Claim:
     by_quality = sorted(found, key=lambda name: found[name])
     return check_or_correct(
         "F4",
-        "the masks become better from FCN-8s over DeepLab to DilatedNet",
+        "S0: the masks become better from FCN-8s over DeepLab to DilatedNet",
         "the order of the figure",
         ", ".join(f"{name} {iou:.1%}" for name, iou in found.items()),
         "mean IoU, the same order with every seed",

@@ -68,7 +68,7 @@ def save_program(model: Module, path: str | Path, image_shape: tuple[int, int, i
     """Write a network in evaluation mode as StableHLO, with its parameters, by `jax.export`.
 
     `jax.export.deserialize(bytes).call(images)` maps float32 images (batch, height, width, channels) to the network's
-    outputs, for any batch; outputs with names, such as `models.localizer.Localized`, become a dictionary of their
+    outputs, for any batch; outputs with names, such as `models.detection.Localized`, become a dictionary of their
     arrays. That needs JAX and flatbuffers, neither this package nor Flax.
 
     Args:

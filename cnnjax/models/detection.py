@@ -1,10 +1,27 @@
-"""What detectors return: raw heads that know their losses, and the boxes found in images."""
+"""What networks that find objects return: one class and box, or raw heads that know their losses, and boxes found."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import jax
 
 NO_BOX = -1  # the label of a place without a box
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Localized:
+    """The class and the box of images.
+
+    Attributes:
+        logits: (batch, classes).
+        boxes: (batch, 4), x0, y0, x1, y1 in pixels, x0 < x1 and y0 < y1; half of a box can lie outside of its image.
+        image_size: (height, width) of the images.
+    """
+
+    logits: jax.Array
+    boxes: jax.Array
+    image_size: tuple[int, int] = field(metadata={"static": True})
 
 
 class Detections(NamedTuple):

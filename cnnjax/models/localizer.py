@@ -4,35 +4,18 @@ Two heads on the feature maps of a classification network, as in Sermanet et al.
 Zisserman (2014), section A; the box does not depend on the class.
 """
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.models.backbones import Backbone, Builder
+from cnnjax.models.detection import Localized
 from cnnjax.models.images import check_images
 from cnnjax.models.registry import register
 from cnnjax.models.vgg import TINY
 from cnnjax.nn import Activation, AdaptiveAvgPool, Flatten, GlobalAvgPool, Linear, Module, Sequential
 
 STRIDE = 32  # pixels of the image for one of the last feature maps
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Localized:
-    """The class and the box of images.
-
-    Attributes:
-        logits: (batch, classes).
-        boxes: (batch, 4), x0, y0, x1, y1 in pixels, x0 < x1 and y0 < y1; half of a box can lie outside of its image.
-        image_size: (height, width) of the images.
-    """
-
-    logits: jax.Array
-    boxes: jax.Array
-    image_size: tuple[int, int] = field(metadata={"static": True})
 
 
 @register("localizer", task="localization")

@@ -13,7 +13,7 @@ import optax
 from cnnjax.data import Examples, Split
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.models.localizer import Localized
+from cnnjax.models.detection import Localized
 from cnnjax.ops import box_iou, generalized_box_iou
 from cnnjax.options import Checked, NotNegative, Positive
 from cnnjax.tasks.task import Outputs, Predictions, Task
@@ -72,7 +72,7 @@ def largest_object(labels: jax.typing.ArrayLike, boxes: jax.typing.ArrayLike) ->
 
 @dataclass(frozen=True)
 class Localization(Task):
-    """Give each image the class and the box of its object; a network's outputs are `models.localizer.Localized`.
+    """Give each image the class and the box of its object; a network's outputs are `models.detection.Localized`.
 
     The object of an image is the one whose box is the largest; images without objects are neither learned from nor
     counted. The loss is `cross_entropy + w (smooth_l1 + giou)`, or one of the two:

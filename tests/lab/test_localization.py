@@ -13,7 +13,8 @@ from PIL import Image
 from cnnjax import interop, models, runs, train, viz
 from cnnjax.lab import app, grid, training
 from cnnjax.models import registry
-from cnnjax.models.localizer import Localized, boxes_of
+from cnnjax.models.detection import Localized
+from cnnjax.models.localizer import boxes_of
 from cnnjax.models.vgg import TINY
 from cnnjax.nn import Linear, Module
 from tests.lab.own_data import OBJECTS, make_folder, make_objects, photograph

@@ -8,7 +8,8 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.errors import UserError
-from cnnjax.models.localizer import Localized, boxes_of
+from cnnjax.models.detection import Localized
+from cnnjax.models.localizer import boxes_of
 from tests.models.tracing import eval_shape
 
 

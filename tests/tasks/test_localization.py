@@ -11,7 +11,7 @@ from cnnjax import tasks
 from cnnjax.data import Split
 from cnnjax.data.augment import Sample
 from cnnjax.errors import UserError
-from cnnjax.models.localizer import Localized
+from cnnjax.models.detection import Localized
 from cnnjax.tasks.localization import largest_object
 
 CLASSES, SIZE = 4, (40, 60)  # height and width

@@ -9,7 +9,8 @@ from flax import nnx
 
 from cnnjax import runs, tasks, train
 from cnnjax.data import Split, shapes
-from cnnjax.models.localizer import Localized, boxes_of
+from cnnjax.models.detection import Localized
+from cnnjax.models.localizer import boxes_of
 from cnnjax.nn import Conv, Linear, Module
 
 TASK = tasks.Localization(class_names=tuple("abcdefghij"))
